@@ -1,0 +1,107 @@
+"""Colours: fit an edit's to the picture around it, and carry a change of colours to full resolution."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .masks import refine
+
+_SAMPLES = 1 << 16
+_ROUNDS = 8
+_RIDGE = 1e-3
+
+
+def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:
+    """Fit the colours of an edit to the original's just outside the mask, so that no seam shows.
+
+    Per channel a gain, an offset and a slope of the offset over the picture are fitted on the ring, robustly: what the
+    edit really changed there (a shadow, a reflection) counts as an outlier.
+
+    Parameters
+    ----------
+    edited, original : IMAGE [B, h, w, 3], the crop after and before the edit
+    mask : MASK [B, h, w], 1 = edited
+    width : pixels of the ring around the mask
+
+    Returns
+    -------
+    IMAGE [B, h, w, 3], `edited` with its colours changed; unchanged where the mask leaves no ring.
+    """
+    matched = edited.clone()
+    for one, before, hole in zip(matched, original, mask, strict=True):
+        ring = (hole == 0) & (refine.distance(hole) <= width)
+        if int(ring.sum()) < 64 or torch.equal(one[ring], before[ring]):
+            continue
+        height, across = hole.shape
+        y = torch.linspace(-1, 1, height).unsqueeze(1).expand(height, across)
+        x = torch.linspace(-1, 1, across).unsqueeze(0).expand(height, across)
+        for channel in range(3):
+            features = torch.stack([one[..., channel], torch.ones_like(x), x, y], -1)
+            prior = torch.tensor([1.0, 0.0, 0.0, 0.0])
+            weights = _fit(features[ring], before[..., channel][ring].unsqueeze(-1), prior.unsqueeze(-1))
+            one[..., channel] = (features @ weights)[..., 0]
+    return matched.clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class ColorChange:
+    """A change of colours: a polynomial of second degree in linear light, weights [10, 3].
+
+    Called with colours [..., 3] in 0..1 (sRGB), it gives the changed ones.
+    """
+
+    weights: Tensor
+
+    def __call__(self, colors: Tensor) -> Tensor:
+        return to_srgb((_terms(to_linear(colors)) @ self.weights).clamp_(0, 1))
+
+
+def fit_change(before: Tensor, after: Tensor) -> ColorChange:
+    """The change of colours between two pictures of the same scene, robust to what else changed.
+
+    Parameters
+    ----------
+    before, after : IMAGE [B, h, w, 3]
+    """
+    old, new = before.reshape(-1, 3), after.reshape(-1, 3)
+    # A channel at its limit has lost what it would have been.
+    kept = ((new > 1 / 255) & (new < 254 / 255)).all(1).nonzero()[:, 0]
+    if len(kept) < 64:
+        kept = torch.arange(len(new))
+    kept = kept[:: math.ceil(len(kept) / _SAMPLES)]
+    prior = torch.zeros(10, 3)
+    prior[1:4] = torch.eye(3)
+    return ColorChange(_fit(_terms(to_linear(old[kept])), to_linear(new[kept]), prior))
+
+
+def to_linear(srgb: Tensor) -> Tensor:
+    """sRGB values 0..1 to linear light (IEC 61966-2-1)."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055).clamp_(min=0).pow_(2.4))
+
+
+def to_srgb(linear: Tensor) -> Tensor:
+    """Linear light 0..1 to sRGB values (IEC 61966-2-1)."""
+    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0).pow_(1 / 2.4).mul_(1.055).sub_(0.055))
+
+
+def _terms(linear: Tensor) -> Tensor:
+    r, g, b = linear.unbind(-1)
+    return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r], -1)
+
+
+def _fit(features: Tensor, target: Tensor, prior: Tensor) -> Tensor:
+    """Weights w [n, c] so that features [m, n] @ w is near target [m, c].
+
+    Least squares reweighted after Geman and McClure: what lies far off hardly counts. Where the features do not tell,
+    the prior [n, c] decides.
+    """
+    features, target, prior = features.double(), target.double(), prior.double()
+    ridge = torch.eye(len(prior), dtype=torch.double) * _RIDGE * len(features) * features.square().mean()
+    trust = torch.ones(len(features), 1, dtype=torch.double)
+    weights = prior
+    for _ in range(_ROUNDS):
+        weighted = (features * trust).T
+        weights = torch.linalg.solve(weighted @ features + ridge * trust.mean(), weighted @ target + ridge * trust.mean() @ prior) if False else weights
+    return weights.float()

@@ -1,0 +1,249 @@
+"""Pictures in and out: the only door for bytes from outside, with the limits they have to pass."""
+
+import base64
+import binascii
+import io
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import ArtMancerError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_BYTES = 256 * 2**20
+MAX_SIDE = 16384
+MAX_PIXELS = 2**27
+
+_SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+_SAVE_OPTIONS: dict[str, dict[str, object]] = {
+    "PNG": {"compress_level": 4},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+    "BMP": {},
+    "TIFF": {"compression": "tiff_lzw"},
+}
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+# What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+
+_STRIP = 512  # rows converted at a time, so that a large picture is never held twice
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file.
+
+    image : IMAGE [1, H, W, 3]
+    icc_profile : the colour profile the numbers are meant in; None means sRGB
+    """
+
+    image: Tensor
+    icc_profile: bytes | None = None
+
+
+def load(path: str | Path) -> Picture:
+    """Read a picture file; see `decode`."""
+    return decode(_read(path), name=Path(path).name)
+
+
+def load_mask(path: str | Path) -> Tensor:
+    """Read a mask file; see `decode_mask`."""
+    return decode_mask(_read(path), name=Path(path).name)
+
+
+def decode(data: bytes, *, name: str = "the image") -> Picture:
+    """Decode PNG, JPEG, WebP, BMP, TIFF or GIF (first frame).
+
+    EXIF rotation is applied, alpha is laid over white, 16-bit values are scaled, any mode becomes RGB.
+
+    Parameters
+    ----------
+    data : the file's bytes, at most MAX_BYTES
+    name : what to call the picture in a message
+
+    Raises
+    ------
+    ArtMancerError : invalid_image, image_too_large (judged from the header, before a pixel is decoded)
+    """
+    picture = _open(data, name)
+    profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
+    if picture.mode.startswith("I") or picture.mode == "F":
+        gray = _deep_gray(picture)
+        return Picture(gray.unsqueeze(-1).expand(-1, -1, 3).contiguous().unsqueeze(0))
+    if picture.has_transparency_data:
+        picture = _over(picture, "white")
+    return Picture(_to_float(picture.convert("RGB")).unsqueeze(0), profile)
+
+
+def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
+    """Decode a picture of a mask: white = edit, black = keep, transparent = keep.
+
+    Returns
+    -------
+    MASK [1, H, W]
+
+    Raises
+    ------
+    ArtMancerError : as `decode`
+    """
+    picture = _open(data, name)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _deep_gray(picture).unsqueeze(0)
+    if picture.has_transparency_data:
+        picture = _over(picture, "black")
+    return _to_float(picture.convert("L")).unsqueeze(0)
+
+
+def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes behind base64 text, with or without a `data:...;base64,` prefix.
+
+    Raises
+    ------
+    ArtMancerError : image_too_large, invalid_image
+    """
+    if len(text) > max_bytes * 4 // 3 + 1024:
+        raise ArtMancerError(
+            "image_too_large",
+            f"{name} has {len(text):,} characters of base64; at most {max_bytes // 2**20} MB of picture are read. "
+            "Send a smaller file.",
+        )
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise ArtMancerError(
+                "invalid_image", f"{name} starts with 'data:' but not with 'data:...;base64,'. Send it as base64."
+            )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ArtMancerError("invalid_image", f"{name} is not base64 ({error}). Encode the file's bytes.") from None
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Round one picture [H, W, 3] or one mask [H, W] in 0..1 to uint8 0..255; values outside are clipped."""
+    out = torch.empty(image.shape, dtype=torch.uint8)
+    for start in range(0, len(image), _STRIP):
+        rows = slice(start, start + _STRIP)
+        out[rows] = (image[rows] * 255).round_().clamp_(0, 255)
+    return out
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One picture of an IMAGE [1, H, W, 3] or [H, W, 3], or of a MASK [H, W]."""
+    return Image.fromarray(to_uint8(image[0] if image.ndim == 4 else image).numpy())
+
+
+def encode_png(image: Tensor) -> bytes:
+    """PNG bytes of an IMAGE [1, H, W, 3]."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> None:
+    """Write an IMAGE [1, H, W, 3] to a file, all of it or nothing; the suffix names the format.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request for a suffix that cannot be written, not_found for a folder that is not there
+    """
+    path = Path(path)
+    check_writable(path)
+    file_format = _SUFFIXES[path.suffix.lower()]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            to_pil(image).save(file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format])
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file name that `save` could not write, before the work is done."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ArtMancerError(
+            "invalid_request",
+            f"'{path.name}' ends in '{path.suffix}'; expected one of {', '.join(_SUFFIXES)}. Rename the output.",
+        )
+    if not path.parent.is_dir():
+        raise ArtMancerError("not_found", f"The folder '{path.parent}' does not exist. Make it, or write elsewhere.")
+
+
+def _read(path: str | Path) -> bytes:
+    path = Path(path)
+    if not path.is_file():
+        raise ArtMancerError("not_found", f"There is no file '{path}'. Check the path.")
+    _check_length(path.stat().st_size, path.name)
+    return path.read_bytes()
+
+
+def _check_length(length: int, name: str) -> None:
+    if length == 0:
+        raise ArtMancerError("invalid_image", f"{name} is empty (0 bytes); expected a picture. Save it again.")
+    if length > MAX_BYTES:
+        raise ArtMancerError(
+            "image_too_large",
+            f"{name} has {length / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are read. Send a smaller file.",
+        )
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The first frame, decoded and turned upright, in the file's own mode."""
+    _check_length(len(data), name)
+    expected = f"expected {', '.join(FORMATS)}. Save it again in one of them."
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ArtMancerError("image_too_large", f"{name} is over {MAX_PIXELS:,} pixels. Scale it down.") from None
+    except UnidentifiedImageError:
+        raise ArtMancerError("invalid_image", f"{name} is not a picture that can be read; {expected}") from None
+    except _BROKEN as error:
+        raise ArtMancerError("invalid_image", f"{name} is broken ({error}); {expected}") from None
+    width, height = picture.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ArtMancerError(
+            "image_too_large",
+            f"{name} is {width}x{height}; at most {MAX_SIDE:,} pixels a side and {MAX_PIXELS:,} in all are read. "
+            "Scale it down.",
+        )
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except _BROKEN as error:
+        raise ArtMancerError(
+            "invalid_image", f"{name} is broken or cut off ({error}). Save or send it again."
+        ) from None
+
+
+def _deep_gray(picture: Image.Image) -> Tensor:
+    """[H, W] in 0..1 of a 16-bit or floating-point gray picture."""
+    values = np.asarray(picture, dtype=np.float32)
+    if picture.mode != "F":
+        values = values / np.float32(65535)
+    return torch.from_numpy(np.clip(np.nan_to_num(values), 0, 1))
+
+
+def _over(picture: Image.Image, color: str) -> Image.Image:
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, color), layer)
+
+
+def _to_float(picture: Image.Image) -> Tensor:
+    # Dividing (and not multiplying by 1/255) gives the very floats that ComfyUI's own loader gives.
+    return torch.from_numpy(np.array(picture)).to(torch.float32).div_(255)

@@ -1,0 +1,347 @@
+"""Crop a picture to its mask at the resolution an editor works at, and stitch the edit back.
+
+The cost follows the mask: only the search for the mask's bounding box reads the whole mask, and only the copy of the
+result reads the whole picture.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import ArtMancerError
+from .masks import refine
+
+MULTIPLE = 32
+"""Sides of a crop are multiples of this: the patches of Qwen-Image's VAE and transformer are 16 pixels, in pairs."""
+
+NATIVE_LIMIT = 1536
+"""Longest side, in pixels, up to which a crop keeps the picture's own resolution."""
+
+MIN_MARGIN = 32
+"""Pixels of picture that a crop shows around the mask at least."""
+
+_STRIP = 64  # rows blended at a time, so that what is held besides the picture stays small
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a crop came from, and how to go back.
+
+    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture was filled up with
+    the picture's edge pixels.
+
+    image_size : (height, width) of the picture
+    box_size : (height, width) of the part that was taken, in pixels of the picture
+    corners : (top, left) of that part for each picture of the batch, negative past the edge
+    size : (height, width) of the crop, multiples of 32, of exactly the box's aspect ratio
+    grow, fill_holes, feather : how the mask is prepared, see `crop`
+    """
+
+    image_size: tuple[int, int]
+    box_size: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    grow: int
+    fill_holes: bool
+    feather: int
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the crop per pixel of the picture."""
+        return self.size[0] / self.box_size[0]
+
+
+class Crop(NamedTuple):
+    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back. h x w = region.size"""
+
+    image: Tensor
+    mask: Tensor
+    region: Region
+
+
+class _Window(NamedTuple):
+    """A rectangle of a picture."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def widen(self, pixels: int) -> "_Window":
+        return _Window(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
+
+    def clip(self, other: "_Window") -> "_Window":
+        return _Window(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
+    def move(self, down: int, right: int) -> "_Window":
+        return _Window(self.top + down, self.left + right, self.bottom + down, self.right + right)
+
+    def of(self, picture: Tensor) -> Tensor:
+        """View of [H, W, ...] inside this rectangle."""
+        return picture[self.top : self.bottom, self.left : self.right]
+
+
+def crop(
+    image: Tensor,
+    mask: Tensor,
+    *,
+    longest_side: int | None = None,
+    pixels: int | None = None,
+    context: float = 1.5,
+    grow: int = 0,
+    fill_holes: bool = False,
+    feather: int = 16,
+) -> Crop:
+    """Take the part of a picture that an edit needs to see.
+
+    The part is the mask's bounding box, widened, at a size whose sides are multiples of 32. They become so by taking
+    more of the picture (past its end: by repeating its edge pixels), never by stretching.
+
+    Parameters
+    ----------
+    image : IMAGE [B, H, W, 3]
+    mask : MASK [B, H, W], or [1, H, W] for all pictures of the batch; 1 = edit here
+    longest_side : the crop's longest side in pixels, for an editor trained at that size (rounded to 32)
+    pixels : the most pixels the crop may have. With neither, the crop keeps the picture's resolution as long as its
+        longest side is at most NATIVE_LIMIT
+    context : the box's size over the mask's, at least 1; there are always MIN_MARGIN pixels around the mask
+    grow : pixels by which the mask is widened
+    fill_holes : close the holes that the mask encloses
+    feather : pixels over which `stitch` may fade the edit out; the box leaves room for them
+
+    Raises
+    ------
+    ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
+    """
+    _check(image, mask)
+    height, width = image.shape[1:3]
+    bounds = [_bounds(one) for one in mask]
+    for index, found in enumerate(bounds):
+        if found is None:
+            which = f" of picture {index + 1}" if len(mask) > 1 else ""
+            raise ArtMancerError("mask_empty", f"The mask{which} is black everywhere; paint what should change white.")
+    boxes = [found.widen(grow) for found in bounds if found] * (len(image) // len(mask))
+
+    margin = max(MIN_MARGIN, feather)
+    needed_height, needed_width = (
+        max(min(math.ceil(max(side * context, side + 2 * margin)), whole) for side in sides)
+        for sides, whole in (
+            ([box.bottom - box.top for box in boxes], height),
+            ([box.right - box.left for box in boxes], width),
+        )
+    )
+    size, box_size = _plan(needed_height, needed_width, longest_side, pixels)
+    region = Region(
+        image_size=(height, width),
+        box_size=box_size,
+        corners=tuple(
+            (_place(box.top, box.bottom, box_size[0], height), _place(box.left, box.right, box_size[1], width))
+            for box in boxes
+        ),
+        size=size,
+        grow=grow,
+        fill_holes=fill_holes,
+        feather=feather,
+    )
+    part = torch.stack([_extract(one, corner, box_size) for one, corner in zip(image, region.corners, strict=True)])
+    masks = mask.expand(len(image), -1, -1)
+    hole = torch.stack([_extract(one, corner, box_size) for one, corner in zip(masks, region.corners, strict=True)])
+    cropped = Crop(_resize(part, size), _resize(_refine(hole, region).unsqueeze(-1), size, "bilinear")[..., 0], region)
+    if not cropped.image.sum().isfinite():
+        raise ArtMancerError(
+            "invalid_request",
+            "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look at the node before.",
+        )
+    return cropped
+
+
+def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather: int | None = None) -> Tensor:
+    """Paste an edited crop back where it came from.
+
+    Parameters
+    ----------
+    edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size
+    image : IMAGE [B, H, W, 3], the untouched original
+    mask : MASK [B, H, W] (or [1, H, W]), 1 = edited, as it was given to `crop`
+    region : what `crop` gave
+    feather : pixels over which the edit fades into the original, outwards from the mask; default: the region's
+
+    Returns
+    -------
+    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit.
+
+    Raises
+    ------
+    ValueError : the crop's size is not the region's, or the region leaves no room for the feather.
+    """
+    if edited.shape[:3] != (len(region.corners), *region.size):
+        raise ValueError(f"stitch: the edited crop is {tuple(edited.shape)}, the region's is {region.size}.")
+    result = image.clone()
+    for index, (top, left) in enumerate(region.corners):
+        window, alpha = _faded(mask, region, index, feather)
+        piece = window.move(-top, -left).of(_resize(edited[index : index + 1], region.box_size)[0].to(image))
+        base = window.of(result[index])
+        for rows in _strips(base):
+            _blend(base[rows], piece[rows], alpha[rows])
+    return result
+
+
+def recolor(
+    change: Callable[[Tensor], Tensor], image: Tensor, mask: Tensor, region: Region, feather: int | None = None
+) -> Tensor:
+    """Apply a change of colours to the picture itself, inside the feathered mask, at full resolution.
+
+    Parameters
+    ----------
+    change : gives the new colours [..., 3] of old ones [..., 3], in 0..1
+    image, mask, region, feather : as for `stitch`
+
+    Returns
+    -------
+    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit.
+    """
+    result = image.clone()
+    for index in range(len(image)):
+        window, alpha = _faded(mask, region, index, feather)
+        base = window.of(result[index])
+        for rows in _strips(base):
+            _blend(base[rows], change(base[rows]), alpha[rows])
+    return result
+
+
+def _check(image: Tensor, mask: Tensor) -> None:
+    if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ArtMancerError(
+            "invalid_request",
+            f"The image has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
+            "Remove the alpha channel, or load it again.",
+        )
+    if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The mask has shape {list(mask.shape)}; expected {image.shape[0]} mask(s) [batch, height, width], as many "
+            "as there are images, or one for all. Connect the masks that belong to these images.",
+        )
+    if mask.shape[1:] != image.shape[1:3]:
+        raise ArtMancerError(
+            "invalid_request",
+            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the image is {image.shape[2]}x{image.shape[1]}. "
+            "Resize the mask, or connect the mask that belongs to this image.",
+        )
+
+
+def _bounds(mask: Tensor) -> _Window | None:
+    """The bounding box of what is above 0 in [H, W]; None where nothing is."""
+    rows = mask.amax(1)
+    if rows.isnan().any():
+        raise ArtMancerError("invalid_request", "The mask holds NaN values; expected 0..1. Look at the node before it.")
+    used = torch.nonzero(rows > 0)
+    if len(used) == 0:
+        return None
+    top, bottom = int(used[0]), int(used[-1]) + 1
+    columns = torch.nonzero(mask[top:bottom].amax(0) > 0)
+    return _Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
+
+
+def _plan(
+    height: int, width: int, longest_side: int | None, pixels: int | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The crop's size, and the size of the box in the picture: of one aspect ratio, at least height x width."""
+    if pixels is not None:
+        scale = math.sqrt(pixels / (height * width))
+        size = (_round_down(height * scale), _round_down(width * scale))
+    elif longest_side is None and _round_up(max(height, width)) <= NATIVE_LIMIT:
+        size = (_round_up(height), _round_up(width))
+        return size, size
+    else:
+        longest_side = _round_down(longest_side or NATIVE_LIMIT)
+        scale = longest_side / max(height, width)
+        size = (min(_round_up(height * scale), longest_side), min(_round_up(width * scale), longest_side))
+    # The smallest whole multiple of the size's ratio in lowest terms that holds what is needed: no stretching at all.
+    divisor = math.gcd(*size)
+    ratio = (size[0] // divisor, size[1] // divisor)
+    times = max(math.ceil(height / ratio[0]), math.ceil(width / ratio[1]))
+    return size, (ratio[0] * times, ratio[1] * times)
+
+
+def _round_up(value: float) -> int:
+    return max(1, math.ceil(value / MULTIPLE)) * MULTIPLE
+
+
+def _round_down(value: float) -> int:
+    return max(1, math.floor(value / MULTIPLE)) * MULTIPLE
+
+
+def _place(start: int, end: int, size: int, whole: int) -> int:
+    """Where a box of this size starts: around [start, end), inside [0, whole) where it fits, else around that."""
+    if size >= whole:
+        return -((size - whole) // 2)
+    return min(max((start + end - size) // 2, 0), whole - size)
+
+
+def _extract(picture: Tensor, corner: tuple[int, int], box_size: tuple[int, int]) -> Tensor:
+    """The box [h, w, ...] of a picture [H, W, ...]; past the picture's ends its edge pixels are repeated."""
+    for dim in (0, 1):
+        start, size, whole = corner[dim], box_size[dim], picture.shape[dim]
+        if start >= 0 and start + size <= whole:
+            picture = picture.narrow(dim, start, size)
+        else:
+            picture = picture.index_select(
+                dim, torch.arange(start, start + size, device=picture.device).clamp_(0, whole - 1)
+            )
+    return picture
+
+
+def _resize(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """[B, H, W, C] to [B, h, w, C] in 0..1, antialiased."""
+    if tuple(picture.shape[1:3]) == size:
+        return picture
+    planes = functional.interpolate(picture.permute(0, 3, 1, 2), size, mode=mode, antialias=True)
+    return planes.permute(0, 2, 3, 1).clamp(0, 1)
+
+
+def _refine(mask: Tensor, region: Region) -> Tensor:
+    mask = mask.clamp(0, 1)
+    if region.fill_holes:
+        mask = refine.fill_holes(mask)
+    return refine.grow(mask, region.grow)
+
+
+def _faded(mask: Tensor, region: Region, index: int, feather: int | None) -> tuple[_Window, Tensor]:
+    """The part of the picture that an edit touches, and how much of the edit shows there, [h, w]."""
+    feather = region.feather if feather is None else feather
+    if feather > max(MIN_MARGIN, region.feather):
+        raise ValueError(
+            f"stitch: a feather of {feather} px does not fit the region, which was cropped with feather="
+            f"{region.feather}. Crop with feather={feather}."
+        )
+    top, left = region.corners[index]
+    height, width = region.image_size
+    box = _Window(top, left, top + region.box_size[0], left + region.box_size[1]).clip(_Window(0, 0, height, width))
+    one = mask[index if len(mask) > 1 else 0]
+    bounds = _bounds(box.of(one))
+    if bounds is None:
+        raise ValueError("stitch: the mask is empty inside the region; it is not the one that was given to crop.")
+    window = bounds.move(box.top, box.left).widen(region.grow + feather).clip(box)
+    return window, refine.feather(_refine(window.of(one).unsqueeze(0), region), feather)[0]
+
+
+def _strips(picture: Tensor) -> Iterator[slice]:
+    for start in range(0, len(picture), _STRIP):
+        yield slice(start, start + _STRIP)
+
+
+def _blend(base: Tensor, piece: Tensor, alpha: Tensor) -> None:
+    """Blend piece over base, both [h, w, 3], in place; where alpha [h, w] is 0, base keeps its bits."""
+    weight = alpha.unsqueeze(-1).expand(-1, -1, 3).contiguous()
+    base.copy_(torch.where(weight > 0, torch.lerp(base, piece, weight), base))

@@ -10,7 +10,6 @@ from .masks import refine
 
 _SAMPLES = 1 << 16
 _ROUNDS = 8
-_RIDGE = 1e-3
 
 
 def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:
@@ -40,7 +39,7 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
         for channel in range(3):
             features = torch.stack([one[..., channel], torch.ones_like(x), x, y], -1)
             prior = torch.tensor([1.0, 0.0, 0.0, 0.0])
-            weights = _fit(features[ring], before[..., channel][ring].unsqueeze(-1), prior.unsqueeze(-1))
+            weights = _fit(features[ring], before[ring][:, channel, None], prior[:, None], ridge=1e-3)
             one[..., channel] = (features @ weights)[..., 0]
     return matched.clamp_(0, 1)
 
@@ -73,17 +72,17 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
     kept = kept[:: math.ceil(len(kept) / _SAMPLES)]
     prior = torch.zeros(10, 3)
     prior[1:4] = torch.eye(3)
-    return ColorChange(_fit(_terms(to_linear(old[kept])), to_linear(new[kept]), prior))
+    return ColorChange(_fit(_terms(to_linear(old[kept])), to_linear(new[kept]), prior, ridge=1e-6))
 
 
 def to_linear(srgb: Tensor) -> Tensor:
     """sRGB values 0..1 to linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055).clamp_(min=0).pow_(2.4))
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
 
 
 def to_srgb(linear: Tensor) -> Tensor:
     """Linear light 0..1 to sRGB values (IEC 61966-2-1)."""
-    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0).pow_(1 / 2.4).mul_(1.055).sub_(0.055))
+    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0) ** (1 / 2.4) * 1.055 - 0.055)
 
 
 def _terms(linear: Tensor) -> Tensor:
@@ -91,17 +90,20 @@ def _terms(linear: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r], -1)
 
 
-def _fit(features: Tensor, target: Tensor, prior: Tensor) -> Tensor:
+def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tensor:
     """Weights w [n, c] so that features [m, n] @ w is near target [m, c].
 
-    Least squares reweighted after Geman and McClure: what lies far off hardly counts. Where the features do not tell,
-    the prior [n, c] decides.
+    Least squares, reweighted after Geman and McClure (1987): what lies far off hardly counts. A feature whose mean
+    square is not well above `ridge` keeps its prior [n, c]: noise shall not pass for a change.
     """
     features, target, prior = features.double(), target.double(), prior.double()
-    ridge = torch.eye(len(prior), dtype=torch.double) * _RIDGE * len(features) * features.square().mean()
-    trust = torch.ones(len(features), 1, dtype=torch.double)
-    weights = prior
+    hold = ridge * torch.eye(len(prior), dtype=torch.double)
+    trust = torch.full((len(features), 1), 1 / len(features), dtype=torch.double)
     for _ in range(_ROUNDS):
         weighted = (features * trust).T
-        weights = torch.linalg.solve(weighted @ features + ridge * trust.mean(), weighted @ target + ridge * trust.mean() @ prior) if False else weights
+        weights: Tensor = torch.linalg.solve(weighted @ features + hold, weighted @ target + hold @ prior)
+        error = (features @ weights - target).norm(dim=1, keepdim=True)
+        scale = 1.5 * error.median() + 1 / 512
+        trust = (1 + (error / scale).square()).reciprocal().square()
+        trust /= trust.sum()
     return weights.float()

@@ -5,7 +5,7 @@ result reads the whole picture.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ class Crop(NamedTuple):
     region: Region
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """A rectangle of a picture."""
 
     top: int
@@ -72,19 +72,19 @@ class _Window(NamedTuple):
     bottom: int
     right: int
 
-    def widen(self, pixels: int) -> "_Window":
-        return _Window(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
+    def widen(self, pixels: int) -> "Window":
+        return Window(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
 
-    def clip(self, other: "_Window") -> "_Window":
-        return _Window(
+    def clip(self, other: "Window") -> "Window":
+        return Window(
             max(self.top, other.top),
             max(self.left, other.left),
             min(self.bottom, other.bottom),
             min(self.right, other.right),
         )
 
-    def move(self, down: int, right: int) -> "_Window":
-        return _Window(self.top + down, self.left + right, self.bottom + down, self.right + right)
+    def move(self, down: int, right: int) -> "Window":
+        return Window(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
     def of(self, picture: Tensor) -> Tensor:
         """View of [H, W, ...] inside this rectangle."""
@@ -123,14 +123,10 @@ def crop(
     ------
     ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
     """
-    _check(image, mask)
+    check(image, mask)
     height, width = image.shape[1:3]
-    bounds = [_bounds(one) for one in mask]
-    for index, found in enumerate(bounds):
-        if found is None:
-            which = f" of picture {index + 1}" if len(mask) > 1 else ""
-            raise ArtMancerError("mask_empty", f"The mask{which} is black everywhere; paint what should change white.")
-    boxes = [found.widen(grow) for found in bounds if found] * (len(image) // len(mask))
+    names = ["The mask"] if len(mask) == 1 else [f"Mask {number} of the batch" for number in range(1, len(mask) + 1)]
+    boxes = [bounds(one, name).widen(grow) for one, name in zip(mask, names, strict=True)] * (len(image) // len(mask))
 
     margin = max(MIN_MARGIN, feather)
     needed_height, needed_width = (
@@ -153,16 +149,19 @@ def crop(
         fill_holes=fill_holes,
         feather=feather,
     )
-    part = torch.stack([_extract(one, corner, box_size) for one, corner in zip(image, region.corners, strict=True)])
-    masks = mask.expand(len(image), -1, -1)
-    hole = torch.stack([_extract(one, corner, box_size) for one, corner in zip(masks, region.corners, strict=True)])
-    cropped = Crop(_resize(part, size), _resize(_refine(hole, region).unsqueeze(-1), size, "bilinear")[..., 0], region)
-    if not cropped.image.sum().isfinite():
+    part = take(image, region)
+    if not part.sum().isfinite():
         raise ArtMancerError(
             "invalid_request",
             "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look at the node before.",
         )
-    return cropped
+    hole = _refine(_extract(mask.expand(len(image), -1, -1), region), region)
+    return Crop(part, _resize(hole.unsqueeze(-1), size, "bilinear")[..., 0], region)
+
+
+def take(image: Tensor, region: Region) -> Tensor:
+    """The same part of another picture of the same size: IMAGE [B, H, W, 3] to IMAGE [B, h, w, 3], region.size."""
+    return _resize(_extract(image, region), region.size)
 
 
 def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather: int | None = None) -> Tensor:
@@ -197,13 +196,17 @@ def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather:
 
 
 def recolor(
-    change: Callable[[Tensor], Tensor], image: Tensor, mask: Tensor, region: Region, feather: int | None = None
+    changes: Sequence[Callable[[Tensor], Tensor]],
+    image: Tensor,
+    mask: Tensor,
+    region: Region,
+    feather: int | None = None,
 ) -> Tensor:
-    """Apply a change of colours to the picture itself, inside the feathered mask, at full resolution.
+    """Change the colours of the picture itself, inside the feathered mask, at full resolution.
 
     Parameters
     ----------
-    change : gives the new colours [..., 3] of old ones [..., 3], in 0..1
+    changes : for each picture of the batch: gives the new colours [..., 3] of old ones [..., 3], in 0..1
     image, mask, region, feather : as for `stitch`
 
     Returns
@@ -211,7 +214,7 @@ def recolor(
     IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit.
     """
     result = image.clone()
-    for index in range(len(image)):
+    for index, change in enumerate(changes):
         window, alpha = _faded(mask, region, index, feather)
         base = window.of(result[index])
         for rows in _strips(base):
@@ -219,38 +222,65 @@ def recolor(
     return result
 
 
-def _check(image: Tensor, mask: Tensor) -> None:
+def outside_error(result: Tensor, image: Tensor, mask: Tensor, region: Region, feather: int | None = None) -> Tensor:
+    """The mean square error between two pictures where the feathered mask is 0, a scalar; NaN: it is 0 nowhere.
+
+    It looks at the rectangle around the feathered mask; nothing else is ever written to.
+    """
+    total, count = torch.zeros(()), torch.zeros(())
+    for index in range(len(image)):
+        window, alpha = _faded(mask, region, index, feather)
+        new, old = window.of(result[index]), window.of(image[index])
+        for rows in _strips(alpha):
+            outside = alpha[rows] == 0
+            total += (new[rows] - old[rows])[outside].square().sum()
+            count += outside.sum() * 3
+    return total / count
+
+
+def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
+    """Refuse an IMAGE and a MASK that do not belong together.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
     if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
         raise ArtMancerError(
             "invalid_request",
-            f"The image has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
+            f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
             "Remove the alpha channel, or load it again.",
         )
     if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
         raise ArtMancerError(
             "invalid_request",
-            f"The mask has shape {list(mask.shape)}; expected {image.shape[0]} mask(s) [batch, height, width], as many "
-            "as there are images, or one for all. Connect the masks that belong to these images.",
+            f"The mask of the {what} has shape {list(mask.shape)}; expected [batch, height, width] with a batch of "
+            f"{image.shape[0]}, as many as there are images, or 1. Connect the masks that belong to these images.",
         )
     if mask.shape[1:] != image.shape[1:3]:
         raise ArtMancerError(
             "invalid_request",
-            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the image is {image.shape[2]}x{image.shape[1]}. "
-            "Resize the mask, or connect the mask that belongs to this image.",
+            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is {image.shape[2]}x{image.shape[1]}. "
+            f"Resize the mask, or connect the mask that belongs to this {what}.",
         )
 
 
-def _bounds(mask: Tensor) -> _Window | None:
-    """The bounding box of what is above 0 in [H, W]; None where nothing is."""
+def bounds(mask: Tensor, name: str = "The mask") -> Window:
+    """The smallest rectangle around what is above 0 in a mask [H, W].
+
+    Raises
+    ------
+    ArtMancerError : mask_empty, or invalid_request where the mask holds NaN
+    """
     rows = mask.amax(1)
     if rows.isnan().any():
-        raise ArtMancerError("invalid_request", "The mask holds NaN values; expected 0..1. Look at the node before it.")
+        raise ArtMancerError("invalid_request", f"{name} holds NaN values; expected 0..1. Look at the node before it.")
     used = torch.nonzero(rows > 0)
     if len(used) == 0:
-        return None
+        raise ArtMancerError("mask_empty", f"{name} is black everywhere; paint what should change white.")
     top, bottom = int(used[0]), int(used[-1]) + 1
     columns = torch.nonzero(mask[top:bottom].amax(0) > 0)
-    return _Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
+    return Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
 
 
 def _plan(
@@ -289,17 +319,18 @@ def _place(start: int, end: int, size: int, whole: int) -> int:
     return min(max((start + end - size) // 2, 0), whole - size)
 
 
-def _extract(picture: Tensor, corner: tuple[int, int], box_size: tuple[int, int]) -> Tensor:
-    """The box [h, w, ...] of a picture [H, W, ...]; past the picture's ends its edge pixels are repeated."""
-    for dim in (0, 1):
-        start, size, whole = corner[dim], box_size[dim], picture.shape[dim]
-        if start >= 0 and start + size <= whole:
-            picture = picture.narrow(dim, start, size)
-        else:
-            picture = picture.index_select(
-                dim, torch.arange(start, start + size, device=picture.device).clamp_(0, whole - 1)
-            )
-    return picture
+def _extract(pictures: Tensor, region: Region) -> Tensor:
+    """The boxes [B, h, w, ...] of pictures [B, H, W, ...]; past a picture's end its edge pixels are repeated."""
+    parts = []
+    for picture, corner in zip(pictures, region.corners, strict=True):
+        for dim, (start, size, whole) in enumerate(zip(corner, region.box_size, region.image_size, strict=True)):
+            if start >= 0 and start + size <= whole:
+                picture = picture.narrow(dim, start, size)
+            else:
+                index = torch.arange(start, start + size, device=picture.device).clamp_(0, whole - 1)
+                picture = picture.index_select(dim, index)
+        parts.append(picture)
+    return torch.stack(parts)
 
 
 def _resize(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -317,7 +348,7 @@ def _refine(mask: Tensor, region: Region) -> Tensor:
     return refine.grow(mask, region.grow)
 
 
-def _faded(mask: Tensor, region: Region, index: int, feather: int | None) -> tuple[_Window, Tensor]:
+def _faded(mask: Tensor, region: Region, index: int, feather: int | None) -> tuple[Window, Tensor]:
     """The part of the picture that an edit touches, and how much of the edit shows there, [h, w]."""
     feather = region.feather if feather is None else feather
     if feather > max(MIN_MARGIN, region.feather):
@@ -327,12 +358,9 @@ def _faded(mask: Tensor, region: Region, index: int, feather: int | None) -> tup
         )
     top, left = region.corners[index]
     height, width = region.image_size
-    box = _Window(top, left, top + region.box_size[0], left + region.box_size[1]).clip(_Window(0, 0, height, width))
+    box = Window(top, left, top + region.box_size[0], left + region.box_size[1]).clip(Window(0, 0, height, width))
     one = mask[index if len(mask) > 1 else 0]
-    bounds = _bounds(box.of(one))
-    if bounds is None:
-        raise ValueError("stitch: the mask is empty inside the region; it is not the one that was given to crop.")
-    window = bounds.move(box.top, box.left).widen(region.grow + feather).clip(box)
+    window = bounds(box.of(one)).move(box.top, box.left).widen(region.grow + feather).clip(box)
     return window, refine.feather(_refine(window.of(one).unsqueeze(0), region), feather)[0]
 
 

@@ -1,0 +1,203 @@
+"""The straight line: crop and split into conditions (`prepare`), then edit, stitch and report (`edit`)."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from . import color, region
+from .conditions import DEFAULT_RECIPE, Sources, cut_out, split
+from .editor import Conditions, Editor, EditRequest, EditResult, Report
+from .errors import ArtMancerError
+from .masks import refine
+from .progress import Progress, no_progress
+
+RESOLUTIONS: dict[str, dict[str, int]] = {
+    "native": {},
+    "512": {"longest_side": 512},
+    "768": {"longest_side": 768},
+    "1024": {"longest_side": 1024},
+    "1 megapixel": {"pixels": 2**20},
+}
+"""The sizes a crop is offered at, by name: the options of region.crop."""
+
+
+def prepare(
+    image: Tensor,
+    mask: Tensor | None = None,
+    *,
+    reference: Tensor | None = None,
+    reference_mask: Tensor | None = None,
+    fill: Tensor | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    resolution: str = "native",
+    context: float = 1.5,
+    grow: int = 0,
+    fill_holes: bool = False,
+    feather: int = 16,
+) -> Conditions:
+    """Crop a picture to its mask and split the crop into the recipe's conditioning images.
+
+    Parameters
+    ----------
+    image : IMAGE [B, H, W, 3]
+    mask : MASK [B or 1, H, W], 1 = edit here; None = all of the picture, which only white balance can do
+    reference, reference_mask : IMAGE [1, h, w, 3] of the object to insert, MASK [1, h, w] that cuts it out (None: all)
+    fill : IMAGE [B, H, W, 3], the picture with its hole filled, for recipes that show one; None: PatchMatch fills it
+    recipe : a key of RECIPES
+    resolution : a key of RESOLUTIONS
+    context, grow, fill_holes, feather : see region.crop
+
+    Raises
+    ------
+    ArtMancerError : invalid_request, mask_empty, reference_missing
+    """
+    image = image.to(torch.float32)
+    where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask.to(torch.float32)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "crop"):
+        crop = region.crop(
+            image,
+            where,
+            context=context,
+            grow=grow,
+            fill_holes=fill_holes,
+            feather=feather,
+            **RESOLUTIONS[resolution],
+        )
+    with _timed(seconds, "split"):
+        sources = Sources(
+            crop,
+            reference=None if reference is None else cut_out(reference, reference_mask),
+            fill=None if fill is None else region.take(fill, crop.region),
+        )
+        images = split(sources, recipe)
+    return Conditions(
+        image=image,
+        mask=where,
+        masked=mask is not None,
+        crop=crop,
+        recipe=recipe,
+        images=images,
+        reference=sources.reference,
+        seconds=seconds,
+    )
+
+
+def edit(
+    editor: Editor,
+    conditions: Conditions,
+    *,
+    prompt: str = "",
+    negative: str = " ",
+    seed: int = 0,
+    steps: int = 10,
+    cfg: float = 4.0,
+    match: bool = True,
+    progress: Progress = no_progress,
+) -> EditResult:
+    """Let an editor edit the crop, put the result back, and report.
+
+    A change of white balance is fitted and applied to the picture's own pixels, at full resolution; any other edit is
+    stitched.
+
+    Parameters
+    ----------
+    conditions : what `prepare` gave
+    prompt, negative, seed, steps, cfg : see EditRequest
+    match : fit the edit's colours to the picture's at the rim of the mask
+    progress : told where the editor is; may raise to cancel
+
+    Raises
+    ------
+    ArtMancerError : mask_missing, and what the editor raises
+    """
+    if not conditions.masked and editor.variant != "white_balance":
+        raise ArtMancerError(
+            "mask_missing",
+            f"A mask is needed for {editor.variant}: it says where. Paint what should change white, and give the mask.",
+        )
+    crop, seconds = conditions.crop, dict(conditions.seconds)
+    with _timed(seconds, "edit"):
+        edited = editor.edit(EditRequest(conditions, prompt, negative, seed, steps, cfg), progress)
+    with _timed(seconds, "stitch"):
+        if editor.variant == "white_balance":
+            changes = [color.fit_change(old, new) for old, new in zip(crop.image, edited, strict=True)]
+            result = region.recolor(changes, conditions.image, conditions.mask, crop.region)
+        else:
+            pasted = color.match_rim(edited, crop.image, crop.mask) if match else edited
+            result = region.stitch(pasted, conditions.image, conditions.mask, crop.region)
+    outside = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale)) == 0
+    report = Report(
+        editor=editor.name,
+        recipe=conditions.recipe,
+        conditions=tuple(conditions.images),
+        seed=seed,
+        crop_size=crop.region.size,
+        box=(*crop.region.corners[0], *crop.region.box_size),
+        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+        peak_memory=_peak_memory(),
+        outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
+        outside_psnr=_psnr(region.outside_error(result, conditions.image, conditions.mask, crop.region)),
+        drift_px=drift(edited, crop.image, outside),
+    )
+    return EditResult(result, report)
+
+
+def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
+    """How far an edit moved what it should have left alone, by phase correlation (Foroosh et al., 2002, in OpenCV).
+
+    Parameters
+    ----------
+    after, before : IMAGE [B, h, w, 3]
+    outside : bool [B, h, w], what the edit should have left alone
+
+    Returns
+    -------
+    Pixels, the largest of the batch; None where less than a tenth of a picture is outside.
+    """
+    import cv2
+
+    if outside.float().mean(dim=(1, 2)).min() < 0.1:
+        return None
+    height, width = outside.shape[1:]
+    window = torch.from_numpy(cv2.createHanningWindow((width, height), cv2.CV_32F))
+    moved = []
+    for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
+        # The edge of the hole stands still in both pictures: it has to be soft, or it would be what is found.
+        soft = torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8)).mul_(2).sub_(1).clamp_(0, 1)
+        weight = soft * window
+        flat = [((one - one[kept].mean()) * weight).numpy() for one in (old, new)]
+        (x, y), _ = cv2.phaseCorrelate(flat[0], flat[1])
+        moved.append(math.hypot(x, y))
+    return max(moved)
+
+
+def _psnr(error: Tensor) -> float | None:
+    """dB of a mean square error; None where there was nothing to average."""
+    if error.isnan():
+        return None
+    return math.inf if error == 0 else round(-10 * math.log10(error), 2)
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return used
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,113 @@
+"""What an editor is, what it is asked, and what an edit reports."""
+
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .conditions import Reference
+from .progress import Progress
+from .region import Crop
+
+VARIANTS = ("insertion", "removal", "white_balance")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an editor sees of one edit, and the way back to the picture.
+
+    image, mask : the picture and its mask as they came, IMAGE [B, H, W, 3] and MASK [B or 1, H, W]
+    masked : False where no mask was given, and `mask` is 1 everywhere
+    crop : the part around the mask
+    recipe : which conditioning images there are
+    images : those images by name, in order, each an IMAGE [B, h, w, 3] of the crop's size
+    reference : the object to insert
+    seconds : what it took to make them, by stage
+    """
+
+    image: Tensor
+    mask: Tensor
+    masked: bool
+    crop: Crop
+    recipe: str
+    images: dict[str, Tensor]
+    reference: Reference | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What an editor is asked to do.
+
+    conditions : the crop and its conditioning images
+    prompt, negative : the edit in words
+    seed : of the first picture of a batch; the next ones count up from it
+    steps, cfg : for editors that sample
+    """
+
+    conditions: Conditions
+    prompt: str = ""
+    negative: str = " "
+    seed: int = 0
+    steps: int = 10
+    cfg: float = 4.0
+
+
+class Editor(Protocol):
+    """The model, or what stands in for it.
+
+    name : for the report, "draft/removal"
+    variant : one of VARIANTS
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def variant(self) -> str: ...
+
+    def edit(self, request: EditRequest, progress: Progress) -> Tensor:
+        """The edited crop, IMAGE [B, h, w, 3] of the size of `request.conditions.crop`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one edit did.
+
+    editor : who did it
+    recipe, conditions : which conditioning images it saw, in order
+    seed : of the first picture
+    crop_size : (height, width) the editor worked at
+    box : (top, left, height, width) of the first picture's crop in the picture
+    seconds : by stage: crop, split, edit, stitch
+    peak_memory : bytes: of the GPU where one is used, else of this process so far
+    outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching; infinite: equal, None:
+        there is no outside
+    outside_psnr : the same after stitching
+    drift_px : how far the edit moved outside the mask, in pixels of the crop; None where too little is left to tell
+    """
+
+    editor: str
+    recipe: str
+    conditions: tuple[str, ...]
+    seed: int
+    crop_size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    seconds: dict[str, float]
+    peak_memory: int
+    outside_psnr_raw: float | None
+    outside_psnr: float | None
+    drift_px: float | None
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON, which has no infinity: an infinite figure is the string "infinite"."""
+        return {key: "infinite" if value == float("inf") else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """image : IMAGE [B, H, W, 3]; report : what was done to get it"""
+
+    image: Tensor
+    report: Report

@@ -73,7 +73,7 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
         raise ArtMancerError(
             "invalid_request", f"The reference holds {len(image)} images; expected one. Pick one of the batch."
         )
-    box = bounds(mask[0])
+    box = bounds(mask[0], "The mask of the reference")
     return Reference(box.of(image[0]).unsqueeze(0), box.of(mask[0]).unsqueeze(0).clamp(0, 1))
 
 
@@ -109,12 +109,12 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
     fitted = (max(1, round(height * scale)), max(1, round(width * scale)))
     # Premultiplied, so that what was around the object does not bleed into its edge.
     layers = torch.cat([reference.image * reference.mask.unsqueeze(-1), reference.mask.unsqueeze(-1)], -1)
-    layers = functional.interpolate(layers.permute(0, 3, 1, 2), fitted, mode="bicubic", antialias=True).clamp_(0, 1)
+    layers = functional.interpolate(layers.permute(0, 3, 1, 2), fitted, mode="bicubic", antialias=True)
     y, x = (box.top + box.bottom - fitted[0]) // 2, (box.left + box.right - fitted[1]) // 2
     canvas = functional.pad(layers, (x, size[1] - x - fitted[1], y, size[0] - y - fitted[0])).permute(0, 2, 3, 1)
     mask = canvas[..., 3]
-    image = (canvas[..., :3] / mask.clamp(min=1 / 255).unsqueeze(-1)).clamp_(0, 1)
-    return Reference(image, mask)
+    image = (canvas[..., :3] / mask.clamp(min=1 / 255).unsqueeze(-1)).clamp(0, 1)
+    return Reference(image, mask.clamp(0, 1))
 
 
 def edges(image: Tensor) -> Tensor:

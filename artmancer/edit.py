@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import color, region
 from .conditions import DEFAULT_RECIPE, Sources, cut_out, split
+from .drift import drift
 from .editor import Conditions, Editor, EditRequest, EditResult, Report
 from .errors import ArtMancerError
 from .masks import refine
@@ -124,6 +125,7 @@ def edit(
     crop, seconds = conditions.crop, dict(conditions.seconds)
     with _timed(seconds, "edit"):
         edited = editor.edit(EditRequest(conditions, prompt, negative, seed, steps, cfg), progress)
+    progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
         if editor.variant == "white_balance":
             changes = [color.fit_change(old, new) for old, new in zip(crop.image, edited, strict=True)]
@@ -146,35 +148,6 @@ def edit(
         drift_px=drift(edited, crop.image, outside),
     )
     return EditResult(result, report)
-
-
-def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
-    """How far an edit moved what it should have left alone, by phase correlation (Foroosh et al., 2002, in OpenCV).
-
-    Parameters
-    ----------
-    after, before : IMAGE [B, h, w, 3]
-    outside : bool [B, h, w], what the edit should have left alone
-
-    Returns
-    -------
-    Pixels, the largest of the batch; None where less than a tenth of a picture is outside.
-    """
-    import cv2
-
-    if outside.float().mean(dim=(1, 2)).min() < 0.1:
-        return None
-    height, width = outside.shape[1:]
-    window = torch.from_numpy(cv2.createHanningWindow((width, height), cv2.CV_32F))
-    moved = []
-    for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
-        # The edge of the hole stands still in both pictures: it has to be soft, or it would be what is found.
-        soft = torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8)).mul_(2).sub_(1).clamp_(0, 1)
-        weight = soft * window
-        flat = [((one - one[kept].mean()) * weight).numpy() for one in (old, new)]
-        (x, y), _ = cv2.phaseCorrelate(flat[0], flat[1])
-        moved.append(math.hypot(x, y))
-    return max(moved)
 
 
 def _psnr(error: Tensor) -> float | None:

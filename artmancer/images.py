@@ -4,7 +4,6 @@ import base64
 import binascii
 import io
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 # What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+_BROKEN = (OSError, SyntaxError, ValueError, OverflowError)
 
 _STRIP = 512  # rows converted at a time, so that a large picture is never held twice
 
@@ -156,7 +155,9 @@ def encode_png(image: Tensor) -> bytes:
 
 
 def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> None:
-    """Write an IMAGE [1, H, W, 3] to a file, all of it or nothing; the suffix names the format.
+    """Write an IMAGE [1, H, W, 3] or [H, W, 3], or a MASK [H, W], to a file, all of it or nothing.
+
+    The suffix names the format.
 
     Raises
     ------
@@ -222,6 +223,8 @@ def _open(data: bytes, name: str) -> Image.Image:
             f"{name} is {width}x{height}; at most {MAX_SIDE:,} pixels a side and {MAX_PIXELS:,} in all are read. "
             "Scale it down.",
         )
+    if picture.mode == "LAB":
+        raise ArtMancerError("invalid_image", f"{name} is in LAB colours, which cannot be read; {expected}")
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)

@@ -1,0 +1,68 @@
+# Everything below needs Python 3.10 or newer and make; the first run installs the rest into .venv.
+
+PYTHON ?= python3
+export COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
+
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+INSTALLED := .venv/.installed
+WITH_COMFYUI := .venv/.with-comfyui
+BROWSER := .venv/.browser
+
+.PHONY: demo test lint serve bench comfyui browser requirements clean
+
+demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
+	@$(BIN)/python docs/demo.py build/demo
+
+test: lint comfyui browser  ## all tests; those in a real ComfyUI where one can be had
+	$(BIN)/python -m pytest -q -rs
+
+lint: $(INSTALLED)  ## style and types
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+serve: comfyui  ## ComfyUI with the pack on 127.0.0.1:8188
+	@test -f "$$COMFYUI_PATH/main.py"
+	@mkdir -p build/comfyui/custom_nodes build/comfyui/user
+	@ln -sfn "$(CURDIR)" build/comfyui/custom_nodes/artmancer
+	$(BIN)/python "$$COMFYUI_PATH/main.py" --base-directory "$(CURDIR)/build/comfyui" --listen 127.0.0.1 --port 8188 \
+		$(if $(shell command -v nvidia-smi),,--cpu)
+
+bench: comfyui  ## the benchmarks' tables
+	$(BIN)/python benchmarks/region.py
+
+requirements: $(INSTALLED)  ## pin the development packages anew
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade --quiet \
+		--no-emit-index-url --no-header --no-annotate -o requirements-dev.txt
+
+build:
+	@mkdir -p build
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(UV) -r requirements-dev.txt
+	$(UV) --no-deps --editable .
+	@touch $@
+
+# Where ComfyUI is neither there nor to be had, its tests are left out, and say so.
+comfyui: $(INSTALLED) | build
+	@test -f "$$COMFYUI_PATH/main.py" || { \
+		echo "No ComfyUI in $$COMFYUI_PATH: trying to install one there with comfy-cli."; \
+		DO_NOT_TRACK=1 $(BIN)/uv tool run --quiet --from comfy-cli comfy --skip-prompt --workspace "$$COMFYUI_PATH" \
+			install --cpu --skip-manager --skip-torch-or-directml --skip-requirement >build/comfy-cli.log 2>&1 </dev/null \
+			|| echo "ComfyUI could not be installed; build/comfy-cli.log says why."; }
+	@test ! -f "$$COMFYUI_PATH/requirements.txt" || $(MAKE) --no-print-directory $(WITH_COMFYUI)
+
+$(WITH_COMFYUI): $(INSTALLED) $(wildcard $(COMFYUI_PATH)/requirements.txt)
+	$(UV) -r "$$COMFYUI_PATH/requirements.txt" --constraints requirements-dev.txt
+	@touch $@
+
+browser: $(INSTALLED) | build
+	@command -v chromium chromium-browser google-chrome >/dev/null || test -f $(BROWSER) || { \
+		$(BIN)/playwright install chromium >build/playwright.log 2>&1 && touch $(BROWSER) \
+			|| echo "No Chromium, and none could be installed; build/playwright.log says why."; }

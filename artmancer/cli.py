@@ -1,0 +1,152 @@
+"""The command `artmancer`.
+
+Exit codes: 0 done, 1 refused or failed (one sentence says why), 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import ArtMancerError
+
+TASKS = ("removal", "insertion", "white_balance")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; `arguments` default to the process's own."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        code: int = options.run(options)
+    except ArtMancerError as error:
+        if options.json:
+            _write(json.dumps({"detail": str(error), "error_type": error.code}))
+        else:
+            sys.stderr.write(f"artmancer: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("artmancer: interrupted; nothing was written.\n")
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="artmancer",
+        description="Put an object into a photo, take one out, fix the white balance; leave every other pixel alone.",
+        epilog="Exit codes: 0 done, 1 refused or failed (one sentence says why), 2 wrong usage, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"artmancer {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    edit = commands.add_parser("edit", help="edit a photo", description="Edit a photo where its mask is white.")
+    edit.set_defaults(run=_edit)
+    edit.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, TIFF or GIF")
+    edit.add_argument("--task", required=True, type=_task, choices=TASKS, help="what to do")
+    edit.add_argument("--mask", type=Path, help="a picture of the same size, white = edit; white balance needs none")
+    edit.add_argument("--reference", type=Path, help="a picture of the object to insert")
+    edit.add_argument(
+        "--reference-mask", type=Path, help="white where the object is in its picture; default: all of it"
+    )
+    edit.add_argument("--prompt", default="", help="the edit in words; the draft editor does not read them")
+    edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
+    edit.add_argument("--grow", type=_pixels, default=0, metavar="PX", help="widen the mask (default 0)")
+    edit.add_argument(
+        "--feather",
+        type=_pixels,
+        default=16,
+        metavar="PX",
+        help="fade out around the mask over this width (default 16)",
+    )
+    edit.add_argument("--strength", type=_share, default=1.0, help="of the white balance, 0..1 (default 1)")
+    edit.add_argument("-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly")
+    edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
+
+    doctor = commands.add_parser("doctor", help="say what is installed, what is missing, and how to get it")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("--json", action="store_true", help="print it as JSON")
+    return parser
+
+
+def _task(text: str) -> str:
+    return text.replace("-", "_")
+
+
+def _pixels(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1024 pixels, got {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, got {value}")
+    return value
+
+
+def _edit(options: argparse.Namespace) -> int:
+    # Imported here, so that --help and wrong usage do not wait for torch.
+    from tqdm import tqdm
+
+    from . import images
+    from .draft import DraftEditor
+    from .edit import edit, prepare
+
+    images.check_writable(options.output)
+    if options.output.resolve() == options.image.resolve():
+        raise ArtMancerError(
+            "invalid_request", f"The output '{options.output}' is the input. Write to another file, and keep the photo."
+        )
+    if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
+        logging.getLogger(__name__).warning("JPEG changes every pixel a little; write PNG to keep the rest exactly.")
+    photo = images.load(options.image)
+    conditions = prepare(
+        photo.image,
+        images.load_mask(options.mask) if options.mask else None,
+        reference=images.load(options.reference).image if options.reference else None,
+        reference_mask=images.load_mask(options.reference_mask) if options.reference_mask else None,
+        grow=options.grow,
+        feather=options.feather,
+    )
+    with tqdm(total=1, disable=True if options.json else None, bar_format="{desc} {elapsed}", leave=False) as bar:
+        result = edit(
+            DraftEditor(options.task, options.strength),
+            conditions,
+            prompt=options.prompt,
+            seed=options.seed,
+            progress=lambda done, total, doing: bar.set_description_str(doing),
+        )
+    images.save(options.output, result.image, photo.icc_profile)
+    report = result.report
+    if options.json:
+        _write(json.dumps({"output": str(options.output), "report": report.as_dict()}))
+    else:
+        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
+        _write(f"{options.output}: {report.editor}, crop {report.crop_size[1]}x{report.crop_size[0]}, {stages}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    findings = examine()
+    if options.json:
+        _write(json.dumps([vars(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            advice = f"\n{'':32}{finding.advice}" if finding.advice else ""
+            _write(f"{'ok' if finding.ok else 'missing':8}{finding.name:<24}{finding.found}{advice}")
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

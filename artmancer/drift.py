@@ -1,0 +1,53 @@
+"""How far an edit moved what it should have left alone."""
+
+import math
+
+import torch
+from torch import Tensor
+
+_CUTOFF = 0.1  # cycles per pixel: above, resampling and noise have spoiled the phases
+_STEP = 0.02  # pixels
+
+
+def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
+    """The length of the shift between two pictures, by phase correlation.
+
+    Phase correlation after Kuglin and Hines (1975), its peak sought on a fine grid as in Guizar-Sicairos, Thurman and
+    Fienup (2008). Shifts down to about 0.05 pixels are told from none.
+
+    Parameters
+    ----------
+    after, before : IMAGE [B, h, w, 3]
+    outside : bool [B, h, w], what the edit should have left alone
+
+    Returns
+    -------
+    Pixels, the largest of the batch; None where less than a tenth of a picture is outside.
+    """
+    import cv2
+
+    if outside.float().mean(dim=(1, 2)).min() < 0.1:
+        return None
+    height, width = outside.shape[1:]
+    window = torch.from_numpy(cv2.createHanningWindow((width, height), cv2.CV_32F))
+    moved = []
+    for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
+        # The edge of the hole stands still in both pictures: it has to be soft, or it would be what is found.
+        soft = torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8)).mul_(2).sub_(1).clamp_(0, 1)
+        moved.append(math.hypot(*_shift(*((one - one[kept].mean()) * soft * window for one in (old, new)))))
+    return max(moved)
+
+
+def _shift(old: Tensor, new: Tensor) -> tuple[float, float]:
+    """(down, right) in pixels, from old [h, w] to new [h, w]."""
+    height, width = old.shape
+    y, x = torch.fft.fftfreq(height).unsqueeze(1), torch.fft.fftfreq(width).unsqueeze(0)
+    cross = torch.fft.fft2(new) * torch.fft.fft2(old).conj()
+    cross = cross / cross.abs().clamp(min=1e-12) * torch.exp(-(y**2 + x**2) / (2 * _CUTOFF**2))
+    down, right = divmod(int(torch.fft.ifft2(cross).real.argmax()), width)
+    down, right = down - height * (down > height // 2), right - width * (right > width // 2)
+    fine = torch.arange(-1, 1 + _STEP / 2, _STEP)
+    peak = torch.exp(2j * math.pi * (down + fine).unsqueeze(1) * y.T) @ cross
+    peak = (peak @ torch.exp(2j * math.pi * x.T * (right + fine).unsqueeze(0))).real
+    row, column = divmod(int(peak.argmax()), len(fine))
+    return down + float(fine[row]), right + float(fine[column])

@@ -1,0 +1,24 @@
+"""The pack's nodes, as ComfyUI sees them."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import edit_sampler, endpoint_io, load_editor, split_conditions
+
+NODES: list[type[io.ComfyNode]] = [
+    load_editor.LoadEditor,
+    split_conditions.SplitConditions,
+    edit_sampler.EditSampler,
+    endpoint_io.EndpointImage,
+    endpoint_io.EndpointMask,
+    endpoint_io.EndpointText,
+    endpoint_io.EndpointInteger,
+    endpoint_io.EndpointFloat,
+    endpoint_io.EndpointChoice,
+    endpoint_io.EndpointSwitch,
+    endpoint_io.EndpointResult,
+]
+
+
+class ArtMancerExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

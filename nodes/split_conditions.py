@@ -1,0 +1,104 @@
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..artmancer.conditions import DEFAULT_RECIPE, RECIPES, Sources, condition
+from ..artmancer.edit import RESOLUTIONS, prepare
+from .types import ConditionsType
+
+
+class SplitConditions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_SplitConditions",
+            display_name="Split Conditions",
+            category="ArtMancer",
+            description="Crop the image to its mask, and make the conditioning images that the checkpoint was trained "
+            "on: mask, background (the image outside the mask), object (the image inside it, or the reference).",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo. What lies outside the mask comes out as it goes in."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White = edit here. Only white balance works without a mask."
+                ),
+                io.Image.Input("reference", optional=True, tooltip="A picture of the object to insert."),
+                io.Mask.Input(
+                    "reference_mask",
+                    optional=True,
+                    tooltip="White where the object is in the reference. Without it, the whole reference is inserted.",
+                ),
+                io.Image.Input(
+                    "fill",
+                    optional=True,
+                    tooltip="The photo with the hole already filled, for the recipe background_mask_fill. "
+                    "Without it, PatchMatch fills the hole.",
+                ),
+                io.Combo.Input(
+                    "recipe",
+                    options=list(RECIPES),
+                    default=DEFAULT_RECIPE,
+                    tooltip="Which conditioning images the checkpoint was trained on, in their order:\n"
+                    + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
+                ),
+                io.Combo.Input(
+                    "resolution",
+                    options=list(RESOLUTIONS),
+                    default="native",
+                    tooltip="The size of the crop. native: the photo's own pixels, up to 1536 a side. A number: the "
+                    "longest side, for checkpoints trained at it. The photo around the crop keeps its resolution.",
+                ),
+                io.Float.Input(
+                    "context",
+                    default=1.5,
+                    min=1.0,
+                    max=8.0,
+                    step=0.1,
+                    tooltip="How much of the photo around the mask the editor sees: the crop's size over the mask's.",
+                ),
+                io.Int.Input("grow", default=0, min=0, max=512, tooltip="Widen the mask by this many pixels."),
+                io.Int.Input(
+                    "feather",
+                    default=16,
+                    min=0,
+                    max=512,
+                    tooltip="Pixels over which the edit fades into the photo, outwards from the mask.",
+                ),
+                io.Boolean.Input("fill_holes", default=False, tooltip="Close the holes that the mask encloses."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="mask_rgb", tooltip="The mask of the crop, as an image."),
+                io.Image.Output(display_name="background", tooltip="The crop outside the mask."),
+                io.Image.Output(display_name="object", tooltip="The crop inside the mask, or the reference."),
+                ConditionsType.Output(display_name="conditions", tooltip="For Edit Sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        recipe: str,
+        resolution: str,
+        context: float,
+        grow: int,
+        feather: int,
+        fill_holes: bool,
+        mask: Tensor | None = None,
+        reference: Tensor | None = None,
+        reference_mask: Tensor | None = None,
+        fill: Tensor | None = None,
+    ) -> io.NodeOutput:
+        conditions = prepare(
+            image,
+            mask,
+            reference=reference,
+            reference_mask=reference_mask,
+            fill=fill,
+            recipe=recipe,
+            resolution=resolution,
+            context=context,
+            grow=grow,
+            fill_holes=fill_holes,
+            feather=feather,
+        )
+        sources = Sources(conditions.crop, conditions.reference)
+        return io.NodeOutput(*(condition(sources, name) for name in ("mask", "background", "object")), conditions)

@@ -1,0 +1,105 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLES
+from PIL import Image
+
+from artmancer import cli, images
+from artmancer.masks import refine
+
+SHUTTLE = ["--mask", str(EXAMPLES / "astronaut_shuttle_mask.png"), "--task", "removal"]
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_a_photo_a_mask_and_a_task_give_an_edited_photo(tmp_path: Path, capsys, example) -> None:
+    assert run("edit", EXAMPLES / "astronaut.png", *SHUTTLE, "-o", tmp_path / "out.png") == 0
+    assert "draft/removal" in capsys.readouterr().out
+    outside = refine.feather(example("astronaut_shuttle_mask"), 16) == 0
+    result = images.load(tmp_path / "out.png").image
+    assert torch.equal(result[outside], example("astronaut")[outside])
+    assert not torch.equal(result, example("astronaut"))
+
+
+def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out.png"
+    assert run("edit", EXAMPLES / "chelsea.png", "--task", "white-balance", "-o", output, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["output"] == str(output)
+    assert answer["report"]["editor"] == "draft/white_balance"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["gone.png", "--task", "removal"], "no file 'gone.png'", "not_found"),
+        ([EXAMPLES / "coffee.png", "--task", "removal"], "mask is needed", "mask_missing"),
+        ([EXAMPLES / "coffee.png", *SHUTTLE], "512x512 but the image is 600x400", "invalid_request"),
+        ([EXAMPLES / "README.md", "--task", "white_balance"], "not a picture", "invalid_image"),
+        (
+            [EXAMPLES / "coffee.png", "--task", "insertion", "--mask", EXAMPLES / "coffee_mask.png"],
+            "inserts a reference",
+            "reference_missing",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(tmp_path: Path, capsys, arguments, said, code) -> None:
+    assert run("edit", *arguments, "-o", tmp_path / "out.png") == 1
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("artmancer: ") and error.count("\n") == 1
+    assert run("edit", *arguments, "-o", tmp_path / "out.png", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["error_type"] == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_input_is_not_overwritten(tmp_path: Path, capsys) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes((EXAMPLES / "chelsea.png").read_bytes())
+    assert run("edit", photo, "--task", "white_balance", "-o", photo) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert photo.read_bytes() == (EXAMPLES / "chelsea.png").read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, capsys) -> None:
+    assert run("edit", "gone.png", "--task", "removal", "-o", tmp_path / "out.heic") == 1
+    assert run("edit", "gone.png", "--task", "removal", "-o", tmp_path / "no" / "out.png") == 1
+    said = capsys.readouterr().err
+    assert "out.heic" in said and "does not exist" in said and "gone.png" not in said
+
+
+def test_jpeg_is_written_with_a_warning(tmp_path: Path, caplog) -> None:
+    assert run("edit", EXAMPLES / "chelsea.png", "--task", "white_balance", "-o", tmp_path / "out.jpg") == 0
+    assert "write PNG" in caplog.text
+    assert Image.open(tmp_path / "out.jpg").format == "JPEG"
+
+
+@pytest.mark.parametrize("arguments", [[], ["edit"], ["edit", "a.png", "--task", "x", "-o", "b.png"]])
+def test_wrong_usage_is_exit_code_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 2
+
+
+def test_doctor_says_what_is_there_and_how_to_get_what_is_not(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert run("doctor") == 1
+    said = capsys.readouterr().out
+    assert "ok      torch" in said and "missing ComfyUI" in said and "set COMFYUI_PATH" in said
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "models" / "loras" / "wb_cp.safetensors").touch()
+    (tmp_path / "main.py").touch()
+    assert run("doctor", "--json") == 0
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert "wb_cp.safetensors" in findings["models/loras"]["found"]
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).with_name("artmancer")
+    answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith("artmancer 0.")

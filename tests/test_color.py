@@ -1,0 +1,75 @@
+import pytest
+import torch
+from pictures import disc
+from torch import Tensor
+
+from artmancer import color
+
+
+@pytest.fixture
+def photo(example) -> Tensor:
+    return example("coffee")[:, 80:336, 200:456]
+
+
+def seam(edited: Tensor, original: Tensor, mask: Tensor) -> float:
+    ring = (mask == 0) & (color.refine.distance(mask[0]) <= 4)
+    return ((edited - original)[ring].abs().mean() * 255).item()
+
+
+def test_a_gain_an_offset_and_a_slope_are_undone(photo: Tensor) -> None:
+    mask = disc(256, 256, 128, 128, 60)
+    slope = torch.linspace(-0.03, 0.03, 256).view(1, 1, -1, 1)
+    edited = photo * torch.tensor([0.9, 1.05, 1.1]) + torch.tensor([0.02, -0.03, 0.01]) + slope
+    assert seam(edited, photo, mask) > 5
+    assert seam(color.match_rim(edited, photo, mask), photo, mask) < 1
+
+
+def test_a_shadow_across_the_rim_does_not_tint_the_rest(photo: Tensor) -> None:
+    mask = disc(256, 256, 128, 128, 60)
+    edited = photo * 0.95 + 0.03
+    edited[:, 180:, :128] *= 0.3
+    matched = color.match_rim(edited, photo, mask)
+    untouched = matched[:, :170] - photo[:, :170]
+    assert untouched.abs().mean() * 255 < 1.5
+
+
+def test_noise_on_a_flat_wall_does_not_take_the_contrast_out_of_the_object() -> None:
+    random = torch.Generator().manual_seed(0)
+    wall = 0.6 + 0.01 * torch.randn(1, 128, 128, 3, generator=random)
+    edited = 0.6 + 0.01 * torch.randn(1, 128, 128, 3, generator=random)
+    mask = disc(128, 128, 64, 64, 30)
+    edited[:, 54:74, 54:74] = 0.1
+    matched = color.match_rim(edited, wall, mask)
+    assert matched[:, 54:74, 54:74].mean() == pytest.approx(0.1, abs=0.06)
+
+
+def test_an_edit_that_changed_nothing_around_it_stays_bit_for_bit(photo: Tensor) -> None:
+    mask = disc(256, 256, 128, 128, 60)
+    edited = torch.where(mask.unsqueeze(-1) > 0, torch.rand_like(photo), photo)
+    assert torch.equal(color.match_rim(edited, photo, mask), edited)
+    assert torch.equal(color.match_rim(edited, photo, torch.ones_like(mask)), edited), "no ring"
+
+
+def test_linear_light_and_back() -> None:
+    levels = torch.linspace(0, 1, 256)
+    assert torch.allclose(color.to_srgb(color.to_linear(levels)), levels, atol=1e-6)
+    assert color.to_linear(torch.tensor(0.5)) == pytest.approx(0.21404, abs=1e-5)
+
+
+@pytest.mark.parametrize("gains", [(1.3, 1.0, 0.7), (0.8, 1.1, 1.2)])
+def test_a_fitted_change_of_colours_serves_another_resolution(photo: Tensor, gains: tuple[float, ...]) -> None:
+    def cast(image: Tensor) -> Tensor:
+        return color.to_srgb((color.to_linear(image) * torch.tensor(gains)).clamp(0, 1))
+
+    small = photo[:, ::4, ::4]
+    after = cast(small)
+    after[:, :12, :12] = 0.5  # what else the edit did
+    change = color.fit_change(small[0], after[0])
+    error = (change(photo) - cast(photo)).abs() * 255
+    assert error.mean() < 0.5 and error.quantile(0.999) < 4
+
+
+def test_no_change_is_fitted_as_none(photo: Tensor) -> None:
+    assert (color.fit_change(photo[0], photo[0])(photo) - photo).abs().max() * 255 < 0.01
+    black = torch.zeros(8, 8, 3)
+    assert (color.fit_change(black, black)(photo) - photo).abs().max() * 255 < 0.01

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from pictures import disc
+from torch import Tensor
+
+from artmancer import region
+from artmancer.conditions import RECIPES, Sources, cut_out, edges, place, split
+from artmancer.errors import ArtMancerError
+from artmancer.region import Window
+
+
+@pytest.fixture
+def sources(example) -> Sources:
+    crop = region.crop(example("coffee"), example("coffee_mask"))
+    return Sources(crop, cut_out(example("astronaut"), example("astronaut_patch_mask")))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_gives_its_images_in_order_at_the_crops_size(sources: Sources, recipe: str) -> None:
+    images = split(sources, recipe)
+    assert tuple(images) == RECIPES[recipe].conditions
+    assert {tuple(image.shape) for image in images.values()} == {tuple(sources.crop.image.shape)}
+
+
+def test_background_and_object_are_the_crop_outside_and_inside_the_mask(sources: Sources) -> None:
+    images = split(Sources(sources.crop))
+    assert torch.allclose(images["background"] + images["object"], sources.crop.image)
+    assert torch.equal(images["mask"][..., 0], sources.crop.mask)
+    assert (images["background"][sources.crop.mask == 1] == 0).all()
+
+
+def test_a_reference_stands_in_for_the_object(sources: Sources) -> None:
+    shown = split(sources)["object"]
+    assert not torch.equal(shown, split(Sources(sources.crop))["object"])
+    assert (shown[0, 0, 0] == 0).all(), "black around the cut-out"
+
+
+def test_the_fill_is_patchmatch_or_what_is_connected(sources: Sources) -> None:
+    hole = sources.crop.mask > 0
+    filled = split(sources, "background_mask_fill")["fill"]
+    assert torch.equal(filled[~hole], sources.crop.image[~hole]) and not torch.equal(filled, sources.crop.image)
+    given = torch.rand_like(sources.crop.image)
+    assert torch.equal(split(Sources(sources.crop, fill=given), "background_mask_fill")["fill"], given)
+
+
+def test_a_recipe_that_shows_the_reference_needs_one(sources: Sources) -> None:
+    with pytest.raises(ArtMancerError) as caught:
+        split(Sources(sources.crop), "reference_mask_background")
+    assert caught.value.code == "reference_missing"
+
+
+def test_place_keeps_the_aspect_ratio_and_the_colours_at_the_edge() -> None:
+    image = torch.zeros(1, 100, 100, 3)
+    mask = disc(100, 100, 50, 50, 30)
+    image[mask > 0] = torch.tensor([1.0, 0.5, 0.2])
+    placed = place(cut_out(image, mask), (200, 300), Window(20, 40, 180, 240))
+    found = region.bounds((placed.mask[0] > 0.5).float())
+    assert abs((found.bottom - found.top) - 160) <= 2 and abs((found.right - found.left) - 160) <= 2
+    assert abs((found.left + found.right) / 2 - 140) <= 1
+    assert (placed.image[placed.mask > 0.1] - torch.tensor([1.0, 0.5, 0.2])).abs().max() < 0.02, "no dark fringe"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "said"),
+    [
+        (torch.zeros(2, 8, 8, 3), None, "2 images; expected one"),
+        (torch.zeros(1, 8, 8, 3), torch.ones(1, 9, 8), "but the reference is 8x8"),
+        (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "mask of the reference is black"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(image: Tensor, mask: Tensor | None, said: str) -> None:
+    with pytest.raises(ArtMancerError, match=said):
+        cut_out(image, mask)
+
+
+def test_edges_are_white_lines_where_brightness_jumps() -> None:
+    image = torch.zeros(1, 40, 40, 3)
+    image[:, :, 20:] = 1
+    lines = edges(image)
+    assert lines[:, :, 19:21].amax() == 1 and lines[:, :, :15].amax() == 0

@@ -1,0 +1,227 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pictures import disc, smooth_picture
+from torch import Tensor
+
+from artmancer import region
+from artmancer.errors import ArtMancerError
+from artmancer.masks import refine
+
+TARGETS = [{}, {"longest_side": 512}, {"longest_side": 1024}, {"pixels": 256 * 256}, {"pixels": 2**20}]
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, int]:
+    """Any height and width from 1 to 4096, of at most a megapixel."""
+    height = draw(st.integers(1, 4096))
+    width = draw(st.integers(1, min(4096, 2**20 // height)))
+    return height, width
+
+
+@st.composite
+def masks(draw: st.DrawFn, height: int, width: int) -> Tensor:
+    """One to three rectangles, soft or hard, anywhere; down to one pixel, up to the whole frame."""
+    mask = torch.zeros(1, height, width)
+    for _ in range(draw(st.integers(1, 3))):
+        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+        bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+        mask[:, top:bottom, left:right] = draw(st.sampled_from([1.0, 0.5, 0.2]))
+    return mask
+
+
+def same_bits(one: Tensor, other: Tensor) -> Tensor:
+    return one.view(torch.int32) == other.view(torch.int32)
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), size=sizes())
+def test_outside_the_feathered_mask_every_bit_stays(data: st.DataObject, size: tuple[int, int]) -> None:
+    batch = data.draw(st.integers(1, 3)) if size[0] * size[1] < 2**18 else 1
+    mask = torch.cat([data.draw(masks(*size)) for _ in range(batch)])
+    image = torch.randn(batch, *size, 3)  # values outside 0..1 and -0.0 come back too
+    grow, feather = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 40))
+    fill_holes, target = data.draw(st.booleans()), data.draw(st.sampled_from(TARGETS))
+
+    crop = region.crop(image, mask, grow=grow, feather=feather, fill_holes=fill_holes, **target)
+    height, width = crop.region.size
+    assert height % 32 == 0 and width % 32 == 0
+    assert height * crop.region.box_size[1] == width * crop.region.box_size[0], "stretched"
+    edited = torch.full_like(crop.image, torch.nan)
+    result = region.stitch(edited, image, mask, crop.region)
+
+    whole = refine.grow(refine.fill_holes(mask) if fill_holes else mask, grow)
+    outside = refine.feather(whole, feather) == 0
+    assert same_bits(result, image)[outside].all()
+    assert result[~outside].isnan().all(), "all of the mask is edited"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), size=sizes(), context=st.floats(1, 4))
+@example(data=None, size=(1, 1), context=1.0)
+def test_stitching_the_unchanged_native_crop_gives_the_picture(
+    data: st.DataObject | None, size: tuple[int, int], context: float
+) -> None:
+    mask = data.draw(masks(*size)) if data else torch.ones(1, *size)
+    image = torch.rand(1, *size, 3)
+    crop = region.crop(image, mask, context=context)
+    if crop.region.scale == 1:
+        assert same_bits(region.stitch(crop.image, image, mask, crop.region), image).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(64, 900),
+    width=st.integers(64, 900),
+    y=st.floats(0, 1),
+    x=st.floats(0, 1),
+    radius=st.floats(0.02, 0.7),
+    target=st.sampled_from(TARGETS[1:]),
+    seed=st.integers(0, 9),
+)
+def test_resampling_keeps_smooth_pictures_within_two_levels(
+    height: int, width: int, y: float, x: float, radius: float, target: dict[str, int], seed: int
+) -> None:
+    mask = disc(height, width, round(y * (height - 1)), round(x * (width - 1)), radius * min(height, width))
+    plan = region.crop(torch.zeros(1, height, width, 3), mask, **target).region
+    image = smooth_picture(height, width, wavelength=max(48, 24 / plan.scale), seed=seed)
+    crop = region.crop(image, mask, **target)
+    result = region.stitch(crop.image, image, mask, crop.region)
+    assert (result - image).abs().max() <= 2 / 255
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("height", "width", "radius"), [(700, 900, 200), (333, 517, 90), (1500, 1501, 700)])
+def test_nothing_shifts(height: int, width: int, radius: int, target: dict[str, int]) -> None:
+    noise = torch.rand(1, height, width, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, -1, 3)
+    image = torch.from_numpy(cv2.GaussianBlur(noise[0].numpy(), (0, 0), 3)).unsqueeze(0)
+    mask = disc(height, width, height / 2 - 7, width / 2 + 11, radius)
+    crop = region.crop(image, mask, **target)
+    result = region.stitch(crop.image, image, mask, crop.region)
+    inside = mask[0].numpy() * cv2.GaussianBlur(mask[0].numpy(), (0, 0), 10)
+    pictures = [(picture[0, ..., 0] - 0.5).numpy() * inside for picture in (image, result)]
+    (x, y), _ = cv2.phaseCorrelate(*pictures)
+    assert math.hypot(x, y) < 0.05
+
+
+@pytest.mark.parametrize(
+    "mask",
+    {
+        "corner": torch.eye(200)[None].cumsum(1).flip(2).clamp(max=1),
+        "one pixel wide": torch.zeros(1, 200, 200).index_fill(2, torch.tensor([77]), 1),
+        "one pixel": torch.zeros(1, 200, 200).index_put(
+            (torch.tensor(0), torch.tensor(199), torch.tensor(0)), torch.tensor(1.0)
+        ),
+        "islands": disc(200, 200, 20, 20, 9) + disc(200, 200, 180, 170, 12),
+        "full frame": torch.ones(1, 200, 200),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_the_crop_shows_all_of_the_mask_and_what_is_around(mask: tuple[str, Tensor]) -> None:
+    shape = mask[1]
+    image = torch.rand(1, 200, 200, 3)
+    crop = region.crop(image, shape)
+    assert crop.mask.sum() >= shape.sum()
+    box = region.bounds(shape[0]).widen(region.MIN_MARGIN).clip(region.Window(0, 0, 200, 200))
+    top, left = crop.region.corners[0]
+    assert top <= box.top and left <= box.left
+    assert top + crop.region.box_size[0] >= box.bottom and left + crop.region.box_size[1] >= box.right
+
+
+def test_a_batch_keeps_one_size_and_each_its_own_place() -> None:
+    mask = torch.cat([disc(300, 400, 40, 50, 20), disc(300, 400, 250, 330, 45)])
+    image = torch.rand(2, 300, 400, 3)
+    crop = region.crop(image, mask)
+    assert crop.image.shape == (2, *crop.region.size, 3)
+    assert crop.region.corners[0] != crop.region.corners[1]
+    for index in range(2):
+        alone = region.crop(image[index : index + 1], mask[index : index + 1])
+        assert alone.mask.sum() == crop.mask[index].sum()
+
+
+def test_one_mask_serves_all_pictures_of_a_batch() -> None:
+    image = torch.rand(3, 100, 120, 3)
+    mask = disc(100, 120, 50, 50, 20)
+    crop = region.crop(image, mask)
+    result = region.stitch(crop.image * 0, image, mask, crop.region)
+    assert (result[:, 50, 50] == 0).all() and torch.equal(result[:, 0], image[:, 0])
+
+
+def test_past_the_pictures_end_its_edge_is_repeated() -> None:
+    image = torch.rand(1, 20, 300, 3)
+    crop = region.crop(image, torch.ones(1, 20, 300))
+    assert crop.region.size == (32, 320)
+    top, left = crop.region.corners[0]
+    assert torch.equal(crop.image[0, 0, -left:][:300], image[0, 0])
+    assert torch.equal(crop.image[0, -top : 20 - top, 0], image[0, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"), [({}, 1536), ({"longest_side": 512}, 512), ({"longest_side": 700}, 672)]
+)
+def test_the_crop_keeps_to_its_size(options: dict[str, int], longest: int) -> None:
+    crop = region.crop(torch.zeros(1, 3000, 2500, 3), torch.ones(1, 3000, 2500), **options)
+    assert max(crop.region.size) == longest
+
+
+def test_the_crop_keeps_to_its_pixel_budget() -> None:
+    for height, width in [(3000, 2500), (500, 4000), (40, 40), (100, 1)]:
+        crop = region.crop(torch.zeros(1, height, width, 3), torch.ones(1, height, width), pixels=2**18)
+        assert math.prod(crop.region.size) <= 2**18
+
+
+def test_a_feather_without_room_is_refused() -> None:
+    image, mask = torch.rand(1, 200, 200, 3), disc(200, 200, 100, 100, 10)
+    crop = region.crop(image, mask)
+    with pytest.raises(ValueError, match="feather=50"):
+        region.stitch(crop.image, image, mask, crop.region, feather=50)
+
+
+def test_a_crop_of_another_size_is_refused() -> None:
+    image, mask = torch.rand(1, 200, 200, 3), disc(200, 200, 100, 100, 10)
+    crop = region.crop(image, mask)
+    with pytest.raises(ValueError, match=r"\(96, 96\)"):
+        region.stitch(torch.zeros(1, 64, 64, 3), image, mask, crop.region)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "code", "said"),
+    [
+        (torch.zeros(1, 50, 60, 3), torch.zeros(1, 50, 60), "mask_empty", "black everywhere"),
+        (torch.zeros(2, 50, 60, 3), torch.stack([torch.ones(50, 60), torch.zeros(50, 60)]), "mask_empty", "Mask 2"),
+        (torch.zeros(1, 50, 60, 3), torch.ones(1, 60, 50), "invalid_request", "mask is 50x60 but the image is 60x50"),
+        (torch.zeros(3, 50, 60, 3), torch.ones(2, 50, 60), "invalid_request", r"batch of 3"),
+        (torch.zeros(1, 50, 60, 4), torch.ones(1, 50, 60), "invalid_request", r"\[1, 50, 60, 4\]"),
+        (torch.full((1, 50, 60, 3), torch.nan), torch.ones(1, 50, 60), "invalid_request", "image holds NaN"),
+        (torch.full((1, 50, 60, 3), torch.inf), torch.ones(1, 50, 60), "invalid_request", "infinite"),
+        (torch.zeros(1, 50, 60, 3), torch.full((1, 50, 60), torch.nan), "invalid_request", "mask holds NaN"),
+    ],
+)
+def test_what_does_not_fit_is_refused(image: Tensor, mask: Tensor, code: str, said: str) -> None:
+    with pytest.raises(ArtMancerError, match=said) as caught:
+        region.crop(image, mask)
+    assert caught.value.code == code
+
+
+def test_recolor_changes_the_pixels_themselves_inside_the_mask() -> None:
+    image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
+    plan = region.crop(image, mask, longest_side=64).region
+    result = region.recolor([lambda colors: 1 - colors], image, mask, plan)
+    inside = mask > 0
+    assert torch.equal(result[inside], 1 - image[inside])
+    assert same_bits(result, image)[refine.feather(mask, 16) == 0].all()
+
+
+def test_outside_error_sees_a_changed_pixel() -> None:
+    image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
+    plan = region.crop(image, mask).region
+    changed = image.clone()
+    assert region.outside_error(changed, image, mask, plan) == 0
+    corner = np.argwhere((refine.feather(mask, 16) == 0)[0, 30:170, 30:170].numpy())[0] + 30
+    changed[0, corner[0], corner[1]] += 0.5
+    assert region.outside_error(changed, image, mask, plan) > 0

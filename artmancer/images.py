@@ -38,7 +38,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 # What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
-_BROKEN = (OSError, SyntaxError, ValueError, OverflowError)
+_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError)
 
 _STRIP = 512  # rows converted at a time, so that a large picture is never held twice
 

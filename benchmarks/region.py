@@ -1,0 +1,219 @@
+"""What crop and stitch cost, beside the limits that a machine sets: one look at the mask, one copy of the picture.
+
+Results are kept alive while a size is measured, as ComfyUI's cache keeps them, so that every copy and every stitch pays
+for memory of its own; the order of the calls is drawn anew in each round.
+
+Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
+
+--peer : a checkout of ComfyUI-Inpaint-CropAndStitch, whose nodes are then measured beside ours (in ComfyUI's modules,
+    from $COMFYUI_PATH or ~/comfy/ComfyUI), with their own default settings on the CPU
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from artmancer import region
+from artmancer.doctor import comfyui_folder
+from artmancer.masks import refine
+
+ROOT = Path(__file__).parents[1]
+SIZES = ((1024, 1024), (3840, 2160), (7680, 4320))
+MASK_SIDE = 400
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure; `limit` is a maximum, None: a figure without one; `ok` None: not measured."""
+
+    name: str
+    value: float | None
+    unit: str
+    limit: float | None = None
+    ok: bool | None = True
+
+
+def row(name: str, value: float, unit: str, limit: float | None = None) -> Row:
+    return Row(name, value, unit, limit, limit is None or value <= limit)
+
+
+def median_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    for call in calls.values():
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    kept = []
+    for _ in range(rounds):
+        for name in random.sample(list(calls), len(calls)):
+            start = time.perf_counter()
+            kept.append(calls[name]())
+            taken[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def crop_and_stitch(rounds: int, peer: "Peer | None") -> list[Row]:
+    rows = []
+    for width, height in SIZES:
+        image = torch.rand(1, height, width, 3)
+        mask = torch.zeros(1, height, width)
+        top, left = (height - MASK_SIDE) // 2, (width - MASK_SIDE) // 2
+        mask[:, top : top + MASK_SIDE, left : left + MASK_SIDE] = 1
+        crop = region.crop(image, mask)
+        edited = torch.rand_like(crop.image)
+        # What is kept of an 8K picture is large: fewer rounds.
+        fitting = max(5, min(rounds, 2**32 // image.nbytes // 3))
+        taken = median_ms(
+            {
+                "amax": lambda mask=mask: mask.amax(2),
+                "clone": lambda image=image: image.clone(),
+                "crop": lambda image=image, mask=mask: region.crop(image, mask),
+                "stitch": lambda edited=edited, image=image, mask=mask, plan=crop.region: region.stitch(
+                    edited, image, mask, plan
+                ),
+            },
+            fitting,
+        )
+        size = f"{width}x{height}"
+        rows += [
+            row(f"{size}: one mask.amax(2)", taken["amax"], "ms"),
+            row(f"{size}: crop", taken["crop"], "ms", 25 + 3 * taken["amax"]),
+            row(f"{size}: one image.clone()", taken["clone"], "ms"),
+            row(f"{size}: stitch", taken["stitch"], "ms", 1.3 * taken["clone"]),
+        ]
+        outside = refine.feather(mask, crop.region.feather) == 0
+        result = region.stitch(edited, image, mask, crop.region)
+        changed = (result != image).any(-1) & outside
+        rows.append(row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0))
+        if peer:
+            rows += peer.rows(size, image, mask)
+    return rows
+
+
+class Peer:
+    """The nodes of ComfyUI-Inpaint-CropAndStitch, from a checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        sys.path.insert(0, str(comfyui_folder()))
+        sys.argv[1:] = ["--cpu"]
+        importlib.import_module("comfy.options").enable_args_parsing()
+        spec = importlib.util.spec_from_file_location("peer", folder / "inpaint_cropandstitch.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.cropper, self.stitcher = module.InpaintCropImproved(), module.InpaintStitchImproved()
+        inputs = self.cropper.INPUT_TYPES()["required"]
+        self.settings: dict[str, Any] = {
+            name: given[1]["default"] for name, given in inputs.items() if len(given) > 1 and "default" in given[1]
+        }
+        self.settings["device_mode"] = "cpu (compatible)"
+
+    def rows(self, size: str, image: torch.Tensor, mask: torch.Tensor) -> list[Row]:
+        start = time.perf_counter()
+        stitcher, cropped, _ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)[:3]
+        middle = time.perf_counter()
+        result = self.stitcher.inpaint_stitch(stitcher, torch.rand_like(cropped))[0]
+        end = time.perf_counter()
+        outside = refine.feather(mask, self.settings["mask_blend_pixels"]) == 0
+        changed = (result != image).any(-1) & outside
+        return [
+            row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),
+            row(f"{size}: the peer's stitch", 1000 * (end - middle), "ms"),
+            row(f"{size}: the peer's pixels changed outside its blend", float(changed.sum()), "px"),
+        ]
+
+
+IMPORT = """
+import asyncio, logging, sys, time
+sys.path.insert(0, sys.argv[1])
+pack = sys.argv[2]
+sys.argv[1:] = ["--cpu"]
+logging.disable()
+from comfy import options
+options.enable_args_parsing()
+import nodes
+import comfy_api.latest  # which ComfyUI's own nodes have imported before any pack's
+start = time.perf_counter()
+asyncio.run(nodes.load_custom_node(pack))
+print(time.perf_counter() - start)
+"""
+
+
+def import_time() -> Row:
+    """The pack's, in a ComfyUI that has started; the best of three."""
+    name = "import of the pack in ComfyUI"
+    if not (comfyui_folder() / "main.py").is_file():
+        return Row(f"{name}: not measured, no ComfyUI", None, "s", 0.1, None)
+    command = [sys.executable, "-c", IMPORT, str(comfyui_folder()), str(ROOT)]
+    taken = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) for _ in range(3)
+    ]
+    return row(name, min(taken), "s", 0.1)
+
+
+def edit_of_24_megapixels() -> list[Row]:
+    """Peak memory of `artmancer edit` on a noisy 6000x4000 photo, for each task."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        photo, mask, result = (str(Path(folder) / name) for name in ("photo.png", "mask.png", "result.png"))
+        noise = np.random.default_rng(0).integers(-8, 9, (4000, 6000, 3))
+        smooth = np.array(Image.open(ROOT / "workflows/examples/astronaut.png").resize((6000, 4000)))
+        Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(photo, compress_level=1)
+        hole = np.zeros((4000, 6000), np.uint8)
+        hole[1500:2100, 2500:3300] = 255
+        Image.fromarray(hole).save(mask)
+        masked = ["--mask", mask]
+        for task, options in {"removal": masked, "white_balance": [], "white_balance, masked": masked}.items():
+            command = [sys.executable, "-m", "artmancer.cli", "edit", photo, *options, "-o", result]
+            process = subprocess.Popen([*command, "--task", task.split(",")[0]], stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f"artmancer edit failed: {task}")
+            rows.append(row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2))
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    width = max(len(one.name) for one in rows)
+    lines = [f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
+    for one in rows:
+        value = "not measured" if one.value is None else f"{one.value:.2f} {one.unit}"
+        limit = "" if one.limit is None else f"{one.limit:.2f} {one.unit}"
+        lines.append(f"{one.name:{width}}  {value:>12}  {limit:>12}  {'MISSED' if one.ok is False else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--peer", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    rows = [
+        # First: a process starts with the peak of the one that started it.
+        *edit_of_24_megapixels(),
+        import_time(),
+        *crop_and_stitch(options.rounds, Peer(options.peer) if options.peer else None),
+    ]
+    text = json.dumps([asdict(one) for one in rows], indent=1) if options.json else table(rows)
+    sys.stdout.write(text + "\n")
+    return 1 if any(one.ok is False for one in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

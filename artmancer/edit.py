@@ -79,7 +79,6 @@ def prepare(
         images = split(sources, recipe)
     return Conditions(
         image=image,
-        mask=where,
         masked=mask is not None,
         crop=crop,
         recipe=recipe,
@@ -129,10 +128,10 @@ def edit(
     with _timed(seconds, "stitch"):
         if editor.variant == "white_balance":
             changes = [color.fit_change(old, new) for old, new in zip(crop.image, edited, strict=True)]
-            result = region.recolor(changes, conditions.image, conditions.mask, crop.region)
+            result = region.recolor(changes, conditions.image, crop.region)
         else:
             pasted = color.match_rim(edited, crop.image, crop.mask) if match else edited
-            result = region.stitch(pasted, conditions.image, conditions.mask, crop.region)
+            result = region.stitch(pasted, conditions.image, crop.region)
     outside = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale)) == 0
     report = Report(
         editor=editor.name,
@@ -144,7 +143,7 @@ def edit(
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         peak_memory=_peak_memory(),
         outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
-        outside_psnr=_psnr(region.outside_error(result, conditions.image, conditions.mask, crop.region)),
+        outside_psnr=_psnr(region.outside_error(result, conditions.image, crop.region)),
         drift_px=drift(edited, crop.image, outside),
     )
     return EditResult(result, report)

@@ -16,8 +16,8 @@ VARIANTS = ("insertion", "removal", "white_balance")
 class Conditions:
     """What an editor sees of one edit, and the way back to the picture.
 
-    image, mask : the picture and its mask as they came, IMAGE [B, H, W, 3] and MASK [B or 1, H, W]
-    masked : False where no mask was given, and `mask` is 1 everywhere
+    image : the picture as it came, IMAGE [B, H, W, 3]
+    masked : False where no mask was given, and all of the picture is to be edited
     crop : the part around the mask
     recipe : which conditioning images there are
     images : those images by name, in order, each an IMAGE [B, h, w, 3] of the crop's size
@@ -26,7 +26,6 @@ class Conditions:
     """
 
     image: Tensor
-    mask: Tensor
     masked: bool
     crop: Crop
     recipe: str

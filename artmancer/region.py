@@ -6,7 +6,7 @@ result reads the whole picture.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,43 +25,7 @@ NATIVE_LIMIT = 1536
 MIN_MARGIN = 32
 """Pixels of picture that a crop shows around the mask at least."""
 
-_STRIP = 64  # rows blended at a time, so that what is held besides the picture stays small
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where a crop came from, and how to go back.
-
-    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture was filled up with
-    the picture's edge pixels.
-
-    image_size : (height, width) of the picture
-    box_size : (height, width) of the part that was taken, in pixels of the picture
-    corners : (top, left) of that part for each picture of the batch, negative past the edge
-    size : (height, width) of the crop, multiples of 32, of exactly the box's aspect ratio
-    grow, fill_holes, feather : how the mask is prepared, see `crop`
-    """
-
-    image_size: tuple[int, int]
-    box_size: tuple[int, int]
-    corners: tuple[tuple[int, int], ...]
-    size: tuple[int, int]
-    grow: int
-    fill_holes: bool
-    feather: int
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the crop per pixel of the picture."""
-        return self.size[0] / self.box_size[0]
-
-
-class Crop(NamedTuple):
-    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back. h x w = region.size"""
-
-    image: Tensor
-    mask: Tensor
-    region: Region
+_STRIP = 128  # rows blended at a time, so that what is held besides the picture stays small
 
 
 class Window(NamedTuple):
@@ -91,6 +55,49 @@ class Window(NamedTuple):
         return picture[self.top : self.bottom, self.left : self.right]
 
 
+class Fade(NamedTuple):
+    """What an edit touches of one picture: the window, and how much of the edit shows in it, alpha [h, w] in 0..1."""
+
+    window: Window
+    alpha: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Where a crop came from, and how to go back.
+
+    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture was filled up with
+    the picture's edge pixels.
+
+    image_size : (height, width) of the picture
+    box_size : (height, width) of the part that was taken, in pixels of the picture
+    corners : (top, left) of that part for each picture of the batch, negative past the edge
+    size : (height, width) of the crop, multiples of 32, of exactly the box's aspect ratio
+    feather : pixels over which the edit fades out around the mask
+    fades : the feathered mask of each picture, where it is not 0
+    """
+
+    image_size: tuple[int, int]
+    box_size: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+    feather: int
+    fades: tuple[Fade, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the crop per pixel of the picture."""
+        return self.size[0] / self.box_size[0]
+
+
+class Crop(NamedTuple):
+    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back. h x w = region.size"""
+
+    image: Tensor
+    mask: Tensor
+    region: Region
+
+
 def crop(
     image: Tensor,
     mask: Tensor,
@@ -117,7 +124,7 @@ def crop(
     context : the box's size over the mask's, at least 1; there are always MIN_MARGIN pixels around the mask
     grow : pixels by which the mask is widened
     fill_holes : close the holes that the mask encloses
-    feather : pixels over which `stitch` may fade the edit out; the box leaves room for them
+    feather : pixels over which the edit fades into the picture, outwards from the mask
 
     Raises
     ------
@@ -145,8 +152,6 @@ def crop(
             for box in boxes
         ),
         size=size,
-        grow=grow,
-        fill_holes=fill_holes,
         feather=feather,
     )
     part = take(image, region)
@@ -155,8 +160,11 @@ def crop(
             "invalid_request",
             "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look at the node before.",
         )
-    hole = _refine(_extract(mask.expand(len(image), -1, -1), region), region)
-    return Crop(part, _resize(hole.unsqueeze(-1), size, "bilinear")[..., 0], region)
+    hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
+    hole = refine.grow(refine.fill_holes(hole) if fill_holes else hole, grow)
+    fades = [_fade(one, box, corner, region) for one, box, corner in zip(hole, boxes, region.corners, strict=True)]
+    hole = _resize(hole.unsqueeze(-1), size, "bilinear")[..., 0]
+    return Crop(part, hole, replace(region, fades=tuple(fades)))
 
 
 def take(image: Tensor, region: Region) -> Tensor:
@@ -164,16 +172,14 @@ def take(image: Tensor, region: Region) -> Tensor:
     return _resize(_extract(image, region), region.size)
 
 
-def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather: int | None = None) -> Tensor:
+def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
     """Paste an edited crop back where it came from.
 
     Parameters
     ----------
-    edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size
+    edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size, finite
     image : IMAGE [B, H, W, 3], the untouched original
-    mask : MASK [B, H, W] (or [1, H, W]), 1 = edited, as it was given to `crop`
-    region : what `crop` gave
-    feather : pixels over which the edit fades into the original, outwards from the mask; default: the region's
+    region : what `crop` gave; it holds the feathered mask
 
     Returns
     -------
@@ -181,13 +187,12 @@ def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather:
 
     Raises
     ------
-    ValueError : the crop's size is not the region's, or the region leaves no room for the feather.
+    ValueError : the crop's size is not the region's.
     """
     if edited.shape[:3] != (len(region.corners), *region.size):
-        raise ValueError(f"stitch: the edited crop is {tuple(edited.shape)}, the region's is {region.size}.")
+        raise ValueError(f"stitch: the edited crop is {list(edited.shape)}, the region's is {region.size}.")
     result = image.clone()
-    for index, (top, left) in enumerate(region.corners):
-        window, alpha = _faded(mask, region, index, feather)
+    for index, ((window, alpha), (top, left)) in enumerate(zip(region.fades, region.corners, strict=True)):
         piece = window.move(-top, -left).of(_resize(edited[index : index + 1], region.box_size)[0].to(image))
         base = window.of(result[index])
         for rows in _strips(base):
@@ -195,42 +200,34 @@ def stitch(edited: Tensor, image: Tensor, mask: Tensor, region: Region, feather:
     return result
 
 
-def recolor(
-    changes: Sequence[Callable[[Tensor], Tensor]],
-    image: Tensor,
-    mask: Tensor,
-    region: Region,
-    feather: int | None = None,
-) -> Tensor:
+def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region: Region) -> Tensor:
     """Change the colours of the picture itself, inside the feathered mask, at full resolution.
 
     Parameters
     ----------
     changes : for each picture of the batch: gives the new colours [..., 3] of old ones [..., 3], in 0..1
-    image, mask, region, feather : as for `stitch`
+    image, region : as for `stitch`
 
     Returns
     -------
     IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit.
     """
     result = image.clone()
-    for index, change in enumerate(changes):
-        window, alpha = _faded(mask, region, index, feather)
-        base = window.of(result[index])
+    for one, change, (window, alpha) in zip(result, changes, region.fades, strict=True):
+        base = window.of(one)
         for rows in _strips(base):
             _blend(base[rows], change(base[rows]), alpha[rows])
     return result
 
 
-def outside_error(result: Tensor, image: Tensor, mask: Tensor, region: Region, feather: int | None = None) -> Tensor:
+def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
     """The mean square error between two pictures where the feathered mask is 0, a scalar; NaN: it is 0 nowhere.
 
     It looks at the rectangle around the feathered mask; nothing else is ever written to.
     """
     total, count = torch.zeros(()), torch.zeros(())
-    for index in range(len(image)):
-        window, alpha = _faded(mask, region, index, feather)
-        new, old = window.of(result[index]), window.of(image[index])
+    for new, old, (window, alpha) in zip(result, image, region.fades, strict=True):
+        new, old = window.of(new), window.of(old)
         for rows in _strips(alpha):
             outside = alpha[rows] == 0
             total += (new[rows] - old[rows])[outside].square().sum()
@@ -341,27 +338,11 @@ def _resize(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Te
     return planes.permute(0, 2, 3, 1).clamp(0, 1)
 
 
-def _refine(mask: Tensor, region: Region) -> Tensor:
-    mask = mask.clamp(0, 1)
-    if region.fill_holes:
-        mask = refine.fill_holes(mask)
-    return refine.grow(mask, region.grow)
-
-
-def _faded(mask: Tensor, region: Region, index: int, feather: int | None) -> tuple[Window, Tensor]:
-    """The part of the picture that an edit touches, and how much of the edit shows there, [h, w]."""
-    feather = region.feather if feather is None else feather
-    if feather > max(MIN_MARGIN, region.feather):
-        raise ValueError(
-            f"stitch: a feather of {feather} px does not fit the region, which was cropped with feather="
-            f"{region.feather}. Crop with feather={feather}."
-        )
-    top, left = region.corners[index]
-    height, width = region.image_size
-    box = Window(top, left, top + region.box_size[0], left + region.box_size[1]).clip(Window(0, 0, height, width))
-    one = mask[index if len(mask) > 1 else 0]
-    window = bounds(box.of(one)).move(box.top, box.left).widen(region.grow + feather).clip(box)
-    return window, refine.feather(_refine(window.of(one).unsqueeze(0), region), feather)[0]
+def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) -> Fade:
+    """The feathered mask around `box`, from the mask [h, w] of the part that was taken."""
+    window = box.widen(region.feather).clip(Window(0, 0, *region.image_size))
+    here = window.move(-corner[0], -corner[1]).of(hole)
+    return Fade(window, refine.feather(here.unsqueeze(0), region.feather)[0])
 
 
 def _strips(picture: Tensor) -> Iterator[slice]:
@@ -370,6 +351,6 @@ def _strips(picture: Tensor) -> Iterator[slice]:
 
 
 def _blend(base: Tensor, piece: Tensor, alpha: Tensor) -> None:
-    """Blend piece over base, both [h, w, 3], in place; where alpha [h, w] is 0, base keeps its bits."""
-    weight = alpha.unsqueeze(-1).expand(-1, -1, 3).contiguous()
-    base.copy_(torch.where(weight > 0, torch.lerp(base, piece, weight), base))
+    """Blend piece over base, both [h, w, 3], in place."""
+    # An alpha of three channels, because lerp is ten times slower where it has to broadcast.
+    base.lerp_(piece, alpha.unsqueeze(-1).expand(-1, -1, 3).contiguous())

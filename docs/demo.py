@@ -71,7 +71,7 @@ def row(task: str, files: dict[str, str], output: Path) -> list[Image.Image]:
     )
     shown = [
         images.to_pil(photo),
-        images.to_pil(conditions.mask[0].contiguous()),
+        Image.open(given["mask"]) if "mask" in given else Image.new("L", images.to_pil(photo).size, "white"),
         *(images.to_pil(conditions.images[name]) for name in RECIPES[conditions.recipe].conditions),
         Image.open(output),
     ]

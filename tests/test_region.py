@@ -44,7 +44,7 @@ def same_bits(one: Tensor, other: Tensor) -> Tensor:
 def test_outside_the_feathered_mask_every_bit_stays(data: st.DataObject, size: tuple[int, int]) -> None:
     batch = data.draw(st.integers(1, 3)) if size[0] * size[1] < 2**18 else 1
     mask = torch.cat([data.draw(masks(*size)) for _ in range(batch)])
-    image = torch.randn(batch, *size, 3)  # values outside 0..1 and -0.0 come back too
+    image = torch.randn(batch, *size, 3)  # values outside 0..1 come back too
     grow, feather = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 40))
     fill_holes, target = data.draw(st.booleans()), data.draw(st.sampled_from(TARGETS))
 
@@ -52,13 +52,13 @@ def test_outside_the_feathered_mask_every_bit_stays(data: st.DataObject, size: t
     height, width = crop.region.size
     assert height % 32 == 0 and width % 32 == 0
     assert height * crop.region.box_size[1] == width * crop.region.box_size[0], "stretched"
-    edited = torch.full_like(crop.image, torch.nan)
-    result = region.stitch(edited, image, mask, crop.region)
+    edited = torch.full_like(crop.image, 7)
+    result = region.stitch(edited, image, crop.region)
 
     whole = refine.grow(refine.fill_holes(mask) if fill_holes else mask, grow)
     outside = refine.feather(whole, feather) == 0
     assert same_bits(result, image)[outside].all()
-    assert result[~outside].isnan().all(), "all of the mask is edited"
+    assert (result != image)[~outside & (whole > 0)].all(), "all of the mask is edited"
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,7 +71,7 @@ def test_stitching_the_unchanged_native_crop_gives_the_picture(
     image = torch.rand(1, *size, 3)
     crop = region.crop(image, mask, context=context)
     if crop.region.scale == 1:
-        assert same_bits(region.stitch(crop.image, image, mask, crop.region), image).all()
+        assert same_bits(region.stitch(crop.image, image, crop.region), image).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,7 +91,7 @@ def test_resampling_keeps_smooth_pictures_within_two_levels(
     plan = region.crop(torch.zeros(1, height, width, 3), mask, **target).region
     image = smooth_picture(height, width, wavelength=max(48, 24 / plan.scale), seed=seed)
     crop = region.crop(image, mask, **target)
-    result = region.stitch(crop.image, image, mask, crop.region)
+    result = region.stitch(crop.image, image, crop.region)
     assert (result - image).abs().max() <= 2 / 255
 
 
@@ -102,7 +102,7 @@ def test_nothing_shifts(height: int, width: int, radius: int, target: dict[str, 
     image = torch.from_numpy(cv2.GaussianBlur(noise[0].numpy(), (0, 0), 3)).unsqueeze(0)
     mask = disc(height, width, height / 2 - 7, width / 2 + 11, radius)
     crop = region.crop(image, mask, **target)
-    result = region.stitch(crop.image, image, mask, crop.region)
+    result = region.stitch(crop.image, image, crop.region)
     inside = mask[0].numpy() * cv2.GaussianBlur(mask[0].numpy(), (0, 0), 10)
     pictures = [(picture[0, ..., 0] - 0.5).numpy() * inside for picture in (image, result)]
     (x, y), _ = cv2.phaseCorrelate(*pictures)
@@ -148,7 +148,7 @@ def test_one_mask_serves_all_pictures_of_a_batch() -> None:
     image = torch.rand(3, 100, 120, 3)
     mask = disc(100, 120, 50, 50, 20)
     crop = region.crop(image, mask)
-    result = region.stitch(crop.image * 0, image, mask, crop.region)
+    result = region.stitch(crop.image * 0, image, crop.region)
     assert (result[:, 50, 50] == 0).all() and torch.equal(result[:, 0], image[:, 0])
 
 
@@ -175,18 +175,11 @@ def test_the_crop_keeps_to_its_pixel_budget() -> None:
         assert math.prod(crop.region.size) <= 2**18
 
 
-def test_a_feather_without_room_is_refused() -> None:
-    image, mask = torch.rand(1, 200, 200, 3), disc(200, 200, 100, 100, 10)
-    crop = region.crop(image, mask)
-    with pytest.raises(ValueError, match="feather=50"):
-        region.stitch(crop.image, image, mask, crop.region, feather=50)
-
-
 def test_a_crop_of_another_size_is_refused() -> None:
     image, mask = torch.rand(1, 200, 200, 3), disc(200, 200, 100, 100, 10)
     crop = region.crop(image, mask)
     with pytest.raises(ValueError, match=r"\(96, 96\)"):
-        region.stitch(torch.zeros(1, 64, 64, 3), image, mask, crop.region)
+        region.stitch(torch.zeros(1, 64, 64, 3), image, crop.region)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +204,7 @@ def test_what_does_not_fit_is_refused(image: Tensor, mask: Tensor, code: str, sa
 def test_recolor_changes_the_pixels_themselves_inside_the_mask() -> None:
     image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
     plan = region.crop(image, mask, longest_side=64).region
-    result = region.recolor([lambda colors: 1 - colors], image, mask, plan)
+    result = region.recolor([lambda colors: 1 - colors], image, plan)
     inside = mask > 0
     assert torch.equal(result[inside], 1 - image[inside])
     assert same_bits(result, image)[refine.feather(mask, 16) == 0].all()
@@ -221,7 +214,7 @@ def test_outside_error_sees_a_changed_pixel() -> None:
     image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
     plan = region.crop(image, mask).region
     changed = image.clone()
-    assert region.outside_error(changed, image, mask, plan) == 0
+    assert region.outside_error(changed, image, plan) == 0
     corner = np.argwhere((refine.feather(mask, 16) == 0)[0, 30:170, 30:170].numpy())[0] + 30
     changed[0, corner[0], corner[1]] += 0.5
-    assert region.outside_error(changed, image, mask, plan) > 0
+    assert region.outside_error(changed, image, plan) > 0

@@ -1,13 +1,12 @@
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
+from comfyui import ComfyUI
+from places import EXAMPLES
 from torch import Tensor
 
 from artmancer import images
-
-ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "workflows" / "examples"
+from artmancer.doctor import comfyui_folder
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +18,16 @@ def example() -> Callable[[str], Tensor]:
         return images.load_mask(path) if name.endswith("_mask") else images.load(path).image
 
     return load
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """A running ComfyUI with the pack, on a free loopback port."""
+    if not (comfyui_folder() / "main.py").is_file():
+        pytest.skip(f"no ComfyUI in {comfyui_folder()}, and none could be installed (set COMFYUI_PATH)")
+    server = ComfyUI(tmp_path_factory.mktemp("comfyui"))
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLES
 from PIL import Image
+from places import EXAMPLES
 
 from artmancer import cli, images
 from artmancer.masks import refine

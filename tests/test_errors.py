@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 from artmancer.errors import CODES, ArtMancerError
 

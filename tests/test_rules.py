@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES, ROOT
+from places import EXAMPLES, ROOT
 
 import artmancer
 

@@ -137,8 +137,11 @@ class ComfyUI:
                         await session.post(path)
                     if event["type"] in ("execution_success", "execution_error", "execution_interrupted"):
                         break
-                async with session.get(f"/history/{run.prompt_id}") as answer:
-                    run.outputs = (await answer.json()).get(run.prompt_id, {}).get("outputs", {})
+                history: dict[str, Any] = {}
+                while run.prompt_id not in history:  # written a moment after the last event
+                    async with session.get(f"/history/{run.prompt_id}") as answer:
+                        history = await answer.json()
+                run.outputs = history[run.prompt_id]["outputs"]
                 return run
 
         return asyncio.run(listen())

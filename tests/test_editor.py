@@ -1,0 +1,143 @@
+"""The pack in ComfyUI's own editor, in a real browser."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfyui import ComfyUI
+from places import ROOT
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_LoadEditor'])"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import Error, sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=quiet)
+        except Error as error:
+            pytest.skip(f"no Chromium, and none could be installed ({str(error).splitlines()[0]})")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(comfyui: ComfyUI, browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1800, "height": 1000})
+    page.goto(comfyui.url)
+    page.wait_for_function(READY, timeout=60_000)
+    yield page
+    page.close()
+
+
+def open_template(page: Any, name: str) -> None:
+    page.evaluate(
+        """async (name) => {
+          const graph = await (await fetch(`/api/workflow_templates/artmancer/${name}.json`)).json();
+          await window.app.loadGraphData(graph, true, true, name);
+        }""",
+        name,
+    )
+
+
+def run(page: Any) -> dict[str, Any]:
+    """Queue the open graph as the Run button does; its entry in the history."""
+
+    def history() -> dict[str, Any]:
+        return dict(page.evaluate("fetch('/api/history').then((answer) => answer.json())"))
+
+    before = history()
+    page.evaluate("window.app.queuePrompt(0, 1)")
+    for _ in range(120):
+        if new := history().keys() - before.keys():
+            return dict(history()[new.pop()])
+        page.wait_for_timeout(500)
+    pytest.fail("the graph did not run within a minute")
+
+
+def test_the_templates_are_listed_with_their_thumbnails(page: Any, comfyui: ComfyUI) -> None:
+    listed = page.request.get(f"{comfyui.url}/api/workflow_templates").json()
+    assert sorted(listed["artmancer"]) == TEMPLATES == ["insertion", "removal", "white_balance"]
+    for name in TEMPLATES:
+        thumbnail = page.request.get(f"{comfyui.url}/api/workflow_templates/artmancer/{name}.jpg")
+        assert thumbnail.status == 200 and thumbnail.headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(page: Any, name: str) -> None:
+    open_template(page, name)
+    nodes = page.evaluate(
+        """() => window.app.graph.nodes.map((node) => ({
+          type: node.type, known: node.type in LiteGraph.registered_node_types, errors: !!node.has_errors,
+          box: [...node.pos, ...node.size],
+          missing: (node.widgets ?? [])
+            .filter(({ type, options }) => type === "combo" && Array.isArray(options.values))
+            .filter(({ value, options }) => !options.values.includes(value)).map(({ name }) => name),
+        }))"""
+    )
+    assert all(node["known"] and not node["errors"] and not node["missing"] for node in nodes), nodes
+    note = min(nodes, key=lambda node: node["box"][1])
+    assert note["type"] == "MarkdownNote", "a note on top"
+    for index, (x, y, width, height) in enumerate(node["box"] for node in nodes):
+        for other_x, other_y, other_width, other_height in (node["box"] for node in nodes[:index]):
+            apart = x >= other_x + other_width or other_x >= x + width
+            assert apart or y - 30 >= other_y + other_height or other_y - 30 >= y + height, "overlapping nodes"
+
+    entry = run(page)
+    assert entry["status"]["status_str"] == "success"
+    texts = [output["text"][0] for output in entry["outputs"].values() if "text" in output]
+    assert json.loads(texts[0])["editor"] == f"draft/{name}"
+
+
+def test_a_template_runs_where_the_example_photos_are_there_already(page: Any, comfyui: ComfyUI) -> None:
+    for _ in range(2):
+        open_template(page, "removal")
+    names = {path.name for path in (comfyui.base / "input" / "artmancer").iterdir()}
+    assert {"astronaut.png", "astronaut_shuttle_mask.png"} <= names and not any("(1)" in name for name in names)
+
+
+def test_an_endpoint_choice_offers_its_choices(page: Any) -> None:
+    offered = page.evaluate(
+        """() => {
+          const node = LiteGraph.createNode("ArtMancer_EndpointChoice");
+          window.app.graph.add(node);
+          const widget = (name) => node.widgets.find((widget) => widget.name === name);
+          widget("choices").value = "one\\ntwo";
+          return [...widget("value").options.values];
+        }"""
+    )
+    assert offered == ["one", "two"]
+
+
+def test_the_endpoint_opens_in_the_editor(page: Any) -> None:
+    graph = json.loads((ROOT / "workflows" / "api" / "generate.json").read_text())
+    page.evaluate("(graph) => window.app.loadApiJson(graph, 'generate')", graph)
+    back = page.evaluate("window.app.graphToPrompt().then((prompt) => prompt.output)")
+    assert {key: node["inputs"] for key, node in back.items()} == {key: node["inputs"] for key, node in graph.items()}
+
+
+def test_an_endpoint_image_shows_the_picture_like_load_image(page: Any, comfyui: ComfyUI) -> None:
+    open_template(page, "removal")
+    shown = page.evaluate(
+        """async () => {
+          const node = LiteGraph.createNode("ArtMancer_EndpointImage");
+          window.app.graph.add(node);
+          const widget = node.widgets.find((widget) => widget.name === "image");
+          widget.value = "artmancer/astronaut.png";
+          widget.callback?.(widget.value);
+          for (let wait = 0; wait < 50 && !node.imgs?.length; wait++)
+            await new Promise((done) => setTimeout(done, 100));
+          return [node.imgs?.[0]?.naturalWidth, node.widgets.map((widget) => widget.name)];
+        }"""
+    )
+    assert shown[0] == 512
+    assert "upload" in shown[1], "the button to choose a file"

@@ -12,11 +12,13 @@ Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
 """
 
 import argparse
+import datetime
 import importlib.util
 import itertools
 import json
 import multiprocessing
 import os
+import platform
 import random
 import statistics
 import subprocess
@@ -186,9 +188,18 @@ def edit_of_24_megapixels() -> list[Row]:
     return rows
 
 
+def machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    )
+    name = names[0].split(":")[1].strip() if names else platform.machine()
+    return f"{name}, {THREADS} threads, torch {torch.__version__}, {datetime.date.today()}"
+
+
 def table(rows: list[Row]) -> str:
     width = max(len(one.name) for one in rows)
-    lines = [f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
+    lines = [machine(), "", f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
     for one in rows:
         value = "not measured" if one.value is None else f"{one.value:.2f} {one.unit}"
         limit = "" if one.limit is None else f"{one.limit:.2f} {one.unit}"

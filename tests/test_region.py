@@ -58,7 +58,7 @@ def test_outside_the_feathered_mask_every_bit_stays(data: st.DataObject, size: t
     whole = refine.grow(refine.fill_holes(mask) if fill_holes else mask, grow)
     outside = refine.feather(whole, feather) == 0
     assert same_bits(result, image)[outside].all()
-    assert (result != image)[~outside & (whole > 0)].all(), "all of the mask is edited"
+    assert (result != image).any(-1)[~outside & (whole > 0)].all(), "all of the mask is edited"
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,7 +89,7 @@ def test_resampling_keeps_smooth_pictures_within_two_levels(
 ) -> None:
     mask = disc(height, width, round(y * (height - 1)), round(x * (width - 1)), radius * min(height, width))
     plan = region.crop(torch.zeros(1, height, width, 3), mask, **target).region
-    image = smooth_picture(height, width, wavelength=max(48, 24 / plan.scale), seed=seed)
+    image = smooth_picture(height, width, wavelength=max(80, 40 / plan.scale), seed=seed)
     crop = region.crop(image, mask, **target)
     result = region.stitch(crop.image, image, crop.region)
     assert (result - image).abs().max() <= 2 / 255

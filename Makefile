@@ -1,6 +1,7 @@
 # Everything below needs Python 3.10 or newer and make; the first run installs the rest into .venv.
 
 PYTHON ?= python3
+PORT ?= 8188
 export COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
 
 BIN := .venv/bin
@@ -22,11 +23,11 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-serve: comfyui  ## ComfyUI with the pack on 127.0.0.1:8188
-	@test -f "$$COMFYUI_PATH/main.py"
+serve: comfyui  ## ComfyUI with the pack on 127.0.0.1, PORT=8188
+	@test -f "$$COMFYUI_PATH/main.py" || { echo "Set COMFYUI_PATH to a ComfyUI and try again."; exit 1; }
 	@mkdir -p build/comfyui/custom_nodes build/comfyui/user
 	@ln -sfn "$(CURDIR)" build/comfyui/custom_nodes/artmancer
-	$(BIN)/python "$$COMFYUI_PATH/main.py" --base-directory "$(CURDIR)/build/comfyui" --listen 127.0.0.1 --port 8188 \
+	$(BIN)/python "$$COMFYUI_PATH/main.py" --base-directory "$(CURDIR)/build/comfyui" --listen 127.0.0.1 --port $(PORT) \
 		$(if $(shell command -v nvidia-smi),,--cpu)
 
 bench: comfyui  ## the benchmarks' tables
@@ -34,7 +35,7 @@ bench: comfyui  ## the benchmarks' tables
 
 requirements: $(INSTALLED)  ## pin the development packages anew
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade --quiet \
-		--no-emit-index-url --no-header --no-annotate -o requirements-dev.txt
+		--no-header --no-annotate -o requirements-dev.txt
 
 build:
 	@mkdir -p build

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused or failed (one sentence says why), 2 wrong usage, 
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("artmancer: interrupted; nothing was written.\n")
-        return 130
+        sys.stderr.flush()
+        os._exit(130)  # without waiting for a fill, which cannot be interrupted
     return code
 
 
@@ -45,23 +47,25 @@ def _parser() -> argparse.ArgumentParser:
     edit = commands.add_parser("edit", help="edit a photo", description="Edit a photo where its mask is white.")
     edit.set_defaults(run=_edit)
     edit.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, TIFF or GIF")
-    edit.add_argument("--task", required=True, type=_task, choices=TASKS, help="what to do")
+    edit.add_argument("--task", required=True, type=task, choices=TASKS, help="what to do")
     edit.add_argument("--mask", type=Path, help="a picture of the same size, white = edit; white balance needs none")
     edit.add_argument("--reference", type=Path, help="a picture of the object to insert")
     edit.add_argument(
-        "--reference-mask", type=Path, help="white where the object is in its picture; default: all of it"
+        "--reference-mask",
+        type=Path,
+        help="white where the object is in its picture; default: where that is not transparent",
     )
     edit.add_argument("--prompt", default="", help="the edit in words; the draft editor does not read them")
     edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
-    edit.add_argument("--grow", type=_pixels, default=0, metavar="PX", help="widen the mask (default 0)")
+    edit.add_argument("--grow", type=pixels, default=0, metavar="PX", help="widen the mask (default 0)")
     edit.add_argument(
         "--feather",
-        type=_pixels,
+        type=pixels,
         default=16,
         metavar="PX",
         help="fade out around the mask over this width (default 16)",
     )
-    edit.add_argument("--strength", type=_share, default=1.0, help="of the white balance, 0..1 (default 1)")
+    edit.add_argument("--strength", type=share, default=1.0, help="of the white balance, 0..1 (default 1)")
     edit.add_argument("-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly")
     edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
 
@@ -71,18 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(text: str) -> str:
+def task(text: str) -> str:
     return text.replace("-", "_")
 
 
-def _pixels(text: str) -> int:
+def pixels(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"expected 0 to 1024 pixels, got {value}")
     return value
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected 0 to 1, got {value}")
@@ -98,18 +102,24 @@ def _edit(options: argparse.Namespace) -> int:
     from .edit import edit, prepare
 
     images.check_writable(options.output)
-    if options.output.resolve() == options.image.resolve():
+    given = (options.image, options.mask, options.reference, options.reference_mask)
+    if options.output.resolve() in (path.resolve() for path in given if path):
         raise ArtMancerError(
-            "invalid_request", f"The output '{options.output}' is the input. Write to another file, and keep the photo."
+            "invalid_request",
+            f"The output '{options.output}' is one of the inputs. Write to another file, and keep it.",
         )
     if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
         logging.getLogger(__name__).warning("JPEG changes every pixel a little; write PNG to keep the rest exactly.")
     photo = images.load(options.image)
+    reference = images.load(options.reference) if options.reference else None
+    reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
+    if reference and reference_mask is None:
+        reference_mask = reference.alpha
     conditions = prepare(
         photo.image,
         images.load_mask(options.mask) if options.mask else None,
-        reference=images.load(options.reference).image if options.reference else None,
-        reference_mask=images.load_mask(options.reference_mask) if options.reference_mask else None,
+        reference=reference.image if reference else None,
+        reference_mask=reference_mask,
         grow=options.grow,
         feather=options.feather,
     )

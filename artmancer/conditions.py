@@ -66,9 +66,9 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    image = image.to(torch.float32)
-    mask = torch.ones(image.shape[:3]) if mask is None else mask.to(torch.float32)
+    mask = torch.ones(image.shape[:3]) if mask is None else mask
     check(image, mask, "reference")
+    image, mask = image.to(torch.float32), mask.to(torch.float32)
     if len(image) > 1:
         raise ArtMancerError(
             "invalid_request", f"The reference holds {len(image)} images; expected one. Pick one of the batch."
@@ -143,7 +143,7 @@ def _reference(sources: Sources) -> Tensor:
     if sources.reference is None:
         raise ArtMancerError(
             "reference_missing",
-            "This recipe shows the editor the object to insert, and there is no reference. Connect a reference image.",
+            "This recipe shows the editor the object to insert, and there is no reference. Give a reference image.",
         )
     height, width = sources.crop.mask.shape[1:]
     placed = place(sources.reference, (height, width), Window(0, 0, height, width))

@@ -77,7 +77,7 @@ def _comfyui() -> list[Finding]:
 
 
 def _listing(folder: Path) -> str:
-    files = (
-        sorted(path.name for path in folder.glob("*") if not path.name.startswith("put_")) if folder.is_dir() else []
-    )
-    return f"{folder}: {', '.join(files) if files else 'empty'}"
+    if not folder.is_dir():
+        return f"{folder}: not there"
+    files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("put_"))
+    return f"{folder}: {', '.join(files) or 'empty'}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .color import to_linear, to_srgb
 from .conditions import Reference, place
-from .editor import EditRequest
+from .editor import VARIANTS, EditRequest
 from .errors import ArtMancerError
 from .fill import fill
 from .images import to_uint8
@@ -20,7 +20,7 @@ from .progress import Progress
 from .region import bounds
 
 _LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
-_RIM = 0.25  # of an object's depth that Poisson blending rules
+_RIM = 3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class DraftEditor:
 
     variant: str
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ArtMancerError(
+                "invalid_request",
+                f"The variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}. Choose one.",
+            )
 
     @property
     def name(self) -> str:
@@ -85,9 +92,8 @@ def insert(image: Tensor, mask: Tensor, reference: Reference) -> Tensor:
         shape = placed.mask[0]
         if shape.max() < 0.5:
             continue  # scaled down until nothing is left
-        depth = refine.distance(1 - shape)
-        rim = (depth / (_RIM * depth.max()).clamp(min=4)).clamp(max=1).square().mul(shape).unsqueeze(-1)
-        blended = torch.lerp(_clone(placed.image[0], one, shape), placed.image[0], rim)
+        inside = (refine.distance(1 - shape) / _RIM).clamp(max=1).mul(shape).unsqueeze(-1)
+        blended = torch.lerp(_clone(placed.image[0], one, shape), placed.image[0], inside)
         one.copy_(torch.where(where.unsqueeze(-1) > 0, blended, one))
     return inserted
 

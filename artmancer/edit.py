@@ -57,8 +57,9 @@ def prepare(
     ------
     ArtMancerError : invalid_request, mask_empty, reference_missing
     """
-    image = image.to(torch.float32)
-    where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask.to(torch.float32)
+    where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
+    region.check(image, where)
+    image, where = image.to(torch.float32), where.to(torch.float32)
     seconds: dict[str, float] = {}
     with _timed(seconds, "crop"):
         crop = region.crop(

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +49,12 @@ class Picture:
     """A decoded file.
 
     image : IMAGE [1, H, W, 3]
+    alpha : MASK [1, H, W], 1 = opaque; None where the file has no transparency
     icc_profile : the colour profile the numbers are meant in; None means sRGB
     """
 
     image: Tensor
+    alpha: Tensor | None = None
     icc_profile: bytes | None = None
 
 
@@ -84,13 +87,15 @@ def decode(data: bytes, *, name: str = "the image") -> Picture:
     if picture.mode.startswith("I") or picture.mode == "F":
         gray = _deep_gray(picture)
         return Picture(gray.unsqueeze(-1).expand(-1, -1, 3).contiguous().unsqueeze(0))
+    alpha = None
     if picture.has_transparency_data:
+        alpha = _to_float(picture.convert("RGBA").getchannel("A")).unsqueeze(0)
         picture = _over(picture, "white")
-    return Picture(_to_float(picture.convert("RGB")).unsqueeze(0), profile)
+    return Picture(_to_float(picture.convert("RGB")).unsqueeze(0), alpha, profile)
 
 
 def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
-    """Decode a picture of a mask: white = edit, black = keep, transparent = keep.
+    """Decode a picture of a mask: white (or any bright colour) = edit, black = keep, transparent = keep.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
         return _deep_gray(picture).unsqueeze(0)
     if picture.has_transparency_data:
         picture = _over(picture, "black")
-    return _to_float(picture.convert("L")).unsqueeze(0)
+    return _to_float(picture.convert("RGB")).amax(-1).unsqueeze(0)
 
 
 def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BYTES) -> bytes:
@@ -161,7 +166,7 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
 
     Raises
     ------
-    ArtMancerError : invalid_request for a suffix that cannot be written, not_found for a folder that is not there
+    ArtMancerError : invalid_request for what cannot be written, not_found for a folder that is not there
     """
     path = Path(path)
     check_writable(path)
@@ -171,25 +176,33 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
         with partial.open("wb") as file:
             to_pil(image).save(file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format])
         partial.replace(path)
+    except OSError as error:
+        raise ArtMancerError("invalid_request", f"'{path}' cannot be written ({error}). Write elsewhere.") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
     """Refuse a file name that `save` could not write, before the work is done."""
+    if path.is_dir():
+        raise ArtMancerError("invalid_request", f"'{path}' is a folder. Name a file in it.")
     if path.suffix.lower() not in _SUFFIXES:
+        ending = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
         raise ArtMancerError(
-            "invalid_request",
-            f"'{path.name}' ends in '{path.suffix}'; expected one of {', '.join(_SUFFIXES)}. Rename the output.",
+            "invalid_request", f"'{path.name}' {ending}; expected one of {', '.join(_SUFFIXES)}. Rename the output."
         )
     if not path.parent.is_dir():
         raise ArtMancerError("not_found", f"The folder '{path.parent}' does not exist. Make it, or write elsewhere.")
+    if not os.access(path.parent, os.W_OK):
+        raise ArtMancerError("invalid_request", f"The folder '{path.parent}' cannot be written to. Write elsewhere.")
 
 
 def _read(path: str | Path) -> bytes:
     path = Path(path)
     if not path.is_file():
-        raise ArtMancerError("not_found", f"There is no file '{path}'. Check the path.")
+        what = "is a folder, not a file" if path.is_dir() else "is not there"
+        raise ArtMancerError("not_found", f"'{path}' {what}. Check the path.")
     _check_length(path.stat().st_size, path.name)
     return path.read_bytes()
 

@@ -248,17 +248,22 @@ def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
             f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
             "Remove the alpha channel, or load it again.",
         )
+    if not image.is_floating_point() or not mask.is_floating_point():
+        raise ArtMancerError(
+            "invalid_request",
+            f"The {what} is {image.dtype} and its mask {mask.dtype}; expected float32 in 0..1. Divide bytes by 255.",
+        )
     if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
         raise ArtMancerError(
             "invalid_request",
             f"The mask of the {what} has shape {list(mask.shape)}; expected [batch, height, width] with a batch of "
-            f"{image.shape[0]}, as many as there are images, or 1. Connect the masks that belong to these images.",
+            f"{image.shape[0]}, as many as there are images, or 1. Give the masks that belong to these images.",
         )
     if mask.shape[1:] != image.shape[1:3]:
         raise ArtMancerError(
             "invalid_request",
             f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is {image.shape[2]}x{image.shape[1]}. "
-            f"Resize the mask, or connect the mask that belongs to this {what}.",
+            f"Resize the mask, or give the mask that belongs to this {what}.",
         )
 
 

@@ -3,6 +3,7 @@
 Each carries a name and a help text: an endpoint's schema is made from them.
 """
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -36,6 +37,13 @@ def _picture(what: str) -> list[io.Input]:
     ]
 
 
+def _path(image: str | None, name: str, required: bool) -> Path | None:
+    path = comfy_host.input_file(image) if image else None
+    if path is None and required:
+        raise ArtMancerError("invalid_request", f"No picture was given for '{name}', which requires one. Send one.")
+    return path
+
+
 def _validate_picture(image: str | None, required: bool | None) -> bool | str:
     """ComfyUI asks with None for what is connected and not typed in."""
     if image in (None, "", NOTHING):
@@ -47,8 +55,8 @@ def _validate_picture(image: str | None, required: bool | None) -> bool | str:
     return True
 
 
-def _fingerprint(image: str) -> tuple[str, int]:
-    path = comfy_host.input_file(image)
+def _fingerprint(image: str | None) -> tuple[str | None, int]:
+    path = comfy_host.input_file(image) if image else None
     return (image, path.stat().st_mtime_ns if path else 0)
 
 
@@ -69,12 +77,12 @@ class EndpointImage(io.ComfyNode):
         return _validate_picture(image, required)
 
     @classmethod
-    def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str, int]:
+    def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str | None, int]:
         return _fingerprint(image)
 
     @classmethod
     def execute(cls, image: str, name: str, help: str, required: bool) -> io.NodeOutput:
-        path = comfy_host.input_file(image)
+        path = _path(image, name, required)
         return io.NodeOutput(images.load(path).image if path else None)
 
 
@@ -95,12 +103,12 @@ class EndpointMask(io.ComfyNode):
         return _validate_picture(image, required)
 
     @classmethod
-    def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str, int]:
+    def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str | None, int]:
         return _fingerprint(image)
 
     @classmethod
     def execute(cls, image: str, name: str, help: str, required: bool) -> io.NodeOutput:
-        path = comfy_host.input_file(image)
+        path = _path(image, name, required)
         return io.NodeOutput(images.load_mask(path) if path else None)
 
 
@@ -192,7 +200,9 @@ class EndpointFloat(io.ComfyNode):
 
 
 def _validate_range(value: float | None, minimum: float | None, maximum: float | None) -> bool | str:
-    if value is None or minimum is None or maximum is None or minimum <= value <= maximum:
+    if not all(isinstance(number, int | float) for number in (value, minimum, maximum)):
+        return True  # connected, or of a type that ComfyUI itself refuses
+    if minimum <= value <= maximum:
         return True
     return f"the value is {value}; expected {minimum} to {maximum}. Send one in that range."
 

@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
-        (["gone.png", "--task", "removal"], "no file 'gone.png'", "not_found"),
+        (["gone.png", "--task", "removal"], "'gone.png' is not there", "not_found"),
         ([EXAMPLES / "coffee.png", "--task", "removal"], "mask is needed", "mask_missing"),
         ([EXAMPLES / "coffee.png", *SHUTTLE], "512x512 but the image is 600x400", "invalid_request"),
         ([EXAMPLES / "README.md", "--task", "white_balance"], "not a picture", "invalid_image"),
@@ -58,19 +60,49 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(tmp_path: Path, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_the_input_is_not_overwritten(tmp_path: Path, capsys) -> None:
-    photo = tmp_path / "photo.png"
-    photo.write_bytes((EXAMPLES / "chelsea.png").read_bytes())
-    assert run("edit", photo, "--task", "white_balance", "-o", photo) == 1
-    assert "is the input" in capsys.readouterr().err
-    assert photo.read_bytes() == (EXAMPLES / "chelsea.png").read_bytes()
+@pytest.mark.parametrize("option", ["image", "mask", "reference", "reference-mask"])
+def test_no_input_is_overwritten(tmp_path: Path, capsys, option: str) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("image", "mask", "reference", "reference-mask")}
+    for path in files.values():
+        path.write_bytes((EXAMPLES / "chelsea.png").read_bytes())
+    options = [f"--{name}={path}" for name, path in files.items() if name != "image"]
+    assert run("edit", files["image"], *options, "--task", "insertion", "-o", files[option]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert files[option].read_bytes() == (EXAMPLES / "chelsea.png").read_bytes()
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, capsys) -> None:
-    assert run("edit", "gone.png", "--task", "removal", "-o", tmp_path / "out.heic") == 1
-    assert run("edit", "gone.png", "--task", "removal", "-o", tmp_path / "no" / "out.png") == 1
+    (tmp_path / "folder.png").mkdir()
+    for output in (tmp_path / "out.heic", tmp_path / "no" / "out.png", tmp_path / "folder.png", tmp_path / "out"):
+        assert run("edit", "gone.png", "--task", "removal", "-o", output) == 1
     said = capsys.readouterr().err
-    assert "out.heic" in said and "does not exist" in said and "gone.png" not in said
+    assert all(part in said for part in ("ends in '.heic'", "does not exist", "is a folder", "has no ending"))
+    assert "gone.png" not in said
+
+
+def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
+    cut_out = Image.open(EXAMPLES / "astronaut.png").convert("RGBA")
+    cut_out.putalpha(Image.open(EXAMPLES / "astronaut_patch_mask.png"))
+    cut_out.save(tmp_path / "patch.png")
+    options = ["--task=insertion", f"--mask={EXAMPLES / 'coffee_mask.png'}", f"--reference={tmp_path / 'patch.png'}"]
+    assert run("edit", EXAMPLES / "coffee.png", *options, "-o", tmp_path / "out.png") == 0
+    color = images.load(tmp_path / "out.png").image[0, 270:370, 470:570].mean((0, 1))
+    assert color[2] > color[1], "the patch is violet"
+
+
+def test_ctrl_c_ends_at_once_with_nothing_written(tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 3000), "gray").save(tmp_path / "photo.png")
+    mask = Image.new("L", (3000, 3000))
+    mask.paste(255, (800, 800, 2200, 2200))
+    mask.save(tmp_path / "mask.png")
+    command = [sys.executable, "-m", "artmancer.cli", "edit", "photo.png", "--mask=mask.png", "--task=removal"]
+    process = subprocess.Popen([*command, "-o", "out.png"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    assert process.poll() is None, "it is filling"
+    process.send_signal(signal.SIGINT)
+    assert "nothing was written" in process.communicate(timeout=2)[1]
+    assert process.returncode == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "mask.png"}
 
 
 def test_jpeg_is_written_with_a_warning(tmp_path: Path, caplog) -> None:

@@ -152,6 +152,18 @@ def test_a_picture_that_is_not_in_the_input_folder_is_refused(comfyui: ComfyUI, 
     assert ("no picture was given" if name == "(none)" else "input folder") in said
 
 
+@pytest.mark.parametrize(
+    ("node", "field", "value"), [("8", "value", "abc"), ("10", "value", "four"), ("6", "value", 7)]
+)
+def test_a_value_of_the_wrong_type_says_so_without_internals(
+    comfyui: ComfyUI, node: str, field: str, value: Any
+) -> None:
+    graph = removal(comfyui)
+    graph[node]["inputs"][field] = value
+    status, answer = comfyui.queue(graph)
+    assert status == 200 or "not supported between" not in json.dumps(answer)
+
+
 def failure(comfyui: ComfyUI, graph: dict[str, Any]) -> str:
     run = comfyui.run(graph)
     assert run.outcome == "execution_error"
@@ -169,6 +181,9 @@ def test_a_mistake_fails_the_node_with_our_sentence(comfyui: ComfyUI, tmp_path: 
     assert "black everywhere" in failure(comfyui, generate(comfyui, **photo, mask_image=black))
     assert "A mask is needed for removal" in failure(comfyui, generate(comfyui, **photo))
     assert "cut off" in failure(comfyui, generate(comfyui, task_type="white_balance", input_image=cut_off))
+    nothing = generate(comfyui, **photo)
+    nothing["1"]["inputs"]["image"] = None
+    assert "No picture was given for 'input_image'" in failure(comfyui, nothing)
     words = generate(comfyui, **{**photo, "task_type": "insertion"}, mask_image=EXAMPLES / "coffee_mask.png")
     assert "cannot draw from words" in failure(comfyui, words)
 

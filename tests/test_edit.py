@@ -103,6 +103,22 @@ def test_a_whole_frame_cannot_be_removed(example) -> None:
     assert caught.value.code == "mask_missing"
 
 
+def test_thin_parts_of_an_object_stay_opaque() -> None:
+    photo, mask = torch.full((1, 200, 200, 3), 0.9), torch.zeros(1, 200, 200)
+    mask[:, 40:160, 40:160] = 1
+    lamp = torch.zeros(1, 120, 120)
+    lamp[:, :40] = lamp[:, :, 57:63] = 1  # a shade on a stem six pixels wide
+    conditions = prepare(photo, mask, reference=torch.zeros(1, 120, 120, 3), reference_mask=lamp)
+    result = edit(DraftEditor("insertion"), conditions, match=False).image
+    assert result[0, 100:150, 99:101].max() < 0.15
+    assert result[0, 100:150, 60:80].min() > 0.85
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(ArtMancerError, match="None; expected one of insertion"):
+        DraftEditor(None)
+
+
 def test_white_balance_removes_a_cast_and_keeps_texture() -> None:
     random = torch.Generator().manual_seed(0)
     gray = torch.rand(1, 300, 2000, 1, generator=random).mul(0.5).add(0.2).expand(-1, -1, -1, 3)

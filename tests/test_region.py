@@ -190,6 +190,12 @@ def test_a_crop_of_another_size_is_refused() -> None:
         (torch.zeros(1, 50, 60, 3), torch.ones(1, 60, 50), "invalid_request", "mask is 50x60 but the image is 60x50"),
         (torch.zeros(3, 50, 60, 3), torch.ones(2, 50, 60), "invalid_request", r"batch of 3"),
         (torch.zeros(1, 50, 60, 4), torch.ones(1, 50, 60), "invalid_request", r"\[1, 50, 60, 4\]"),
+        (
+            torch.zeros(1, 50, 60, 3, dtype=torch.uint8),
+            torch.ones(1, 50, 60),
+            "invalid_request",
+            "uint8.*expected float32",
+        ),
         (torch.full((1, 50, 60, 3), torch.nan), torch.ones(1, 50, 60), "invalid_request", "image holds NaN"),
         (torch.full((1, 50, 60, 3), torch.inf), torch.ones(1, 50, 60), "invalid_request", "infinite"),
         (torch.zeros(1, 50, 60, 3), torch.full((1, 50, 60), torch.nan), "invalid_request", "mask holds NaN"),

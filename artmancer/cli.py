@@ -9,9 +9,13 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .errors import ArtMancerError
+
+if TYPE_CHECKING:
+    from .editor import Editor
 
 TASKS = ("removal", "insertion", "white_balance")
 
@@ -55,7 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="white where the object is in its picture; default: where that is not transparent",
     )
+    edit.add_argument("--editor", choices=("draft", "qwen"), default="draft", help="who edits (default: draft)")
+    edit.add_argument("--base", type=Path, help="qwen: the folder of Qwen-Image-Edit; default: $MODEL_PATH")
+    edit.add_argument("--variant-file", type=Path, help="qwen: the task's LoRA; default: the base alone")
     edit.add_argument("--prompt", default="", help="the edit in words; the draft editor does not read them")
+    edit.add_argument("--negative", default=" ", help="qwen: what to avoid (default: a space, as in training)")
+    edit.add_argument("--steps", type=int, default=10, help="qwen: denoising steps (default 10)")
+    edit.add_argument("--cfg", type=float, default=4.0, help="qwen: guidance scale, 1 = off (default 4)")
     edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
     edit.add_argument("--grow", type=pixels, default=0, metavar="PX", help="widen the mask (default 0)")
     edit.add_argument(
@@ -65,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PX",
         help="fade out around the mask over this width (default 16)",
     )
-    edit.add_argument("--strength", type=share, default=1.0, help="of the white balance, 0..1 (default 1)")
+    edit.add_argument("--strength", type=share, default=1.0, help="of the white balance, or of the LoRA (default 1)")
     edit.add_argument("-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly")
     edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
 
@@ -98,7 +108,6 @@ def _edit(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from . import images
-    from .draft import DraftEditor
     from .edit import edit, prepare
 
     images.check_writable(options.output)
@@ -115,21 +124,27 @@ def _edit(options: argparse.Namespace) -> int:
     reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
     if reference and reference_mask is None:
         reference_mask = reference.alpha
+    editor, recipe, resolution = _editor(options)
     conditions = prepare(
         photo.image,
         images.load_mask(options.mask) if options.mask else None,
         reference=reference.image if reference else None,
         reference_mask=reference_mask,
+        recipe=recipe,
+        resolution=resolution,
         grow=options.grow,
         feather=options.feather,
     )
     with tqdm(total=1, disable=True if options.json else None, bar_format="{desc} {elapsed}", leave=False) as bar:
         result = edit(
-            DraftEditor(options.task, options.strength),
+            editor,
             conditions,
             prompt=options.prompt,
+            negative=options.negative,
             seed=options.seed,
-            progress=lambda done, total, doing: bar.set_description_str(doing),
+            steps=options.steps,
+            cfg=options.cfg,
+            progress=lambda done, total, doing: bar.set_description_str(f"{doing} {done}/{total}"),
         )
     images.save(options.output, result.image, photo.icc_profile)
     report = result.report
@@ -139,6 +154,27 @@ def _edit(options: argparse.Namespace) -> int:
         stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
         _write(f"{options.output}: {report.editor}, crop {report.crop_size[1]}x{report.crop_size[0]}, {stages}")
     return 0
+
+
+def _editor(options: argparse.Namespace) -> "tuple[Editor, str, str]":
+    """The editor that was asked for, its recipe, and the resolution its checkpoint was trained at."""
+    from .conditions import DEFAULT_RECIPE
+
+    if options.editor == "draft":
+        from .draft import DraftEditor
+
+        return DraftEditor(options.task, options.strength), DEFAULT_RECIPE, "native"
+    from .qwen import checkpoints, pipeline
+    from .qwen.editor import QwenEditor
+
+    folder = options.base or os.environ.get("MODEL_PATH")
+    if not folder:
+        raise ArtMancerError(
+            "checkpoint_missing", "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH."
+        )
+    checkpoint = checkpoints.read(options.variant_file) if options.variant_file else checkpoints.Checkpoint(None)
+    editor = QwenEditor(pipeline.load(Path(folder)), options.task, checkpoint.path, options.strength)
+    return editor, checkpoint.recipe or DEFAULT_RECIPE, checkpoint.resolution or "512"
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -57,6 +57,11 @@ def prepare(
     ------
     ArtMancerError : invalid_request, mask_empty, reference_missing
     """
+    if resolution not in RESOLUTIONS:
+        raise ArtMancerError(
+            "invalid_request",
+            f"The resolution is '{resolution}'; expected one of {', '.join(RESOLUTIONS)}. Choose one.",
+        )
     where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
     region.check(image, where)
     image, where = image.to(torch.float32), where.to(torch.float32)

@@ -28,6 +28,10 @@ CODES = {
         "Give a reference picture, and the mask that cuts the object out of it.",
         400,
     ),
+    "checkpoint_missing": ErrorCode(
+        "a model's file or folder is not there", "Put it where it was looked for, or name another.", 503
+    ),
+    "generation_failed": ErrorCode("a model cannot be loaded or run", "See the message; try another checkpoint.", 500),
     "not_found": ErrorCode("a file that was named is not there", "Check the path.", 404),
 }
 

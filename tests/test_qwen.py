@@ -1,0 +1,276 @@
+"""The Qwen editor on a tiny base with random weights, against the stock pipeline."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_qwen
+import torch
+from PIL import Image
+from places import EXAMPLES
+
+from artmancer import cli
+from artmancer.edit import edit, prepare
+from artmancer.errors import ArtMancerError
+from artmancer.masks import refine
+from artmancer.qwen import checkpoints, pipeline, sampler
+from artmancer.qwen.cache import Cache
+from artmancer.qwen.editor import QwenEditor
+
+PICTURES = [Image.open(EXAMPLES / name).convert("RGB") for name in ("astronaut.png", "coffee.png", "chelsea.png")]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_qwen.save_base(tmp_path_factory.mktemp("base") / "tiny-qwen")
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> pipeline.Base:
+    return pipeline.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def loras(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    made = tmp_path_factory.mktemp("loras")
+    styles = ("diffusers", "ai-toolkit", "bare")
+    return [
+        tiny_qwen.save_lora(made / f"{style}.safetensors", folder, style=style, seed=seed)
+        for seed, style in enumerate(styles)
+    ]
+
+
+def stock(loaded: Any, conditions: list[Image.Image], asked: sampler.Sampling) -> torch.Tensor:
+    loaded.set_progress_bar_config(disable=True)
+    picture = loaded(
+        image=conditions,
+        prompt=asked.prompt,
+        negative_prompt=asked.negative if asked.cfg != 1 else None,
+        true_cfg_scale=asked.cfg,
+        height=asked.height,
+        width=asked.width,
+        num_inference_steps=asked.steps,
+        generator=torch.Generator().manual_seed(asked.seed),
+        output_type="pt",
+    ).images
+    return picture.permute(0, 2, 3, 1)
+
+
+def ours(
+    loaded: Any, conditions: list[Image.Image], asked: sampler.Sampling, cache: Cache | None = None
+) -> torch.Tensor:
+    return sampler.sample(loaded, conditions, asked, lambda *_: None, cache or Cache())
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "cfg", "count"),
+    [((128, 192), 3, 4.0, 3), ((192, 128), 2, 1.0, 1), ((96, 320), 4, 2.5, 2), ((160, 160), 2, 7.0, 4)],
+)
+def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
+    base: pipeline.Base, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], steps: int, cfg: float, count: int
+) -> None:
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+
+    monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 256 * 256)
+    conditions = (PICTURES * 2)[:count]
+    asked = sampler.Sampling("remove it", " ", *size, steps, cfg, seed=count, condition_pixels=256 * 256)
+    expected = stock(base.pipeline, conditions, asked)
+    assert (ours(base.pipeline, conditions, asked) - expected).abs().max() <= 1e-4
+
+
+def test_at_one_megapixel_the_result_is_the_stock_pipelines(base: pipeline.Base) -> None:
+    asked = sampler.Sampling("a lamp", " ", 128, 128, 2, 1.0, 5, sampler.ONE_MEGAPIXEL)
+    expected = stock(base.pipeline, PICTURES[1:2], asked)
+    assert (ours(base.pipeline, PICTURES[1:2], asked) - expected).abs().max() <= 1e-4
+
+
+def test_qwen_image_edit_2511_is_the_same_pipeline(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+
+    monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 128 * 128)
+    newer = pipeline.load(tiny_qwen.save_base(tmp_path / "2511", zero_cond_t=True), "cpu").pipeline
+    asked = sampler.Sampling("remove it", " ", 96, 96, 2, 4.0, 1, 128 * 128)
+    assert (ours(newer, PICTURES[:2], asked) - stock(newer, PICTURES[:2], asked)).abs().max() <= 1e-4
+
+
+def test_a_single_step_is_sampled(base: pipeline.Base) -> None:
+    result = ours(base.pipeline, PICTURES[:1], sampler.Sampling("x", " ", 96, 96, 1, 1.0, 0, 96 * 96))
+    assert result.isfinite().all()
+
+
+def test_conditions_are_encoded_at_the_crops_own_size(base: pipeline.Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    encode = base.pipeline.vae.encode
+    monkeypatch.setattr(
+        base.pipeline.vae, "encode", lambda picture: sizes.append(picture.shape[-2:]) or encode(picture)
+    )
+    crop = PICTURES[0].resize((192, 128))
+    ours(base.pipeline, [crop], sampler.Sampling("x", " ", 128, 192, 1, 1.0, 0))
+    assert sizes == [(128, 192)]
+
+
+def test_another_seed_encodes_nothing_again(base: pipeline.Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"vae": 0, "text": 0}
+    encode, forward = base.pipeline.vae.encode, base.pipeline.text_encoder.forward
+
+    def count(name: str, call: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return call(*args, **kwargs)
+
+        return counted
+
+    monkeypatch.setattr(base.pipeline.vae, "encode", count("vae", encode))
+    monkeypatch.setattr(base.pipeline.text_encoder, "forward", count("text", forward))
+    cache, crops = Cache(), [picture.resize((128, 128)) for picture in PICTURES]
+    first = ours(base.pipeline, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 0), cache)
+    assert calls == {"vae": 3, "text": 2}
+    second = ours(base.pipeline, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 1), cache)
+    assert calls == {"vae": 3, "text": 2}
+    assert not torch.equal(first, second)
+    again = ours(base.pipeline, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 0))
+    assert torch.equal(first, again), "what is kept gives what is made anew"
+
+
+def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently() -> None:
+    cache = Cache(limit=100)
+    for name in "abc":
+        cache.get(name, lambda: torch.zeros(10))
+    assert cache.size == 80
+    kept = cache.get("b", lambda: torch.ones(10))
+    assert kept.sum() == 0 and cache.get("a", lambda: torch.ones(10)).sum() == 10
+
+
+def pictures(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torch.Tensor:
+    checkpoints.use(base, list(paths), [strength] * len(paths))
+    crop = PICTURES[0].resize((96, 96))
+    return ours(base.pipeline, [crop], sampler.Sampling("x", " ", 96, 96, 2, 4.0, 0), base.cache)
+
+
+def test_after_any_switching_a_variant_is_what_a_fresh_load_gives(folder: Path, loras: list[Path]) -> None:
+    fresh = {lora: pictures(pipeline.load(folder, "cpu"), lora) for lora in loras}
+    bare = pictures(pipeline.load(folder, "cpu"))
+    shared = pipeline.load(folder, "cpu")
+    for lora in [loras[0], loras[1], None, loras[0], loras[2], loras[2], None, loras[1]]:
+        result = pictures(shared, *([lora] if lora else []))
+        assert torch.equal(result, fresh[lora] if lora else bare)
+    assert not torch.equal(fresh[loras[0]], bare) and not torch.equal(fresh[loras[0]], fresh[loras[1]])
+
+
+def test_a_variant_is_read_once(folder: Path, loras: list[Path], tmp_path: Path) -> None:
+    loaded = pipeline.load(folder, "cpu")
+    mine = Path(shutil.copy(loras[0], tmp_path))
+    first = pictures(loaded, mine)
+    pictures(loaded, loras[1])
+    mine.unlink()
+    assert torch.equal(pictures(loaded, mine), first)
+
+
+def test_two_checkpoints_stack_and_strength_counts(folder: Path, loras: list[Path]) -> None:
+    loaded = pipeline.load(folder, "cpu")
+    both = pictures(loaded, loras[0], loras[1])
+    assert not torch.equal(both, pictures(loaded, loras[0]))
+    assert torch.allclose(pictures(loaded, loras[0], strength=0.0), pictures(loaded), atol=1e-6)
+
+
+def test_a_checkpoint_says_its_recipe_and_resolution(folder: Path, tmp_path: Path) -> None:
+    metadata = {"artmancer.recipe": "background_mask_fill", "artmancer.resolution": "512"}
+    path = tiny_qwen.save_lora(tmp_path / "said.safetensors", folder, metadata=metadata)
+    found = checkpoints.read(path)
+    assert (found.recipe, found.resolution) == ("background_mask_fill", "512")
+    path = tiny_qwen.save_lora(tmp_path / "silent.safetensors", folder)
+    assert (checkpoints.read(path).recipe, checkpoints.read(path).resolution) == (None, None)
+
+
+def test_files_that_do_not_fit_are_refused_by_name(base: pipeline.Base, loras: list[Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {"unet.down.lora_A.weight": torch.zeros(4, 4), "unet.down.lora_B.weight": torch.zeros(4, 4)},
+        tmp_path / "sd.safetensors",
+    )
+    other = tiny_qwen.save_base(tmp_path / "wider", heads=3)
+    tiny_qwen.save_lora(tmp_path / "wider.safetensors", other)
+    (tmp_path / "cut.safetensors").write_bytes(loras[0].read_bytes()[:900])
+    for name, code, said in (
+        ("sd.safetensors", "generation_failed", "keys are like unet.down"),
+        ("wider.safetensors", "generation_failed", "LoRA of another model"),
+        ("cut.safetensors", "generation_failed", "not a whole safetensors file"),
+        ("gone.safetensors", "checkpoint_missing", "no checkpoint"),
+    ):
+        with pytest.raises(ArtMancerError, match=said) as caught:
+            checkpoints.use(base, [tmp_path / name], [1.0])
+        assert caught.value.code == code and name in str(caught.value)
+    pictures(base, loras[0])
+
+
+def test_a_folder_that_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtMancerError, match="no base model"):
+        pipeline.load(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ArtMancerError, match="holds a FluxPipeline"):
+        pipeline.load(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    shutil.rmtree(broken / "processor")
+    with pytest.raises(ArtMancerError, match="no 'processor' folder"):
+        pipeline.load(broken)
+    shutil.copytree(folder / "processor", broken / "processor")
+    weights = next((broken / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ArtMancerError, match="cannot be loaded"):
+        pipeline.load(broken)
+
+
+def test_the_editor_edits_a_batch_one_by_one_and_leaves_the_rest(
+    base: pipeline.Base, loras: list[Path], example
+) -> None:
+    photo, mask = example("coffee"), example("coffee_mask")
+    editor = QwenEditor(base, "removal", loras[0])
+    told: list[tuple[int, int, str]] = []
+    pair = edit(
+        editor, prepare(photo.repeat(2, 1, 1, 1), mask), seed=4, steps=2, progress=lambda *step: told.append(step)
+    )
+    alone = edit(editor, prepare(photo, mask), seed=5, steps=2)
+    assert torch.equal(pair.image[1:], alone.image)
+    assert torch.equal(alone.image[refine.feather(mask, 16) == 0], photo[refine.feather(mask, 16) == 0])
+    assert pair.report.editor == "qwen-image-edit/removal" and pair.report.outside_psnr == math.inf
+    assert [done for done, total, doing in told if doing == "sampling" and total == 4] == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_cancel_leaves_nothing_behind(base: pipeline.Base, loras: list[Path], example) -> None:
+    conditions = prepare(example("coffee"), example("coffee_mask"))
+    editor = QwenEditor(base, "removal", loras[0])
+    expected = edit(editor, conditions, steps=3).image
+
+    def cancel(done: int, total: int, doing: str) -> None:
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        edit(QwenEditor(base, "removal", loras[1]), conditions, steps=3, progress=cancel)
+    assert torch.equal(edit(editor, conditions, steps=3).image, expected)
+
+
+def test_nan_from_the_model_is_said(folder: Path, example) -> None:
+    spoiled = pipeline.load(folder, "cpu")
+    torch.nn.init.constant_(spoiled.pipeline.transformer.proj_out.bias, torch.nan)
+    with pytest.raises(ArtMancerError, match="gave NaN"):
+        edit(QwenEditor(spoiled, "removal"), prepare(example("coffee"), example("coffee_mask")), steps=1)
+
+
+def test_the_command_edits_with_a_base_and_a_variant(folder: Path, loras: list[Path], tmp_path: Path, capsys) -> None:
+    options = ["--editor=qwen", "--task=removal", f"--mask={EXAMPLES / 'coffee_mask.png'}", "--steps=2", "--json"]
+    photo, output = str(EXAMPLES / "coffee.png"), tmp_path / "out.png"
+    command = ["edit", photo, *options, f"--variant-file={loras[0]}", "-o", str(output)]
+    assert cli.main([*command, f"--base={folder}"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["editor"] == "qwen-image-edit/removal" and max(report["crop_size"]) == 512
+    assert output.is_file()
+    assert cli.main(command) == 1
+    assert "MODEL_PATH" in json.loads(capsys.readouterr().out)["detail"]

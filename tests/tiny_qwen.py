@@ -1,0 +1,126 @@
+"""A tiny Qwen-Image-Edit base with random weights, made from the real classes and saved as a real folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+SPECIAL += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+TEXT_WIDTH = 64
+
+
+def save_base(
+    folder: Path, *, heads: int = 2, head_dim: int = 32, layers: int = 2, vae_dim: int = 8, **transformer: Any
+) -> Path:
+    """Write the base; the transformer's width is heads * head_dim, the real one's 24 * 128."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImageEditPlusPipeline,
+        QwenImageTransformer2DModel,
+    )
+    from transformers import Qwen2VLProcessor
+
+    torch.manual_seed(0)
+    tokens = tokenizer()
+    third = head_dim // 8
+    pipeline = QwenImageEditPlusPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9),
+        vae=AutoencoderKLQwenImage(base_dim=vae_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        text_encoder=text_encoder(tokens),
+        tokenizer=tokens,
+        processor=Qwen2VLProcessor(
+            image_processor=image_processor(), tokenizer=tokens, video_processor=video_processor()
+        ),
+        transformer=QwenImageTransformer2DModel(
+            num_layers=layers,
+            attention_head_dim=head_dim,
+            num_attention_heads=heads,
+            joint_attention_dim=TEXT_WIDTH,
+            axes_dims_rope=(head_dim - 6 * third, 3 * third, 3 * third),
+            **transformer,
+        ),
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> Any:
+    """A byte-level BPE that knows single bytes and Qwen's special tokens."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(alphabet)}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=list(SPECIAL))
+
+
+def text_encoder(tokens: Any) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokens),
+            "hidden_size": TEXT_WIDTH,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": TEXT_WIDTH,
+            "fullatt_block_indexes": [1],
+        },
+        **{
+            f"{name}_token_id": tokens.convert_tokens_to_ids(f"<|{token}|>")
+            for name, token in (
+                ("image", "image_pad"),
+                ("video", "video_pad"),
+                ("vision_start", "vision_start"),
+                ("vision_end", "vision_end"),
+            )
+        },
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def image_processor() -> Any:
+    from transformers import Qwen2VLImageProcessor
+
+    return Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
+
+
+def video_processor() -> Any:
+    from transformers import Qwen2VLVideoProcessor
+
+    return Qwen2VLVideoProcessor()
+
+
+def save_lora(
+    path: Path, base: Path, *, style: str = "diffusers", seed: int = 1, metadata: dict[str, str] | None = None
+) -> Path:
+    """Write a LoRA of rank 4 on the attention of every block.
+
+    style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit" (diffusion_model.*.lora_A.weight) or
+        "bare" (transformer_blocks.*.lora_A.weight)
+    """
+    from diffusers import QwenImageTransformer2DModel
+
+    prefix = {"diffusers": "transformer.", "ai-toolkit": "diffusion_model.", "bare": ""}[style]
+    transformer = QwenImageTransformer2DModel.from_pretrained(base, subfolder="transformer")
+    random = torch.Generator().manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+    for name, module in transformer.named_modules():
+        if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")):
+            weights[f"{prefix}{name}.lora_A.weight"] = torch.randn(4, module.in_features, generator=random) * 0.3
+            weights[f"{prefix}{name}.lora_B.weight"] = torch.randn(module.out_features, 4, generator=random) * 0.3
+    save_file(weights, path, metadata)
+    return path

@@ -68,7 +68,7 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
     """
     mask = torch.ones(image.shape[:3]) if mask is None else mask
     check(image, mask, "reference")
-    image, mask = image.to(torch.float32), mask.to(torch.float32)
+    image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
     if len(image) > 1:
         raise ArtMancerError(
             "invalid_request", f"The reference holds {len(image)} images; expected one. Pick one of the batch."

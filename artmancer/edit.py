@@ -64,7 +64,7 @@ def prepare(
         )
     where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
     region.check(image, where)
-    image, where = image.to(torch.float32), where.to(torch.float32)
+    image, where = image.to("cpu", torch.float32), where.to("cpu", torch.float32)
     seconds: dict[str, float] = {}
     with _timed(seconds, "crop"):
         crop = region.crop(
@@ -80,7 +80,7 @@ def prepare(
         sources = Sources(
             crop,
             reference=None if reference is None else cut_out(reference, reference_mask),
-            fill=None if fill is None else region.take(fill, crop.region),
+            fill=None if fill is None else region.take(fill.to(image), crop.region),
         )
         images = split(sources, recipe)
     return Conditions(

@@ -51,7 +51,7 @@ class QwenEditor:
             total = len(images[0]) * request.steps
             for index in range(len(images[0])):
                 picture = sampler.sample(
-                    self.base.pipeline,
+                    self.base,
                     [to_pil(image[index]) for image in images],
                     sampler.Sampling(
                         request.prompt,
@@ -64,7 +64,6 @@ class QwenEditor:
                         self.condition_pixels,
                     ),
                     _tell(progress, index * request.steps, total),
-                    self.base.cache,
                 )
                 if not picture.isfinite().all():
                     raise ArtMancerError(

@@ -14,10 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .cache import Cache
-
-Pipeline = Any
-"""diffusers.QwenImageEditPlusPipeline, whose components carry no types."""
+from .pipeline import Base
 
 ONE_MEGAPIXEL = 1024 * 1024
 VISION_PIXELS = 384 * 384
@@ -50,30 +47,25 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample(
-    pipeline: Pipeline,
-    conditions: Sequence[Image.Image],
-    sampling: Sampling,
-    step: Step,
-    cache: Cache,
-) -> Tensor:
+def sample(base: Base, conditions: Sequence[Image.Image], sampling: Sampling, step: Step) -> Tensor:
     """Edit one picture.
 
     Parameters
     ----------
-    pipeline : the loaded components; nothing of its state is changed
+    base : the loaded model; of its state only the cache changes
     conditions : the conditioning images in the recipe's order, RGB
     step : told after each step, and with 0 before the first
-    cache : where prompt embeddings and condition latents are kept
 
     Returns
     -------
     [1, height, width, 3] in 0..1, float32, on the CPU
     """
-    device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
+    pipeline, device = base.pipeline, base.device
+    dtype = pipeline.transformer.dtype
     prompts = [sampling.prompt, sampling.negative] if sampling.cfg != 1 else [sampling.prompt]
-    embeddings = [_embed(pipeline, text, conditions, cache) for text in prompts]
-    encoded = [_encode(pipeline, image, sampling.condition_pixels, cache) for image in conditions]
+    embeddings = [_embed(base, text, conditions) for text in prompts]
+    encoded = [_encode(base, image, sampling.condition_pixels) for image in conditions]
+    base.bring("transformer")
 
     factor = pipeline.vae_scale_factor
     grid = (sampling.height // (2 * factor), sampling.width // (2 * factor))
@@ -99,14 +91,14 @@ def sample(
                         hidden_states=tokens,
                         timestep=timestep.expand(1).to(dtype) / 1000,
                         encoder_hidden_states=embedding.to(device, dtype),
-                        encoder_hidden_states_mask=mask,
+                        encoder_hidden_states_mask=None if mask is None else mask.to(device),
                         img_shapes=shapes,
                         return_dict=False,
                     )[0][:, : latents.shape[1]]
                 )
         latents = scheduler.step(_guide(predictions, sampling.cfg), timestep, latents, return_dict=False)[0]
         step(index + 1, _unpack(latents, grid)[:, :, 0])
-    return _decode(pipeline, _unpack(latents, grid))
+    return _decode(base, _unpack(latents, grid))
 
 
 def _guide(predictions: list[Tensor], cfg: float) -> Tensor:
@@ -132,47 +124,49 @@ def _schedule(scheduler: Any, steps: int, tokens: int, device: torch.device) -> 
     return own, own.timesteps
 
 
-def _embed(
-    pipeline: Pipeline, text: str, conditions: Sequence[Image.Image], cache: Cache
-) -> tuple[Tensor, Tensor | None]:
+def _embed(base: Base, text: str, conditions: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
     """The prompt with its pictures, [1, tokens, width], and its mask where it has padding."""
 
     def make() -> tuple[Tensor, Tensor | None]:
-        seen = [pipeline.image_processor.resize(image, *_size(image, VISION_PIXELS)) for image in conditions]
-        embedding, mask = pipeline.encode_prompt(text, image=seen, device=pipeline.text_encoder.device)
+        base.bring("text_encoder")
+        resize = base.pipeline.image_processor.resize
+        seen = [resize(image, *_size(image, VISION_PIXELS)) for image in conditions]
+        embedding, mask = base.pipeline.encode_prompt(text, image=seen, device=base.device)
         return embedding, mask
 
-    return cache.get(("prompt", text, *map(_digest, conditions)), make)
+    return base.cache.get(("prompt", text, *map(_digest, conditions)), make)
 
 
-def _encode(pipeline: Pipeline, image: Image.Image, pixels: int | None, cache: Cache) -> Tensor:
+def _encode(base: Base, image: Image.Image, pixels: int | None) -> Tensor:
     """A condition's latents, normalised, [1, z, 1, h / 8, w / 8]."""
     size = (image.height, image.width) if pixels is None else _size(image, pixels)
 
     def make() -> Tensor:
-        vae = pipeline.vae
-        picture = pipeline.image_processor.preprocess(image, *size).unsqueeze(2).to(vae.device, vae.dtype)
-        mean, deviation = _statistics(pipeline)
+        base.bring("vae")
+        vae = base.pipeline.vae
+        picture = base.pipeline.image_processor.preprocess(image, *size).unsqueeze(2).to(base.device, vae.dtype)
+        mean, deviation = _statistics(vae, base.device)
         latents: Tensor = vae.encode(picture).latent_dist.mode()
         return (latents - mean) / deviation
 
-    return cache.get(("latents", size, _digest(image)), make)
+    return base.cache.get(("latents", size, _digest(image)), make)
 
 
-def _decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    mean, deviation = _statistics(pipeline)
-    latents = latents.to(pipeline.vae.device, pipeline.vae.dtype) * deviation + mean
-    picture: Tensor = pipeline.vae.decode(latents, return_dict=False)[0][:, :, 0]
+def _decode(base: Base, latents: Tensor) -> Tensor:
+    base.bring("vae")
+    vae = base.pipeline.vae
+    mean, deviation = _statistics(vae, base.device)
+    picture: Tensor = vae.decode(latents.to(vae.dtype) * deviation + mean, return_dict=False)[0][:, :, 0]
     return (picture.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
-def _statistics(pipeline: Pipeline) -> tuple[Tensor, Tensor]:
+def _statistics(vae: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the VAE's latents, [1, z, 1, 1, 1]."""
-    config, vae = pipeline.vae.config, pipeline.vae
     mean, deviation = (
-        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
+        torch.tensor(values).view(1, -1, 1, 1, 1).to(device, vae.dtype)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
     )
-    return mean.to(vae.device, vae.dtype), deviation.to(vae.device, vae.dtype)
+    return mean, deviation
 
 
 def _pack(latents: Tensor) -> Tensor:

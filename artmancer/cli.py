@@ -34,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("artmancer: interrupted; nothing was written.\n")
-        sys.stderr.flush()
-        os._exit(130)  # without waiting for a fill, which cannot be interrupted
+        return 130
     return code
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from .masks import refine
 
 _SAMPLES = 1 << 16
 _ROUNDS = 8
+_MOST_GAIN = 1.25  # what an editor changes all over is small; more is a ring that tells nothing
 
 
 def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:
@@ -28,19 +30,29 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
     -------
     IMAGE [B, h, w, 3], `edited` with its colours changed; unchanged where the mask leaves no ring.
     """
+    import cv2
+
     matched = edited.clone()
     for one, before, hole in zip(matched, original, mask, strict=True):
-        ring = (hole == 0) & (refine.distance(hole) <= width)
+        ring = (hole == 0) & (refine.distance((hole > 0).float()) <= width)
         if int(ring.sum()) < 64 or torch.equal(one[ring], before[ring]):
             continue
-        height, across = hole.shape
-        y = torch.linspace(-1, 1, height).unsqueeze(1).expand(height, across)
-        x = torch.linspace(-1, 1, across).unsqueeze(0).expand(height, across)
+        # Averaged over the ring alone: an edit that moved a little, or drew the texture anew, agrees in its averages.
+        share = cv2.blur(ring.float().numpy(), (width, width))[..., None]
+        smooth = [
+            torch.from_numpy(cv2.blur((picture * ring.unsqueeze(-1)).numpy(), (width, width)) / np.maximum(share, 1e-6))
+            for picture in (one, before)
+        ]
+        y, x = (torch.linspace(-1, 1, side) for side in hole.shape)
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        y, x = y - y[ring].mean(), x - x[ring].mean()
         for channel in range(3):
-            features = torch.stack([one[..., channel], torch.ones_like(x), x, y], -1)
-            prior = torch.tensor([1.0, 0.0, 0.0, 0.0])
-            weights = _fit(features[ring], before[ring][:, channel, None], prior[:, None], ridge=1e-3)
-            one[..., channel] = (features @ weights)[..., 0]
+            features = torch.stack([smooth[0][..., channel], torch.ones_like(x), x, y], -1)[ring]
+            target = smooth[1][ring][:, channel, None]
+            gain = float(_fit(features, target, torch.tensor([[1.0], [0.0], [0.0], [0.0]]), ridge=1e-3)[0])
+            gain = min(max(gain, 1 / _MOST_GAIN), _MOST_GAIN)
+            rest = _fit(features[:, 1:], target - gain * features[:, :1], torch.zeros(3, 1), ridge=1e-3)[:, 0]
+            one[..., channel] = gain * one[..., channel] + rest[0] + rest[1] * x + rest[2] * y
     return matched.clamp_(0, 1)
 
 

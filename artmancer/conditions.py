@@ -11,7 +11,7 @@ from torch.nn import functional
 from .errors import ArtMancerError
 from .fill import fill
 from .images import to_uint8
-from .progress import no_progress
+from .progress import Progress, no_progress
 from .region import Crop, Window, bounds, check
 
 
@@ -47,11 +47,13 @@ class Sources:
     crop : the part of the picture around the mask
     reference : the object to insert
     fill : IMAGE [B, h, w, 3], the crop with its hole filled; None: PatchMatch fills it
+    progress : told while it does
     """
 
     crop: Crop
     reference: Reference | None = None
     fill: Tensor | None = None
+    progress: Progress = no_progress
 
 
 def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
@@ -73,6 +75,10 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
         raise ArtMancerError(
             "invalid_request", f"The reference holds {len(image)} images; expected one. Pick one of the batch."
         )
+    if not image.sum().isfinite():
+        raise ArtMancerError(
+            "invalid_request", "The reference holds NaN or infinite values; expected 0..1. Look at the node before it."
+        )
     box = bounds(mask[0], "The mask of the reference")
     return Reference(box.of(image[0]).unsqueeze(0), box.of(mask[0]).unsqueeze(0).clamp(0, 1))
 
@@ -82,8 +88,12 @@ def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
 
     Raises
     ------
-    ArtMancerError : reference_missing where the recipe has one and `sources` has none
+    ArtMancerError : reference_missing where the recipe has one and `sources` has none; invalid_request
     """
+    if recipe not in RECIPES:
+        raise ArtMancerError(
+            "invalid_request", f"The recipe is '{recipe}'; expected one of {', '.join(RECIPES)}. Choose one."
+        )
     return {name: condition(sources, name) for name in RECIPES[recipe].conditions}
 
 
@@ -153,7 +163,7 @@ def _reference(sources: Sources) -> Tensor:
 def _fill(sources: Sources) -> Tensor:
     if sources.fill is not None:
         return sources.fill
-    return fill(sources.crop.image, sources.crop.mask, 0, no_progress)
+    return fill(sources.crop.image, sources.crop.mask, 0, sources.progress)
 
 
 _BUILDERS: dict[str, Callable[[Sources], Tensor]] = {

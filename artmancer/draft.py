@@ -17,9 +17,10 @@ from .fill import fill
 from .images import to_uint8
 from .masks import refine
 from .progress import Progress
-from .region import bounds
+from .region import Crop, bounds
 
 _LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
+_MOST_GAIN = 2.0  # of a channel: no lamp is further from white than that, but a red wall is
 _RIM = 3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
 
 
@@ -64,12 +65,12 @@ class DraftEditor:
                     "Give a reference image and the mask that cuts the object out of it.",
                 )
             progress(0, 1, "inserting")
-            return insert(crop.image, crop.mask, reference)
+            return insert(crop, reference)
         progress(0, 1, "balancing")
         return balance(crop.image, crop.mask, self.strength)
 
 
-def insert(image: Tensor, mask: Tensor, reference: Reference) -> Tensor:
+def insert(crop: Crop, reference: Reference) -> Tensor:
     """Fit the reference into the mask's box and blend it in (Perez, Gangnet and Blake, Poisson Image Editing, 2003).
 
     Poisson blending alone gives a whole object the tint of what lies around it. So it rules the object's rim only;
@@ -77,18 +78,16 @@ def insert(image: Tensor, mask: Tensor, reference: Reference) -> Tensor:
 
     Parameters
     ----------
-    image : IMAGE [B, h, w, 3]
-    mask : MASK [B, h, w], 1 = where the object goes
+    crop : where the object goes
     reference : the object
 
     Returns
     -------
     IMAGE [B, h, w, 3]
     """
-    inserted = image.clone()
-    height, width = mask.shape[1:]
-    for one, where in zip(inserted, mask, strict=True):
-        placed = place(reference, (height, width), bounds(where))
+    inserted = crop.image.clone()
+    for index, (one, where) in enumerate(zip(inserted, crop.mask, strict=True)):
+        placed = place(reference, crop.region.size, bounds(where).clip(crop.region.visible(index)))
         shape = placed.mask[0]
         if shape.max() < 0.5:
             continue  # scaled down until nothing is left
@@ -103,6 +102,8 @@ def _clone(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
 
     cut_out = np.pad((shape.numpy() >= 0.5).view(np.uint8) * 255, 2)
     y, x = np.nonzero(cut_out)
+    if np.ptp(y) < 2 or np.ptp(x) < 2:
+        return source  # nothing but rim, which OpenCV does not take
     # OpenCV wants the cut-out off the picture's border, and centres its bounding box on the point it is given.
     padded = [cv2.copyMakeBorder(to_uint8(one).numpy(), 2, 2, 2, 2, cv2.BORDER_REPLICATE) for one in (source, target)]
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
@@ -131,7 +132,7 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
         if len(trusted) == 0:
             trusted = colors.reshape(-1, 3)
         light = trusted.double().pow(6).mean(0).pow(1 / 6).float().clamp(min=1e-4)
-        gains = light.mean() / light
+        gains = (light.mean() / light).clamp(1 / _MOST_GAIN, _MOST_GAIN)
         gains = (gains * (_LUMINANCE @ light) / (_LUMINANCE @ (gains * light))) ** strength
         one.copy_(to_srgb((colors * gains).clamp(0, 1)))
     return balanced

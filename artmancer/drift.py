@@ -7,6 +7,7 @@ from torch import Tensor
 
 _CUTOFF = 0.1  # cycles per pixel: above, resampling and noise have spoiled the phases
 _STEP = 0.02  # pixels
+_AGREEMENT = 0.2  # of the peak that two equal pictures have
 
 
 def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
@@ -22,7 +23,8 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
 
     Returns
     -------
-    Pixels, the largest of the batch; None where less than a tenth of a picture is outside.
+    Pixels, the largest of the batch; None where it cannot be told: less than a tenth of a picture is outside, or the
+    two have nothing in common there.
     """
     import cv2
 
@@ -34,17 +36,24 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
     for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
         # The edge of the hole stands still in both pictures: it has to be soft, or it would be what is found.
         soft = torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8)).mul_(2).sub_(1).clamp_(0, 1)
-        moved.append(math.hypot(*_shift(*((one - one[kept].mean()) * soft * window for one in (old, new)))))
+        shift = _shift(*((one - one[kept].mean()) * soft * window for one in (old, new)))
+        if shift is None:
+            return None
+        moved.append(math.hypot(*shift))
     return max(moved)
 
 
-def _shift(old: Tensor, new: Tensor) -> tuple[float, float]:
-    """(down, right) in pixels, from old [h, w] to new [h, w]."""
+def _shift(old: Tensor, new: Tensor) -> tuple[float, float] | None:
+    """(down, right) in pixels, from old [h, w] to new [h, w]; None where no shift makes them agree."""
     height, width = old.shape
     y, x = torch.fft.fftfreq(height).unsqueeze(1), torch.fft.fftfreq(width).unsqueeze(0)
     cross = torch.fft.fft2(new) * torch.fft.fft2(old).conj()
-    cross = cross / cross.abs().clamp(min=1e-12) * torch.exp(-(y**2 + x**2) / (2 * _CUTOFF**2))
-    down, right = divmod(int(torch.fft.ifft2(cross).real.argmax()), width)
+    weight = torch.exp(-(y**2 + x**2) / (2 * _CUTOFF**2))
+    cross = cross / cross.abs().clamp(min=1e-12) * weight
+    correlation = torch.fft.ifft2(cross).real
+    if correlation.max() < _AGREEMENT * weight.mean():
+        return None
+    down, right = divmod(int(correlation.argmax()), width)
     down, right = down - height * (down > height // 2), right - width * (right > width // 2)
     fine = torch.arange(-1, 1 + _STEP / 2, _STEP)
     peak = torch.exp(2j * math.pi * (down + fine).unsqueeze(1) * y.T) @ cross

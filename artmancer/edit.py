@@ -40,6 +40,7 @@ def prepare(
     grow: int = 0,
     fill_holes: bool = False,
     feather: int = 16,
+    progress: Progress = no_progress,
 ) -> Conditions:
     """Crop a picture to its mask and split the crop into the recipe's conditioning images.
 
@@ -52,6 +53,7 @@ def prepare(
     recipe : a key of RECIPES
     resolution : a key of RESOLUTIONS
     context, grow, fill_holes, feather : see region.crop
+    progress : told while PatchMatch fills; may raise to cancel
 
     Raises
     ------
@@ -81,6 +83,7 @@ def prepare(
             crop,
             reference=None if reference is None else cut_out(reference, reference_mask),
             fill=None if fill is None else region.take(fill.to(image), crop.region),
+            progress=progress,
         )
         images = split(sources, recipe)
     return Conditions(
@@ -120,7 +123,7 @@ def edit(
 
     Raises
     ------
-    ArtMancerError : mask_missing, and what the editor raises
+    ArtMancerError : mask_missing, generation_failed where the edit is not finite, and what the editor raises
     """
     if not conditions.masked and editor.variant != "white_balance":
         raise ArtMancerError(
@@ -128,8 +131,15 @@ def edit(
             f"A mask is needed for {editor.variant}: it says where. Paint what should change white, and give the mask.",
         )
     crop, seconds = conditions.crop, dict(conditions.seconds)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with _timed(seconds, "edit"):
         edited = editor.edit(EditRequest(conditions, prompt, negative, seed, steps, cfg), progress)
+    if not edited.sum().isfinite():
+        raise ArtMancerError(
+            "generation_failed",
+            f"{editor.name} gave NaN or infinite values. Try another seed or checkpoint.",
+        )
     progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
         if editor.variant == "white_balance":

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import os
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 # What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
-_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError)
+_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error)
 
 _STRIP = 512  # rows converted at a time, so that a large picture is never held twice
 
@@ -176,7 +177,7 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
         with partial.open("wb") as file:
             to_pil(image).save(file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format])
         partial.replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: more pixels a side than the format can hold
         raise ArtMancerError("invalid_request", f"'{path}' cannot be written ({error}). Write elsewhere.") from None
     finally:
         with suppress(OSError):

@@ -178,7 +178,13 @@ def edit_of_24_megapixels() -> list[Row]:
         hole.paste(255, (2500, 1500, 3300, 2100))
         hole.save(mask)
         masked = ["--mask", mask]
-        for task, options in {"removal": masked, "white_balance": [], "white_balance, masked": masked}.items():
+        tasks = {
+            "removal": masked,
+            "insertion": [*masked, "--reference", photo, "--reference-mask", mask],
+            "white_balance": [],
+            "white_balance, masked": masked,
+        }
+        for task, options in tasks.items():
             command = [sys.executable, "-m", "artmancer.cli", "edit", photo, *options, "-o", result]
             process = subprocess.Popen([*command, "--task", task.split(",")[0]], stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)

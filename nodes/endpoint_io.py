@@ -132,7 +132,9 @@ class EndpointText(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, value: str | None, max_length: int | None) -> bool | str:
+    def validate_inputs(cls, value: str | None, max_length: int | None, required: bool | None) -> bool | str:
+        if required and value is not None and not value.strip():
+            return "no text was given, and this input requires one. Send one."
         if value is not None and max_length is not None and len(value) > max_length:
             return f"the text has {len(value):,} characters; expected at most {max_length:,}. Shorten it."
         return True

@@ -3,6 +3,7 @@ from torch import Tensor
 
 from ..artmancer.conditions import DEFAULT_RECIPE, RECIPES, Sources, condition
 from ..artmancer.edit import RESOLUTIONS, prepare
+from . import comfy_host
 from .types import ConditionsType
 
 
@@ -99,6 +100,9 @@ class SplitConditions(io.ComfyNode):
             grow=grow,
             fill_holes=fill_holes,
             feather=feather,
+            progress=comfy_host.progress(),
         )
         sources = Sources(conditions.crop, conditions.reference)
-        return io.NodeOutput(*(condition(sources, name) for name in ("mask", "background", "object")), conditions)
+        made = conditions.images
+        shown = [made[name] if name in made else condition(sources, name) for name in ("mask", "background", "object")]
+        return io.NodeOutput(*shown, conditions)

@@ -1,3 +1,4 @@
+import cv2
 import pytest
 import torch
 from pictures import disc
@@ -41,6 +42,32 @@ def test_noise_on_a_flat_wall_does_not_take_the_contrast_out_of_the_object() -> 
     edited[:, 54:74, 54:74] = 0.1
     matched = color.match_rim(edited, wall, mask)
     assert matched[:, 54:74, 54:74].mean() == pytest.approx(0.1, abs=0.06)
+
+
+@pytest.mark.parametrize("moved", [0, 2, 3])
+def test_texture_that_moved_or_is_new_does_not_wash_out_the_object(moved: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    grass = (0.5 + 0.12 * torch.randn(1, 256, 256, 3, generator=random)).clamp(0, 1)
+    new = (0.5 + 0.12 * torch.randn(1, 256, 256, 3, generator=random)).clamp(0, 1)
+    edited = grass.roll(moved, 2) if moved else new
+    mask = disc(256, 256, 128, 128, 50)
+    edited[:, 100:156, 100:156] = torch.tensor([0.9, 0.1, 0.1])
+    matched = color.match_rim(edited, grass, mask)
+    assert (matched[0, 128, 128] - torch.tensor([0.9, 0.1, 0.1])).abs().max() < 0.06
+
+
+def test_a_soft_mask_has_a_rim_too(photo: Tensor) -> None:
+    soft = torch.from_numpy(cv2.GaussianBlur(disc(256, 256, 128, 128, 60)[0].numpy(), (0, 0), 12)).unsqueeze(0)
+    edited = photo * 0.9
+    matched = color.match_rim(edited, photo, soft)
+    assert (matched - photo).abs().mean() < 0.3 * (edited - photo).abs().mean()
+
+
+def test_a_ring_on_one_side_leaves_no_cast(photo: Tensor) -> None:
+    mask = torch.ones(1, 256, 256)
+    mask[:, :, :16] = 0
+    matched = color.match_rim((photo * 0.8 + 0.1), photo * 0.8, mask)
+    assert (matched - photo * 0.8)[:, :, -10:].mean().abs() < 0.03
 
 
 def test_an_edit_that_changed_nothing_around_it_stays_bit_for_bit(photo: Tensor) -> None:

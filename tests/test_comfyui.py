@@ -25,6 +25,7 @@ def generate(comfyui: ComfyUI, **given: Any) -> dict[str, Any]:
     """generate.json with its endpoint inputs set; a Path is uploaded."""
     graph = copy.deepcopy(GENERATE)
     named = {node["inputs"].get("name"): node["inputs"] for node in graph.values()}
+    named["prompt"]["value"] = "edit it"
     for name, value in given.items():
         field = "image" if isinstance(value, Path) else "value"
         named[name][field] = comfyui.upload(value) if isinstance(value, Path) else value
@@ -132,6 +133,7 @@ def test_a_batch_comes_back_as_a_batch(comfyui: ComfyUI) -> None:
         ({"true_cfg_scale": 0.1}, "10", "the value is 0.1; expected 0.5 to 20"),
         ({"task_type": "repaint"}, "5", "expected one of: insertion, removal, white_balance"),
         ({"prompt": "a" * 4001}, "6", "4,001 characters; expected at most 4,000"),
+        ({"prompt": " "}, "6", "no text was given"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_comfyui_with_our_sentence(

@@ -1,4 +1,5 @@
 import math
+import subprocess
 
 import cv2
 import pytest
@@ -7,6 +8,8 @@ from pictures import disc, smooth_picture
 from torch import Tensor
 
 from artmancer import fill as filling
+from artmancer import region
+from artmancer.color import to_linear
 from artmancer.draft import DraftEditor, balance
 from artmancer.drift import drift
 from artmancer.edit import edit, prepare
@@ -54,12 +57,73 @@ def test_removal_continues_the_pattern_around_the_hole() -> None:
     assert (result - photo)[mask > 0].abs().median() < 0.05
 
 
-def test_removal_does_not_fetch_what_is_far_away() -> None:
-    photo, mask = stripes(200, 400), disc(200, 400, 100, 80, 20)
-    photo[:, 60:140, 200:280] = torch.tensor([0.0, 0.0, 1.0])
-    spoiled = torch.where(mask.unsqueeze(-1) > 0, torch.tensor([1.0, 0.0, 0.0]), photo)
-    filled = filling.fill(spoiled, mask, 0, lambda *_: None)
-    assert (filled[mask > 0][:, 2] - filled[mask > 0][:, 0]).abs().max() < 0.1, "no blue"
+def test_removal_does_not_fetch_a_face_for_the_wall(example) -> None:
+    photo, mask = example("astronaut"), example("astronaut_shuttle_mask")
+    mask[:, 60:220, 345:375] = 1
+    filled = filling.fill(photo, mask, 0, lambda *_: None)[mask == 1]
+    assert ((filled[:, 0] - filled[:, 2]) > 0.25).float().mean() < 0.005, "neither skin nor orange cloth"
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_objects_a_pixel_or_two_thin_are_inserted(side: int) -> None:
+    photo, mask = torch.rand(1, 200, 300, 3), torch.zeros(1, 200, 300)
+    mask[:, 100 : 100 + side, 100:160] = 1
+    result = edit(DraftEditor("insertion"), prepare(photo, mask, reference=torch.ones(1, 4, 240, 3)), match=False).image
+    assert not torch.equal(result, photo)
+
+
+def test_an_object_at_the_pictures_edge_is_whole() -> None:
+    photo, mask = torch.full((1, 100, 100, 3), 0.5), torch.zeros(1, 100, 100)
+    mask[:, 25:75, :50] = 1
+    red = torch.tensor([1.0, 0.0, 0.0]).expand(1, 50, 50, 3)
+    result = edit(DraftEditor("insertion"), prepare(photo, mask, reference=red), match=False).image
+    found = region.bounds((result[0, ..., 0] - result[0, ..., 1] > 0.5).float())
+    assert found.left <= 4 and found.right >= 46 and found.top <= 29 and found.bottom >= 71
+
+
+def test_an_edit_that_is_not_finite_is_refused(example) -> None:
+    spoil = Stand_in(lambda crop: crop.clone().index_fill(1, torch.tensor([0]), torch.nan))
+    with pytest.raises(ArtMancerError, match="stand-in gave NaN"):
+        edit(spoil, prepare(example("coffee"), example("coffee_mask")))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fill": torch.zeros(1, 10, 10, 3), "recipe": "background_mask_fill"}, "fill has shape"),
+        ({"fill": torch.zeros(2, 400, 600, 3), "recipe": "background_mask_fill"}, "fill has shape"),
+        ({"reference": torch.full((1, 8, 8, 3), torch.nan)}, "reference holds NaN"),
+        ({"recipe": "soup"}, "recipe is 'soup'"),
+        ({"resolution": "640"}, "resolution is '640'"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(example, given: dict, said: str) -> None:
+    with pytest.raises(ArtMancerError, match=said):
+        prepare(example("coffee"), example("coffee_mask"), **given)
+
+
+def test_a_fill_that_is_cancelled_does_not_hold_up_the_next() -> None:
+    photo, mask = torch.rand(1, 1400, 1400, 3), torch.zeros(1, 1400, 1400)
+    mask[:, 200:1200, 200:1200] = 1
+    started = []
+
+    def cancel(done: int, total: int, doing: str) -> None:
+        started.append(doing)
+        if len(started) > 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        filling.fill(photo, mask, 0, cancel)
+    running = subprocess.run(["ps", "-ef"], capture_output=True, text=True, check=True).stdout
+    assert "patchmatch_process" not in running
+
+
+def test_a_patchmatch_without_its_native_part_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import patchmatch
+
+    assert filling.method() == "patchmatch"
+    monkeypatch.setattr(patchmatch, "patchmatch_available", False)
+    assert filling.method() == "telea"
 
 
 def test_the_same_seed_gives_the_same_edit_and_a_batch_counts_up(example) -> None:
@@ -191,6 +255,55 @@ def test_drift_is_found_to_sub_pixel(example, shift: tuple[float, float]) -> Non
     outside = disc(512, 512, 250, 250, 90) == 0
     found = drift(torch.from_numpy(moved).unsqueeze(0), photo, outside)
     assert found == pytest.approx(math.hypot(*shift), abs=0.05)
+
+
+def test_noise_has_no_drift_to_tell() -> None:
+    walls = [
+        0.5 + 0.005 * torch.randn(1, 256, 256, 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)
+    ]
+    assert drift(walls[0], walls[1], torch.ones(1, 256, 256, dtype=torch.bool)) is None
+
+
+def test_prompt_seed_steps_and_cfg_reach_the_editor(example) -> None:
+    asked = []
+
+    class Listener(Stand_in):
+        def edit(self, request: EditRequest, progress: Progress) -> Tensor:
+            asked.append((request.prompt, request.negative, request.seed, request.steps, request.cfg))
+            return request.conditions.crop.image
+
+    conditions = prepare(example("coffee"), example("coffee_mask"))
+    edit(Listener(None), conditions, prompt="p", negative="n", seed=3, steps=7, cfg=2.5)
+    assert asked == [("p", "n", 3, 7, 2.5)]
+
+
+def test_grow_and_fill_and_context_change_what_the_editor_sees(example) -> None:
+    photo, mask = example("coffee"), example("coffee_mask")
+    plain = prepare(photo, mask)
+    assert prepare(photo, mask, grow=20).crop.mask.sum() > plain.crop.mask.sum()
+    assert prepare(photo, mask, context=3).crop.region.size > plain.crop.region.size
+    given = torch.rand_like(photo)
+    shown = prepare(photo, mask, fill=given, recipe="background_mask_fill")
+    assert torch.equal(shown.images["fill"], region.take(given, shown.crop.region))
+
+
+def test_white_balance_judges_what_the_mask_covers(example) -> None:
+    photo = torch.full((1, 64, 128, 3), 0.5)
+    photo[:, :, :64] *= torch.tensor([1.2, 1.0, 0.8])
+    photo[:, :, 64:] *= torch.tensor([0.8, 1.0, 1.2])
+    mask = torch.zeros(1, 64, 128)
+    mask[:, :, :64] = 1
+    balanced = balance(photo, mask, 1.0)[:, :, :64]
+    assert (balanced.amax(-1) - balanced.amin(-1)).max() < 0.01
+    linear = to_linear(photo[:, :, :64]).mean((0, 1, 2)), to_linear(balanced).mean((0, 1, 2))
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])
+    assert float(weights @ linear[0]) == pytest.approx(float(weights @ linear[1]), rel=0.02), "its luminance stays"
+
+
+def test_a_red_wall_stays_red() -> None:
+    wall = torch.tensor([0.8, 0.1, 0.1]).expand(1, 64, 64, 3)
+    balanced = balance(wall, torch.ones(1, 64, 64), 1.0)[0, 0, 0]
+    assert balanced[0] > 2 * balanced[1]
 
 
 def test_where_hardly_anything_is_outside_there_is_no_drift_to_tell(example) -> None:

@@ -107,11 +107,12 @@ def test_a_template_runs_where_the_example_photos_are_there_already(page: Any, c
 
 def test_an_endpoint_choice_offers_its_choices(page: Any) -> None:
     offered = page.evaluate(
-        """() => {
+        """async () => {
           const node = LiteGraph.createNode("ArtMancer_EndpointChoice");
           window.app.graph.add(node);
           const widget = (name) => node.widgets.find((widget) => widget.name === name);
           widget("choices").value = "one\\ntwo";
+          await window.app.refreshComboInNodes();
           return [...widget("value").options.values];
         }"""
     )

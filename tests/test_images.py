@@ -155,7 +155,13 @@ def test_a_file_over_the_length_cap_is_not_read(tmp_path: Path, monkeypatch: pyt
 def test_damaged_files_give_a_picture_or_a_reason_never_a_crash(file_format: str) -> None:
     chance = random.Random(file_format)
     pictures = [PHOTO, PHOTO.convert("L")] + ([PHOTO.convert("CMYK")] if file_format in ("JPEG", "TIFF") else [])
-    whole = [encoded(picture, file_format) for picture in pictures]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a photo"
+    whole = [
+        encoded(picture, file_format, **({"exif": exif} if file_format in ("PNG", "JPEG", "WEBP") else {}))
+        for picture in pictures
+    ]
     for _ in range(300):
         data = bytearray(chance.choice(whole))
         for _ in range(chance.choice([1, 2, 20])):
@@ -211,6 +217,12 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
 def test_a_format_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ArtMancerError, match=r"'out\.heic' ends in '\.heic'; expected one of \.png"):
         images.save(tmp_path / "out.heic", torch.zeros(1, 4, 4, 3))
+
+
+def test_a_picture_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtMancerError, match="cannot be written"):
+        images.save(tmp_path / "wide.webp", torch.zeros(1, 1, 16384, 3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

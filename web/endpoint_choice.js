@@ -8,6 +8,8 @@ app.registerExtension({
     const [value, choices] = ["value", "choices"].map((name) => node.widgets.find((widget) => widget.name === name));
     Object.defineProperty(value.options, "values", {
       get: () => choices.value.split("\n").filter((line) => line),
+      set: () => {}, // ComfyUI's refresh writes the lists it knows
+      configurable: true,
     });
   },
 });

@@ -23,7 +23,7 @@ def fill_holes(mask: Tensor) -> Tensor:
 
 def feather(mask: Tensor, pixels: int) -> Tensor:
     """Fade the mask outwards: it keeps its values, and smoothly reaches 0 at this distance from its shape."""
-    if pixels == 0:
+    if pixels == 0 or mask.min() >= 1:
         return mask
     faded = torch.empty_like(mask)
     for one, out in zip(mask, faded, strict=True):

@@ -60,11 +60,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--editor", choices=("draft", "qwen"), default="draft", help="who edits (default: draft)")
     edit.add_argument("--base", type=Path, help="qwen: the folder of Qwen-Image-Edit; default: $MODEL_PATH")
-    edit.add_argument("--variant-file", type=Path, help="qwen: the task's LoRA; default: the base alone")
+    edit.add_argument(
+        "--variant-file", type=Path, help="qwen: the task's LoRA; default: $MODEL_FILE..., or else the base alone"
+    )
+    edit.add_argument("--acceleration", type=Path, help="qwen: a LoRA for few steps, which turns --cfg off")
+    edit.add_argument("--precision", choices=("auto", "bf16", "fp8", "fp32"), default="auto", help="qwen: of the base")
+    edit.add_argument(
+        "--memory",
+        choices=("auto", "all", "one", "stream"),
+        default="auto",
+        help="qwen: what lies on the GPU at a time",
+    )
     edit.add_argument("--prompt", default="", help="the edit in words; the draft editor does not read them")
     edit.add_argument("--negative", default=" ", help="qwen: what to avoid (default: a space, as in training)")
     edit.add_argument("--steps", type=int, default=10, help="qwen: denoising steps (default 10)")
     edit.add_argument("--cfg", type=float, default=4.0, help="qwen: guidance scale, 1 = off (default 4)")
+    edit.add_argument("--keep-background", action="store_true", help="qwen: hold the latents outside the mask")
+    edit.add_argument(
+        "--transfer",
+        choices=("colours", "pixels"),
+        default="colours",
+        help="what is taken of a white balance: its change of colours, or its pixels (default: colours)",
+    )
     edit.add_argument("--seed", type=int, default=0, help="the same seed gives the same picture (default 0)")
     edit.add_argument("--grow", type=pixels, default=0, metavar="PX", help="widen the mask (default 0)")
     edit.add_argument(
@@ -108,6 +125,7 @@ def _edit(options: argparse.Namespace) -> int:
 
     from . import images
     from .edit import edit, prepare
+    from .editor import Sampling
 
     images.check_writable(options.output)
     given = (options.image, options.mask, options.reference, options.reference_mask)
@@ -123,27 +141,35 @@ def _edit(options: argparse.Namespace) -> int:
     reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
     if reference and reference_mask is None:
         reference_mask = reference.alpha
-    editor, recipe, resolution = _editor(options)
+    editor = _editor(options)
     conditions = prepare(
         photo.image,
         images.load_mask(options.mask) if options.mask else None,
         reference=reference.image if reference else None,
         reference_mask=reference_mask,
-        recipe=recipe,
-        resolution=resolution,
+        recipe=editor.recipe,
+        resolution=editor.resolution,
         grow=options.grow,
         feather=options.feather,
     )
     with tqdm(total=1, disable=True if options.json else None, bar_format="{desc} {elapsed}", leave=False) as bar:
+
+        def show(done: int, total: int, doing: str, latents: object = None) -> None:
+            bar.set_description_str(f"{doing} {done}/{total}")
+
         result = edit(
             editor,
             conditions,
             prompt=options.prompt,
-            negative=options.negative,
             seed=options.seed,
-            steps=options.steps,
-            cfg=options.cfg,
-            progress=lambda done, total, doing: bar.set_description_str(f"{doing} {done}/{total}"),
+            sampling=Sampling(
+                steps=options.steps,
+                cfg=options.cfg,
+                negative=options.negative,
+                keep_background=options.keep_background,
+            ),
+            transfer=options.transfer,
+            progress=show,
         )
     images.save(options.output, result.image, photo.icc_profile)
     report = result.report
@@ -155,15 +181,12 @@ def _edit(options: argparse.Namespace) -> int:
     return 0
 
 
-def _editor(options: argparse.Namespace) -> "tuple[Editor, str, str]":
-    """The editor that was asked for, its recipe, and the resolution its checkpoint was trained at."""
-    from .conditions import DEFAULT_RECIPE
-
+def _editor(options: argparse.Namespace) -> "Editor":
     if options.editor == "draft":
         from .draft import DraftEditor
 
-        return DraftEditor(options.task, options.strength), DEFAULT_RECIPE, "native"
-    from .qwen import checkpoints, pipeline
+        return DraftEditor(options.task, options.strength)
+    from .qwen import checkpoints, memory, pipeline
     from .qwen.editor import QwenEditor
 
     folder = options.base or os.environ.get("MODEL_PATH")
@@ -171,9 +194,15 @@ def _editor(options: argparse.Namespace) -> "tuple[Editor, str, str]":
         raise ArtMancerError(
             "checkpoint_missing", "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH."
         )
-    checkpoint = checkpoints.read(options.variant_file) if options.variant_file else checkpoints.Checkpoint(None)
-    editor = QwenEditor(pipeline.load(Path(folder)), options.task, checkpoint.path, options.strength)
-    return editor, checkpoint.recipe or DEFAULT_RECIPE, checkpoint.resolution or "512"
+    file = options.variant_file or checkpoints.find(options.task, [])
+    return QwenEditor(
+        pipeline.load(Path(folder), options.precision),
+        options.task,
+        checkpoints.read(file) if file else checkpoints.NONE,
+        options.strength,
+        options.acceleration,
+        dict(zip(("all", "one", "stream"), memory.MODES, strict=True)).get(options.memory, "auto"),
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

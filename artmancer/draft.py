@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .color import to_linear, to_srgb
-from .conditions import Reference, place
+from .conditions import DEFAULT_RECIPE, Reference, place
 from .editor import VARIANTS, EditRequest
 from .errors import ArtMancerError
 from .fill import fill
@@ -45,6 +45,14 @@ class DraftEditor:
     @property
     def name(self) -> str:
         return f"draft/{self.variant}"
+
+    @property
+    def recipe(self) -> str:
+        return DEFAULT_RECIPE
+
+    @property
+    def resolution(self) -> str:
+        return "native"
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit; of the request it takes the conditions and the seed.

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import color, region
 from .conditions import DEFAULT_RECIPE, Sources, cut_out, split
 from .drift import drift
-from .editor import Conditions, Editor, EditRequest, EditResult, Report
+from .editor import Conditions, Editor, EditRequest, EditResult, Report, Sampling
 from .errors import ArtMancerError
 from .masks import refine
 from .progress import Progress, no_progress
@@ -25,6 +25,8 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
     "1 megapixel": {"pixels": 2**20},
 }
 """The sizes a crop is offered at, by name: the options of region.crop."""
+
+TRANSFERS = ("colours", "pixels")
 
 
 def prepare(
@@ -102,23 +104,21 @@ def edit(
     conditions: Conditions,
     *,
     prompt: str = "",
-    negative: str = " ",
     seed: int = 0,
-    steps: int = 10,
-    cfg: float = 4.0,
+    sampling: Sampling = Sampling(),
     match: bool = True,
+    transfer: str = "colours",
     progress: Progress = no_progress,
 ) -> EditResult:
     """Let an editor edit the crop, put the result back, and report.
 
-    A change of white balance is fitted and applied to the picture's own pixels, at full resolution; any other edit is
-    stitched.
-
     Parameters
     ----------
     conditions : what `prepare` gave
-    prompt, negative, seed, steps, cfg : see EditRequest
+    prompt, seed, sampling : see EditRequest
     match : fit the edit's colours to the picture's at the rim of the mask
+    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours is fitted and applied
+        to the picture's own pixels, at full resolution; "pixels": it is stitched, as any other edit is
     progress : told where the editor is; may raise to cancel
 
     Raises
@@ -134,19 +134,16 @@ def edit(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with _timed(seconds, "edit"):
-        edited = editor.edit(EditRequest(conditions, prompt, negative, seed, steps, cfg), progress)
-    if not edited.sum().isfinite():
-        raise ArtMancerError(
-            "generation_failed",
-            f"{editor.name} gave NaN or infinite values. Try another seed or checkpoint.",
-        )
+        edited = editor.edit(EditRequest(conditions, prompt, seed, sampling), progress)
+    _check_sane(editor, edited, crop.image)
     progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
-        if editor.variant == "white_balance":
+        if editor.variant == "white_balance" and transfer == "colours":
             changes = [color.fit_change(old, new) for old, new in zip(crop.image, edited, strict=True)]
             result = region.recolor(changes, conditions.image, crop.region)
         else:
-            pasted = color.match_rim(edited, crop.image, crop.mask) if match else edited
+            fits = match and editor.variant != "white_balance"
+            pasted = color.match_rim(edited, crop.image, crop.mask) if fits else edited
             result = region.stitch(pasted, conditions.image, crop.region)
     outside = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale)) == 0
     report = Report(
@@ -163,6 +160,20 @@ def edit(
         drift_px=drift(edited, crop.image, outside),
     )
     return EditResult(result, report)
+
+
+def _check_sane(editor: Editor, edited: Tensor, before: Tensor) -> None:
+    """Refuse what a model gives whose weights or precision do not fit."""
+    if not edited.sum().isfinite():
+        raise ArtMancerError(
+            "generation_failed",
+            f"{editor.name} gave NaN or infinite values. Try another seed, checkpoint or precision.",
+        )
+    black = (edited.amax(dim=(1, 2, 3)) < 2 / 255) & (before.amax(dim=(1, 2, 3)) > 0.1)
+    if black.any():
+        raise ArtMancerError(
+            "generation_failed", f"{editor.name} gave a black picture. Try another checkpoint, attention or precision."
+        )
 
 
 def _psnr(error: Tensor) -> float | None:

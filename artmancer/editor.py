@@ -35,21 +35,42 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How an editor that samples does it; the draft editor reads none of it.
+
+    steps : denoising steps
+    cfg : classifier-free guidance scale; 1 = off: one forward a step instead of two
+    negative : what to avoid, in words; read only where cfg is not 1
+    condition_pixels : the area each conditioning image is encoded at; None = the crop's own size
+    keep_background : draw the latents outside the feathered mask back to the picture's at each step
+    step_cache : how far the first block's output may move before the others are computed anew, 0 = off
+    attention : a key of qwen.speed.ATTENTION
+    compile : compile the transformer's blocks
+    """
+
+    steps: int = 10
+    cfg: float = 4.0
+    negative: str = " "
+    condition_pixels: int | None = None
+    keep_background: bool = False
+    step_cache: float = 0.0
+    attention: str = "default"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class EditRequest:
     """What an editor is asked to do.
 
     conditions : the crop and its conditioning images
-    prompt, negative : the edit in words
+    prompt : the edit in words
     seed : of the first picture of a batch; the next ones count up from it
-    steps, cfg : for editors that sample
     """
 
     conditions: Conditions
     prompt: str = ""
-    negative: str = " "
     seed: int = 0
-    steps: int = 10
-    cfg: float = 4.0
+    sampling: Sampling = Sampling()
 
 
 class Editor(Protocol):
@@ -57,6 +78,7 @@ class Editor(Protocol):
 
     name : for the report, "draft/removal"
     variant : one of VARIANTS
+    recipe, resolution : what its checkpoint was trained on, keys of RECIPES and RESOLUTIONS
     """
 
     @property
@@ -64,6 +86,12 @@ class Editor(Protocol):
 
     @property
     def variant(self) -> str: ...
+
+    @property
+    def recipe(self) -> str: ...
+
+    @property
+    def resolution(self) -> str: ...
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """The edited crop, IMAGE [B, h, w, 3] of the size of `request.conditions.crop`."""

@@ -32,6 +32,9 @@ CODES = {
         "a model's file or folder is not there", "Put it where it was looked for, or name another.", 503
     ),
     "generation_failed": ErrorCode("a model cannot be loaded or run", "See the message; try another checkpoint.", 500),
+    "out_of_memory": ErrorCode(
+        "the device's memory is too small", "Choose a smaller resolution or a leaner memory mode.", 507
+    ),
     "not_found": ErrorCode("a file that was named is not there", "Check the path.", 404),
 }
 

@@ -1,10 +1,24 @@
 """How long work tells its caller where it is, and how the caller stops it."""
 
-from collections.abc import Callable
+from typing import Protocol
 
-Progress = Callable[[int, int, str], None]
-"""Called as progress(done, total, what is being done), several times a second; may raise, which cancels the work."""
+from torch import Tensor
 
 
-def no_progress(done: int, total: int, doing: str) -> None:
+class Progress(Protocol):
+    """Called several times a second; may raise, which cancels the work."""
+
+    def __call__(self, done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
+        """Hear where the work is.
+
+        Parameters
+        ----------
+        done, total : steps
+        doing : what is being done, "sampling"
+        latents : [1, 16, h, w] on any device, of the picture as it stands, for a preview; None where there are none
+        """
+        ...
+
+
+def no_progress(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
     """The Progress of a caller who does not watch."""

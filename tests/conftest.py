@@ -1,6 +1,9 @@
 from collections.abc import Callable, Iterator
 
+from pathlib import Path
+
 import pytest
+import tiny_qwen
 from comfyui import ComfyUI
 from places import EXAMPLES
 from torch import Tensor
@@ -18,6 +21,23 @@ def example() -> Callable[[str], Tensor]:
         return images.load_mask(path) if name.endswith("_mask") else images.load(path).image
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Qwen-Image-Edit with random weights."""
+    return tiny_qwen.save_base(tmp_path_factory.mktemp("base") / "tiny-qwen")
+
+
+@pytest.fixture(scope="session")
+def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """LoRAs for it, with the keys of diffusers, of ai-toolkit, without a prefix, and of Lightning."""
+    made = tmp_path_factory.mktemp("loras")
+    styles = ("diffusers", "ai-toolkit", "bare", "lightning")
+    return [
+        tiny_qwen.save_lora(made / f"{style}.safetensors", tiny_base, style=style, seed=seed)
+        for seed, style in enumerate(styles)
+    ]
 
 
 @pytest.fixture(scope="session")

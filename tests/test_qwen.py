@@ -17,51 +17,50 @@ from artmancer import cli
 from artmancer.edit import edit, prepare
 from artmancer.errors import ArtMancerError
 from artmancer.masks import refine
+from artmancer.editor import Sampling
+from artmancer.progress import no_progress
 from artmancer.qwen import checkpoints, memory, pipeline, sampler
 from artmancer.qwen.cache import Cache
 from artmancer.qwen.editor import QwenEditor
 
+TWO_STEPS = Sampling(steps=2)
 PICTURES = [Image.open(EXAMPLES / name).convert("RGB") for name in ("astronaut.png", "coffee.png", "chelsea.png")]
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_qwen.save_base(tmp_path_factory.mktemp("base") / "tiny-qwen")
-
-
 @pytest.fixture(scope="module")
-def base(folder: Path) -> pipeline.Base:
-    return pipeline.load(folder, "cpu")
+def base(tiny_base: Path) -> pipeline.Base:
+    return pipeline.load(tiny_base)
 
 
-@pytest.fixture(scope="module")
-def loras(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    made = tmp_path_factory.mktemp("loras")
-    styles = ("diffusers", "ai-toolkit", "bare")
-    return [
-        tiny_qwen.save_lora(made / f"{style}.safetensors", folder, style=style, seed=seed)
-        for seed, style in enumerate(styles)
-    ]
+def ask(
+    conditions: list[Image.Image],
+    size: tuple[int, int] = (96, 96),
+    prompt: str = "x",
+    seed: int = 0,
+    task: dict[str, Any] | None = None,
+    **sampling: Any,
+) -> tuple[sampler.Task, Sampling]:
+    return sampler.Task(prompt, conditions, *size, seed, **task or {}), Sampling(**{"steps": 2, **sampling})
 
 
-def stock(loaded: Any, conditions: list[Image.Image], asked: sampler.Sampling) -> torch.Tensor:
+def stock(loaded: Any, task: sampler.Task, sampling: Sampling) -> torch.Tensor:
     loaded.set_progress_bar_config(disable=True)
     picture = loaded(
-        image=conditions,
-        prompt=asked.prompt,
-        negative_prompt=asked.negative if asked.cfg != 1 else None,
-        true_cfg_scale=asked.cfg,
-        height=asked.height,
-        width=asked.width,
-        num_inference_steps=asked.steps,
-        generator=torch.Generator().manual_seed(asked.seed),
+        image=list(task.conditions),
+        prompt=task.prompt,
+        negative_prompt=sampling.negative if sampling.cfg != 1 else None,
+        true_cfg_scale=sampling.cfg,
+        height=task.height,
+        width=task.width,
+        num_inference_steps=sampling.steps,
+        generator=torch.Generator().manual_seed(task.seed),
         output_type="pt",
     ).images
     return picture.permute(0, 2, 3, 1)
 
 
-def ours(loaded: pipeline.Base, conditions: list[Image.Image], asked: sampler.Sampling) -> torch.Tensor:
-    return sampler.sample(loaded, conditions, asked, lambda *_: None)
+def ours(loaded: pipeline.Base, task: sampler.Task, sampling: Sampling) -> torch.Tensor:
+    return sampler.sample(loaded, task, sampling, no_progress)
 
 
 @pytest.mark.parametrize(
@@ -75,30 +74,28 @@ def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
 
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 256 * 256)
     conditions = (PICTURES * 2)[:count]
-    asked = sampler.Sampling("remove it", " ", *size, steps, cfg, seed=count, condition_pixels=256 * 256)
-    expected = stock(base.pipeline, conditions, asked)
-    assert (ours(base, conditions, asked) - expected).abs().max() <= 1e-4
+    asked = ask(conditions, size, "remove it", count, steps=steps, cfg=cfg, condition_pixels=256 * 256)
+    assert (ours(base, *asked) - stock(base.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_at_one_megapixel_the_result_is_the_stock_pipelines(base: pipeline.Base) -> None:
-    asked = sampler.Sampling("a lamp", " ", 128, 128, 2, 1.0, 5, sampler.ONE_MEGAPIXEL)
-    expected = stock(base.pipeline, PICTURES[1:2], asked)
-    assert (ours(base, PICTURES[1:2], asked) - expected).abs().max() <= 1e-4
+    asked = ask(PICTURES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=sampler.ONE_MEGAPIXEL)
+    assert (ours(base, *asked) - stock(base.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_qwen_image_edit_2511_is_the_same_pipeline(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 128 * 128)
-    newer = pipeline.load(tiny_qwen.save_base(tmp_path / "2511", zero_cond_t=True), "cpu")
-    asked = sampler.Sampling("remove it", " ", 96, 96, 2, 4.0, 1, 128 * 128)
-    assert (ours(newer, PICTURES[:2], asked) - stock(newer.pipeline, PICTURES[:2], asked)).abs().max() <= 1e-4
+    newer = pipeline.load(tiny_qwen.save_base(tmp_path / "2511", zero_cond_t=True))
+    asked = ask(PICTURES[:2], prompt="remove it", seed=1, condition_pixels=128 * 128)
+    assert (ours(newer, *asked) - stock(newer.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_a_single_step_is_sampled(base: pipeline.Base) -> None:
-    result = ours(base, PICTURES[:1], sampler.Sampling("x", " ", 96, 96, 1, 1.0, 0, 96 * 96))
+    result = ours(base, *ask(PICTURES[:1], steps=1, cfg=1.0, condition_pixels=96 * 96))
     assert result.isfinite().all()
 
 
@@ -110,7 +107,7 @@ def test_conditions_are_encoded_at_the_crops_own_size(base: pipeline.Base, monke
         base.pipeline.vae, "encode", lambda picture: sizes.append(picture.shape[-2:]) or encode(picture)
     )
     crop = PICTURES[0].resize((192, 128))
-    ours(base, [crop], sampler.Sampling("x", " ", 128, 192, 1, 1.0, 0))
+    ours(base, *ask([crop], (128, 192), steps=1, cfg=1.0))
     assert sizes == [(128, 192)]
 
 
@@ -129,13 +126,13 @@ def test_another_seed_encodes_nothing_again(base: pipeline.Base, monkeypatch: py
     monkeypatch.setattr(base.pipeline.text_encoder, "forward", count("text", forward))
     crops = [picture.resize((128, 128)) for picture in PICTURES]
     base.cache.clear()
-    first = ours(base, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 0))
+    first = ours(base, *ask(crops, (128, 128), seed=0))
     assert calls == {"vae": 3, "text": 2}
-    second = ours(base, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 1))
+    second = ours(base, *ask(crops, (128, 128), seed=1))
     assert calls == {"vae": 3, "text": 2}
     assert not torch.equal(first, second)
     base.cache.clear()
-    again = ours(base, crops, sampler.Sampling("x", " ", 128, 128, 2, 4.0, 0))
+    again = ours(base, *ask(crops, (128, 128), seed=0))
     assert torch.equal(first, again), "what is kept gives what is made anew"
 
 
@@ -149,23 +146,31 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently() -
 
 
 def pictures(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torch.Tensor:
-    checkpoints.use(base, list(paths), [strength] * len(paths))
+    checkpoints.use(base, dict.fromkeys(paths, strength))
     crop = PICTURES[0].resize((96, 96))
-    return ours(base, [crop], sampler.Sampling("x", " ", 96, 96, 2, 4.0, 0))
+    return ours(base, *ask([crop]))
 
 
-def test_after_any_switching_a_variant_is_what_a_fresh_load_gives(folder: Path, loras: list[Path]) -> None:
-    fresh = {lora: pictures(pipeline.load(folder, "cpu"), lora) for lora in loras}
-    bare = pictures(pipeline.load(folder, "cpu"))
-    shared = pipeline.load(folder, "cpu")
+def test_after_any_switching_a_variant_is_what_a_fresh_load_gives(tiny_base: Path, loras: list[Path]) -> None:
+    fresh = {lora: pictures(pipeline.load(tiny_base), lora) for lora in loras}
+    bare = pictures(pipeline.load(tiny_base))
+    shared = pipeline.load(tiny_base)
     for lora in [loras[0], loras[1], None, loras[0], loras[2], loras[2], None, loras[1]]:
         result = pictures(shared, *([lora] if lora else []))
         assert torch.equal(result, fresh[lora] if lora else bare)
     assert not torch.equal(fresh[loras[0]], bare) and not torch.equal(fresh[loras[0]], fresh[loras[1]])
 
 
-def test_a_variant_is_read_once(folder: Path, loras: list[Path], tmp_path: Path) -> None:
-    loaded = pipeline.load(folder, "cpu")
+def test_the_alphas_of_a_lightning_lora_count(tiny_base: Path, tmp_path: Path) -> None:
+    """Its alpha of 8 at rank 4 is a strength of 2."""
+    loaded = pipeline.load(tiny_base)
+    plain = tiny_qwen.save_lora(tmp_path / "plain.safetensors", tiny_base)
+    scaled = tiny_qwen.save_lora(tmp_path / "scaled.safetensors", tiny_base, style="lightning")
+    assert (pictures(loaded, scaled) - pictures(loaded, plain, strength=2.0)).abs().max() <= 1e-5
+
+
+def test_a_variant_is_read_once(tiny_base: Path, loras: list[Path], tmp_path: Path) -> None:
+    loaded = pipeline.load(tiny_base)
     mine = Path(shutil.copy(loras[0], tmp_path))
     first = pictures(loaded, mine)
     pictures(loaded, loras[1])
@@ -173,19 +178,19 @@ def test_a_variant_is_read_once(folder: Path, loras: list[Path], tmp_path: Path)
     assert torch.equal(pictures(loaded, mine), first)
 
 
-def test_two_checkpoints_stack_and_strength_counts(folder: Path, loras: list[Path]) -> None:
-    loaded = pipeline.load(folder, "cpu")
+def test_two_checkpoints_stack_and_strength_counts(tiny_base: Path, loras: list[Path]) -> None:
+    loaded = pipeline.load(tiny_base)
     both = pictures(loaded, loras[0], loras[1])
     assert not torch.equal(both, pictures(loaded, loras[0]))
     assert torch.allclose(pictures(loaded, loras[0], strength=0.0), pictures(loaded), atol=1e-6)
 
 
-def test_a_checkpoint_says_its_recipe_and_resolution(folder: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_says_its_recipe_and_resolution(tiny_base: Path, tmp_path: Path) -> None:
     metadata = {"artmancer.recipe": "background_mask_fill", "artmancer.resolution": "512"}
-    path = tiny_qwen.save_lora(tmp_path / "said.safetensors", folder, metadata=metadata)
+    path = tiny_qwen.save_lora(tmp_path / "said.safetensors", tiny_base, metadata=metadata)
     found = checkpoints.read(path)
     assert (found.recipe, found.resolution) == ("background_mask_fill", "512")
-    path = tiny_qwen.save_lora(tmp_path / "silent.safetensors", folder)
+    path = tiny_qwen.save_lora(tmp_path / "silent.safetensors", tiny_base)
     assert (checkpoints.read(path).recipe, checkpoints.read(path).resolution) == (None, None)
 
 
@@ -206,23 +211,23 @@ def test_files_that_do_not_fit_are_refused_by_name(base: pipeline.Base, loras: l
         ("gone.safetensors", "checkpoint_missing", "no checkpoint"),
     ):
         with pytest.raises(ArtMancerError, match=said) as caught:
-            checkpoints.use(base, [tmp_path / name], [1.0])
+            checkpoints.use(base, {tmp_path / name: 1.0})
         assert caught.value.code == code and name in str(caught.value)
     pictures(base, loras[0])
 
 
-def test_a_folder_that_is_no_base_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtMancerError, match="no base model"):
         pipeline.load(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ArtMancerError, match="holds another kind"):
         pipeline.load(tmp_path)
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
+    shutil.copytree(tiny_base, broken)
     shutil.rmtree(broken / "processor")
     with pytest.raises(ArtMancerError, match="no 'processor' folder"):
         pipeline.load(broken)
-    shutil.copytree(folder / "processor", broken / "processor")
+    shutil.copytree(tiny_base / "processor", broken / "processor")
     weights = next((broken / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(ArtMancerError, match="cannot be loaded"):
@@ -233,87 +238,84 @@ def test_the_editor_edits_a_batch_one_by_one_and_leaves_the_rest(
     base: pipeline.Base, loras: list[Path], example
 ) -> None:
     photo, mask = example("coffee"), example("coffee_mask")
-    editor = QwenEditor(base, "removal", loras[0])
-    told: list[tuple[int, int, str]] = []
+    editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
+    told: list[tuple[int, int, str, object]] = []
     pair = edit(
-        editor, prepare(photo.repeat(2, 1, 1, 1), mask), seed=4, steps=2, progress=lambda *step: told.append(step)
+        editor,
+        prepare(photo.repeat(2, 1, 1, 1), mask),
+        seed=4,
+        sampling=TWO_STEPS,
+        progress=lambda *step: told.append((*step, None)[:4]),
     )
-    alone = edit(editor, prepare(photo, mask), seed=5, steps=2)
+    alone = edit(editor, prepare(photo, mask), seed=5, sampling=TWO_STEPS)
     assert torch.equal(pair.image[1:], alone.image)
     assert torch.equal(alone.image[refine.feather(mask, 16) == 0], photo[refine.feather(mask, 16) == 0])
     assert pair.report.editor == "qwen-image-edit/removal" and pair.report.outside_psnr == math.inf
-    assert [done for done, total, doing in told if doing == "sampling" and total == 4] == [0, 1, 2, 2, 3, 4]
+    assert [done for done, total, doing, _ in told if doing == "sampling" and total == 4] == [0, 1, 2, 2, 3, 4]
 
 
 def test_a_cancel_leaves_nothing_behind(base: pipeline.Base, loras: list[Path], example) -> None:
     conditions = prepare(example("coffee"), example("coffee_mask"))
-    editor = QwenEditor(base, "removal", loras[0])
-    expected = edit(editor, conditions, steps=3).image
+    editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
+    expected = edit(editor, conditions, sampling=Sampling(steps=3)).image
 
-    def cancel(done: int, total: int, doing: str) -> None:
-        if done == 2:
+    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
+        if doing == "sampling" and done == 2:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        edit(QwenEditor(base, "removal", loras[1]), conditions, steps=3, progress=cancel)
-    assert torch.equal(edit(editor, conditions, steps=3).image, expected)
+        edit(
+            QwenEditor(base, "removal", checkpoints.read(loras[1])),
+            conditions,
+            sampling=Sampling(steps=3),
+            progress=cancel,
+        )
+    assert torch.equal(edit(editor, conditions, sampling=Sampling(steps=3)).image, expected)
 
 
-def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(folder: Path) -> None:
+def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(tiny_base: Path) -> None:
     loads = []
 
     def load() -> pipeline.Base:
         loads.append(1)
-        return pipeline.load(folder, "cpu")
+        return pipeline.load(tiny_base)
 
-    first = QwenEditor(pipeline.shared(folder, load), "removal")
-    second = QwenEditor(pipeline.shared(folder, load), "insertion")
+    first = QwenEditor(pipeline.shared(tiny_base, "auto", load), "removal")
+    second = QwenEditor(pipeline.shared(tiny_base, "auto", load), "insertion")
     assert first.base is second.base and len(loads) == 1
     del first, second
     gc.collect()
-    pipeline.shared(folder, load)
+    pipeline.shared(tiny_base, "auto", load)
     assert len(loads) == 2
 
 
-def test_one_part_at_a_time_gives_the_same_picture(folder: Path, base: pipeline.Base) -> None:
-    brought = []
-
-    def place(loaded: Any, device: torch.device) -> memory.Bring:
-        bring = memory.one_at_a_time(loaded, device)
-        return lambda part: (brought.append(part), bring(part))[1]
-
-    frugal = pipeline.load(folder, "cpu", place=place)
-    asked = sampler.Sampling("x", " ", 96, 96, 2, 4.0, 0)
-    checkpoints.use(base, [], [])
-    assert torch.equal(ours(frugal, PICTURES[:1], asked), ours(base, PICTURES[:1], asked))
-    assert brought == ["text_encoder", "text_encoder", "vae", "transformer", "vae"]
-
-
-def test_loading_tells_what_it_loads_and_can_be_cancelled(folder: Path) -> None:
+def test_loading_tells_what_it_loads_and_can_be_cancelled(tiny_base: Path) -> None:
     told = []
 
-    def cancel(done: int, total: int, doing: str) -> None:
+    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
         told.append(doing)
         if doing == "loading vae":
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        pipeline.load(folder, "cpu", progress=cancel)
+        pipeline.load(tiny_base, progress=cancel)
     assert "loading text encoder" in told
 
 
-def test_nan_from_the_model_is_said(folder: Path, example) -> None:
-    spoiled = pipeline.load(folder, "cpu")
+def test_nan_from_the_model_is_said(tiny_base: Path, example) -> None:
+    spoiled = pipeline.load(tiny_base)
     torch.nn.init.constant_(spoiled.pipeline.transformer.proj_out.bias, torch.nan)
     with pytest.raises(ArtMancerError, match="gave NaN"):
-        edit(QwenEditor(spoiled, "removal"), prepare(example("coffee"), example("coffee_mask")), steps=1)
+        edit(QwenEditor(spoiled, "removal"), prepare(example("coffee"), example("coffee_mask")), sampling=TWO_STEPS)
 
 
-def test_the_command_edits_with_a_base_and_a_variant(folder: Path, loras: list[Path], tmp_path: Path, capsys) -> None:
+def test_the_command_edits_with_a_base_and_a_variant(
+    tiny_base: Path, loras: list[Path], tmp_path: Path, capsys
+) -> None:
     options = ["--editor=qwen", "--task=removal", f"--mask={EXAMPLES / 'coffee_mask.png'}", "--steps=2", "--json"]
     photo, output = str(EXAMPLES / "coffee.png"), tmp_path / "out.png"
     command = ["edit", photo, *options, f"--variant-file={loras[0]}", "-o", str(output)]
-    assert cli.main([*command, f"--base={folder}"]) == 0
+    assert cli.main([*command, f"--base={tiny_base}"]) == 0
     report = json.loads(capsys.readouterr().out)["report"]
     assert report["editor"] == "qwen-image-edit/removal" and max(report["crop_size"]) == 512
     assert output.is_file()

@@ -109,18 +109,21 @@ def save_lora(
 ) -> Path:
     """Write a LoRA of rank 4 on the attention of every block.
 
-    style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit" (diffusion_model.*.lora_A.weight) or
-        "bare" (transformer_blocks.*.lora_A.weight)
+    style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit" (diffusion_model.*.lora_A.weight), "bare"
+        (transformer_blocks.*.lora_A.weight), or "lightning" (transformer_blocks.*.lora_down.weight, with alphas)
     """
     from diffusers import QwenImageTransformer2DModel
 
-    prefix = {"diffusers": "transformer.", "ai-toolkit": "diffusion_model.", "bare": ""}[style]
+    prefix = {"diffusers": "transformer.", "ai-toolkit": "diffusion_model."}.get(style, "")
+    down, up = ("lora_down", "lora_up") if style == "lightning" else ("lora_A", "lora_B")
     transformer = QwenImageTransformer2DModel.from_pretrained(base, subfolder="transformer")
     random = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, module in transformer.named_modules():
         if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")):
-            weights[f"{prefix}{name}.lora_A.weight"] = torch.randn(4, module.in_features, generator=random) * 0.3
-            weights[f"{prefix}{name}.lora_B.weight"] = torch.randn(module.out_features, 4, generator=random) * 0.3
+            weights[f"{prefix}{name}.{down}.weight"] = torch.randn(4, module.in_features, generator=random) * 0.3
+            weights[f"{prefix}{name}.{up}.weight"] = torch.randn(module.out_features, 4, generator=random) * 0.3
+            if style == "lightning":
+                weights[f"{name}.alpha"] = torch.tensor(8.0)
     save_file(weights, path, metadata)
     return path

@@ -1,5 +1,8 @@
 """The variants: LoRA files, attached to the base's transformer once and switched from then on."""
 
+import os
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..conditions import RECIPES
+from ..edit import RESOLUTIONS
 from ..errors import ArtMancerError
 from .pipeline import Base
 
@@ -27,6 +31,28 @@ class Checkpoint:
     resolution: str | None = None
 
 
+NONE = Checkpoint(None)
+"""The base alone."""
+
+FILES = {
+    "insertion": ("insertion_cp.safetensors", "qwen_2509_object_insertion_512_000002750.safetensors"),
+    "removal": ("removal_cp.safetensors",),
+    "white_balance": ("wb_cp.safetensors",),
+}
+"""The names each variant's checkpoint goes by."""
+
+ENVIRONMENT = {"insertion": "MODEL_FILE", "removal": "MODEL_FILE_REMOVAL", "white_balance": "MODEL_FILE_WHITE_BALANCE"}
+"""The environment variables that name the file of each variant; they come first."""
+
+
+def find(variant: str, files: Iterable[Path]) -> Path | None:
+    """The variant's checkpoint: what the environment names, or else the one of these files that goes by its name."""
+    if named := os.environ.get(ENVIRONMENT[variant]):
+        return Path(named)
+    by_name = {path.name: path for path in files}
+    return next((by_name[name] for name in FILES[variant] if name in by_name), None)
+
+
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint's metadata, not its weights.
 
@@ -35,31 +61,37 @@ def read(path: Path) -> Checkpoint:
     ArtMancerError : checkpoint_missing, generation_failed
     """
     metadata = _open(path, lambda file: file.metadata() or {})
-    recipe, resolution = metadata.get("artmancer.recipe"), metadata.get("artmancer.resolution")
-    if recipe is not None and recipe not in RECIPES:
-        raise ArtMancerError(
-            "generation_failed",
-            f"'{path.name}' asks for the recipe '{recipe}'; known are {', '.join(RECIPES)}. Update ArtMancer.",
-        )
+    recipe = _said(path, metadata, "recipe", RECIPES)
+    resolution = _said(path, metadata, "resolution", RESOLUTIONS)
     return Checkpoint(path, recipe, resolution)
 
 
-def use(base: Base, paths: list[Path], strengths: list[float]) -> None:
-    """Let these checkpoints act on the base, and no other; a file is read at its first use only.
+def _said(path: Path, metadata: dict[str, str], name: str, known: Iterable[str]) -> str | None:
+    value = metadata.get(f"artmancer.{name}")
+    if value is not None and value not in known:
+        raise ArtMancerError(
+            "generation_failed",
+            f"'{path.name}' asks for the {name} '{value}'; known are {', '.join(known)}. Update ArtMancer.",
+        )
+    return value
+
+
+def use(base: Base, strengths: dict[Path, float]) -> None:
+    """Let these checkpoints act on the base with these strengths, and no other; a file is read at its first use only.
 
     Raises
     ------
     ArtMancerError : checkpoint_missing; generation_failed where a file is of another model
     """
     transformer = base.pipeline.transformer
-    for path in paths:
+    for path in strengths:
         if path not in base.adapters:
             name = f"artmancer_{len(base.adapters)}"
             _attach(transformer, path, name)
             base.adapters[path] = name
-    if paths:
+    if strengths:
         transformer.enable_adapters()
-        transformer.set_adapters([base.adapters[path] for path in paths], strengths)
+        transformer.set_adapters([base.adapters[path] for path in strengths], list(strengths.values()))
     elif base.adapters:
         transformer.disable_adapters()
 
@@ -75,13 +107,20 @@ def _attach(transformer: Any, path: Path, name: str) -> None:
             "transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a LoRA for Qwen-Image-Edit.",
         )
     try:
-        transformer.load_lora_adapter(matched, prefix=None, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # Several adapters are what is wanted.
+            transformer.load_lora_adapter(matched, prefix=None, adapter_name=name)
     except RuntimeError as error:
         raise ArtMancerError(
             "generation_failed",
             f"'{path.name}' is a LoRA of another model: {str(error).splitlines()[-1].strip()}. "
             "Choose one for Qwen-Image-Edit.",
         ) from error
+    for key, value in matched.items():
+        module, _, side = key.removesuffix(".weight").partition(".lora_")
+        weight = transformer.get_submodule(f"{module}.lora_{side}.{name}").weight
+        # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
+        weight.data = value.to(weight.device, transformer.dtype)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

@@ -1,16 +1,25 @@
 """The Qwen editor: a base model, and the checkpoint of one variant on it."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..conditions import DEFAULT_RECIPE
 from ..editor import EditRequest
+from ..errors import ArtMancerError
 from ..images import to_pil
+from ..masks import refine
 from ..progress import Progress
-from . import checkpoints, sampler
+from . import checkpoints, sampler, speed
 from .pipeline import Base
+
+logger = logging.getLogger(__name__)
+
+ACCELERATED_SHIFT = 3.0
+"""Of the noise schedule that the acceleration LoRAs for Qwen-Image were trained with."""
 
 
 @dataclass(frozen=True)
@@ -19,57 +28,105 @@ class QwenEditor:
 
     base : the loaded model
     variant : "insertion", "removal" or "white_balance"
-    checkpoint : the variant's LoRA; None: the base alone
+    checkpoint : the variant's LoRA
     strength : how strongly the checkpoint acts, 1 = as trained
-    condition_pixels : the area each conditioning image is encoded at; None = the crop's own size
+    acceleration : a LoRA for few steps on top of it, which samples with CFG 1 and its own schedule
+    memory : one of memory.MODES, or "auto"
     """
 
     base: Base
     variant: str
-    checkpoint: Path | None = None
+    checkpoint: checkpoints.Checkpoint = checkpoints.NONE
     strength: float = 1.0
-    condition_pixels: int | None = None
+    acceleration: Path | None = None
+    memory: str = "auto"
 
     @property
     def name(self) -> str:
         return f"qwen-image-edit/{self.variant}"
 
+    @property
+    def recipe(self) -> str:
+        return self.checkpoint.recipe or DEFAULT_RECIPE
+
+    @property
+    def resolution(self) -> str:
+        return self.checkpoint.resolution or ("512" if self.checkpoint.path else "1 megapixel")
+
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit. A batch is edited one by one, with seeds counting up.
 
+        Out of memory, it is tried once more in the next mode, which needs less.
+
         Raises
         ------
-        ArtMancerError : generation_failed where a checkpoint does not fit
+        ArtMancerError : generation_failed where a checkpoint does not fit, out_of_memory
         """
-        images = list(request.conditions.images.values())
-        height, width = request.conditions.crop.region.size
-        edited = []
         with self.base.lock:
-            used = [self.checkpoint] if self.checkpoint else []
-            checkpoints.use(self.base, used, [self.strength] * len(used))
-            total = len(images[0]) * request.steps
-            for index in range(len(images[0])):
-                picture = sampler.sample(
-                    self.base,
-                    [to_pil(image[index]) for image in images],
-                    sampler.Sampling(
-                        request.prompt,
-                        request.negative,
-                        height,
-                        width,
-                        request.steps,
-                        request.cfg,
-                        request.seed + index,
-                        self.condition_pixels,
-                    ),
-                    _tell(progress, index * request.steps, total),
-                )
-                edited.append(picture)
-        return torch.cat(edited)
+            try:
+                return self._edit(request, self.memory, progress)
+            except torch.OutOfMemoryError:
+                leaner = self.base.memory.leaner()
+                if leaner is None:
+                    raise _out_of_memory() from None
+            logger.warning("Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner)
+            self.base.cache.clear()
+            self.base.memory.mover.empty()
+            try:
+                return self._edit(request, leaner, progress)
+            except torch.OutOfMemoryError:
+                raise _out_of_memory() from None
+
+    def _edit(self, request: EditRequest, memory: str, progress: Progress) -> Tensor:
+        sampling, shift = request.sampling, None
+        if self.acceleration:
+            sampling, shift = replace(sampling, cfg=1.0), ACCELERATED_SHIFT
+        tasks = [_task(request, index, shift) for index in range(len(request.conditions.image))]
+        files = {self.checkpoint.path: self.strength, self.acceleration: 1.0}
+        checkpoints.use(self.base, {path: strength for path, strength in files.items() if path})
+        self.base.memory.use(memory, tasks[0].pixels(sampling.condition_pixels))
+        with speed.settings(self.base.pipeline.transformer, sampling):
+            return torch.cat(
+                [
+                    sampler.sample(self.base, task, sampling, _part(progress, index, len(tasks)))
+                    for index, task in enumerate(tasks)
+                ]
+            )
 
 
-def _tell(progress: Progress, done: int, total: int) -> sampler.Step:
-    def step(number: int, latents: Tensor) -> None:
-        progress(done + number, total, "sampling")
+def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task:
+    conditions, crop = request.conditions, request.conditions.crop
+    height, width = crop.region.size
+    background = None
+    if request.sampling.keep_background:
+        feathered = refine.feather(crop.mask[index : index + 1], round(crop.region.feather * crop.region.scale))
+        background = to_pil(crop.image[index]), feathered[0]
+    return sampler.Task(
+        request.prompt,
+        [to_pil(image[index]) for image in conditions.images.values()],
+        height,
+        width,
+        request.seed + index,
+        background,
+        shift,
+    )
 
-    return step
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """The progress of one picture of a batch, as a part of the whole's."""
+
+    def tell(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
+        if doing == "sampling":
+            progress(index * total + done, count * total, doing, latents)
+        else:
+            progress(done, total, doing, latents)
+
+    return tell
+
+
+def _out_of_memory() -> ArtMancerError:
+    return ArtMancerError(
+        "out_of_memory",
+        "The GPU's memory is too small for this edit. Choose a smaller resolution in Split Conditions, the memory mode "
+        "'group offload' or the precision fp8 in Load Editor, or close other programs that use the GPU.",
+    )

@@ -1,38 +1,164 @@
 """Where the base's three models lie while one of them works."""
 
-from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
+from torch.nn import Module
+
+from ..progress import Progress
 
 PARTS = ("text_encoder", "transformer", "vae")
+MODES = ("all on the GPU", "one model at a time", "group offload")
+"""From the fastest to the one that needs the least memory; "auto" takes the first that fits."""
 
-Bring = Callable[[str], None]
-"""Called with the name of a part before it is used: the part is then on the device it computes on."""
-
-
-def all_on(pipeline: Any, device: torch.device) -> Bring:
-    """All three on the device, always."""
-    pipeline.to(device)
-    return lambda part: None
+_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
+"""What diffusers' group offloading leaves on a module; it has no call that takes them off."""
 
 
-def one_at_a_time(pipeline: Any, device: torch.device) -> Bring:
-    """Only the part at work on the device, the others in the CPU's memory."""
+class Mover:
+    """Puts models on the device where they compute, and takes them off.
 
-    def bring(part: str) -> None:
-        for other in PARTS:
-            if other != part:
-                getattr(pipeline, other).to("cpu")
-        getattr(pipeline, part).to(device)
+    In ComfyUI its memory manager does that, see comfy_host.py.
 
-    return bring
+    Parameters
+    ----------
+    device : default: CUDA where there is one, else the CPU
+    """
+
+    def __init__(self, device: str | torch.device | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def room(self) -> int | None:
+        """Bytes that models could have on the device beside those that are there; None: no need to ask."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+
+    def put(self, model: Module, work: int, progress: Progress) -> None:
+        """Put a model on the device, and see that this many bytes are free for its work."""
+        move(model, self.device, progress)
+
+    def take(self, model: Module) -> None:
+        """Take a model off the device."""
+        model.to("cpu")
+
+    def empty(self) -> None:
+        """Give memory that is kept for reuse back to the device."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def choose(pipeline: Any, device: torch.device) -> Bring:
-    """All on the device where they fit into what is free there, with a third left for the work; else one at a time."""
-    if device.type != "cuda":
-        return all_on(pipeline, device)
-    free, _ = torch.cuda.mem_get_info(device)
-    size = sum(parameter.nbytes for part in PARTS for parameter in getattr(pipeline, part).parameters())
-    return all_on(pipeline, device) if size < free * 2 / 3 else one_at_a_time(pipeline, device)
+class Memory:
+    """Where the parts of one pipeline lie.
+
+    Parameters
+    ----------
+    pipeline : its components are moved
+    mover : moves them
+    """
+
+    def __init__(self, pipeline: Any, mover: Mover) -> None:
+        self.parts: dict[str, Module] = {name: getattr(pipeline, name) for name in PARTS}
+        self.mover = mover
+        self.mode = MODES[0]
+
+    def use(self, mode: str, pixels: int) -> None:
+        """Keep to one of MODES, or with "auto" to the first of them that fits, from now on.
+
+        Parameters
+        ----------
+        pixels : area of all conditions and the result together, which the work grows with
+        """
+        mode = self._fitting(pixels) if mode == "auto" else mode
+        if mode == self.mode:
+            return
+        streamed = [self.parts["text_encoder"], self.parts["transformer"]]
+        for model in streamed:
+            if mode == "group offload":
+                self.mover.take(model)
+                _stream(model, self.mover.device)
+            elif self.mode == "group offload":
+                _unstream(model)
+        self.mode = mode
+
+    def bring(self, name: str, pixels: int, progress: Progress) -> None:
+        """See that a part can compute on the device."""
+        if self.mode != MODES[0]:
+            for other, model in self.parts.items():
+                if other != name and not self._streams(other):
+                    self.mover.take(model)
+        if not self._streams(name):
+            self.mover.put(self.parts[name], work(name, pixels), progress)
+
+    def leaner(self) -> str | None:
+        """The mode that needs less memory than the present one; None: there is none."""
+        return dict(zip(MODES, MODES[1:], strict=False)).get(self.mode)
+
+    def _streams(self, name: str) -> bool:
+        return self.mode == "group offload" and name != "vae"
+
+    def _fitting(self, pixels: int) -> str:
+        room = self.mover.room()
+        if room is None:
+            return MODES[0]
+        sizes = {name: size(model) for name, model in self.parts.items()}
+        there = sum(size(model, self.mover.device) for model in self.parts.values())
+        most = max(work(name, pixels) for name in PARTS)
+        if sum(sizes.values()) + most <= room + there:
+            return MODES[0]
+        if max(sizes[name] + work(name, pixels) for name in PARTS) <= room + there:
+            return MODES[1]
+        return MODES[2]
+
+
+def work(name: str, pixels: int) -> int:
+    """Bytes a part needs beside its weights, in bfloat16 at the real width; estimated from its activations.
+
+    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two feature maps of 384 channels
+    at half size or 192 at full size, with their convolutions' workspace; the text encoder sees pictures of a fixed size.
+    """
+    return {"text_encoder": 2 * 2**30, "transformer": 2**29 + 800 * pixels, "vae": 2**29 + 3000 * pixels}[name]
+
+
+def size(model: Module, device: torch.device | None = None) -> int:
+    """Bytes of a model's weights; of those on one device where that is given."""
+    tensors = chain(model.parameters(), model.buffers())
+    return sum(tensor.nbytes for tensor in tensors if device is None or tensor.device == device)
+
+
+def move(model: Module, device: torch.device, progress: Progress) -> None:
+    """Move a model layer by layer, telling the megabytes that are done; if `progress` raises, all of it goes back."""
+    waiting = [
+        module
+        for module in model.modules()
+        if any(tensor.device != device for tensor in chain(module.parameters(False), module.buffers(False)))
+    ]
+    total = sum(_own(module) for module in waiting)
+    done = 0
+    try:
+        for module in waiting:
+            progress(done >> 20, (total >> 20) + 1, f"moving {type(model).__name__} to {device}")
+            done += _own(module)
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
+    except BaseException:
+        model.to("cpu")
+        raise
+    # What is neither parameter nor buffer, and moves with the whole.
+    model.to(device)
+
+
+def _own(module: Module) -> int:
+    return sum(tensor.nbytes for tensor in chain(module.parameters(False), module.buffers(False)))
+
+
+def _stream(model: Module, device: torch.device) -> None:
+    from diffusers.hooks.group_offloading import apply_group_offloading
+
+    apply_group_offloading(model, device, offload_type="leaf_level", use_stream=device.type == "cuda")
+
+
+def _unstream(model: Module) -> None:
+    from diffusers.hooks.hooks import HookRegistry
+
+    registry = HookRegistry.check_if_exists_or_initialize(model)
+    for hook in _HOOKS:
+        registry.remove_hook(hook, recurse=True)

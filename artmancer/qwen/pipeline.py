@@ -14,8 +14,8 @@ import torch
 
 from ..errors import ArtMancerError
 from ..progress import Progress, no_progress
-from . import memory
 from .cache import Cache
+from .memory import Memory, Mover
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ Pipeline = Any
 """diffusers.QwenImageEditPlusPipeline, whose components carry no types."""
 
 PIPELINE_CLASS = "QwenImageEditPlusPipeline"
+PRECISIONS = ("auto", "bf16", "fp8", "fp32")
+"""auto: bf16 on a GPU, fp32 on the CPU. fp8: the transformer's weights in 8 bits, computed with in bf16."""
 PARTS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
 
 
@@ -31,49 +33,52 @@ class Base:
     """A loaded base model.
 
     pipeline : its components
-    device : where they compute
-    bring : puts a part there before it is used
+    memory : where they lie
     cache : what its encoders made of prompts and pictures
     adapters : the checkpoints attached to its transformer, by their file: the adapter's name
     lock : held during an edit, which sets the adapters
     """
 
     pipeline: Pipeline
-    device: torch.device
-    bring: memory.Bring
+    memory: Memory
     cache: Cache = field(default_factory=Cache)
     adapters: dict[Path, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parts compute."""
+        return self.memory.mover.device
+
 
 # A base lives as long as an editor on it does: in ComfyUI, until the graph's outputs are dropped.
-_shared: WeakValueDictionary[Path, Base] = WeakValueDictionary()
+_shared: WeakValueDictionary[tuple[Path, str], Base] = WeakValueDictionary()
 
 
-def shared(folder: Path, load: Callable[[], Base]) -> Base:
-    """The base of this folder that is loaded already, or else what load gives."""
-    folder = folder.resolve()
-    base = _shared.get(folder)
+def shared(folder: Path, precision: str, load: Callable[[], Base]) -> Base:
+    """The base of this folder that is loaded already in this precision, or else what load gives."""
+    key = (folder.resolve(), precision)
+    base = _shared.get(key)
     if base is None:
-        base = _shared[folder] = load()
+        base = _shared[key] = load()
     return base
 
 
 def load(
     folder: Path,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    place: Callable[[Pipeline, torch.device], memory.Bring] = memory.choose,
+    precision: str = "auto",
+    mover: Mover | None = None,
     progress: Progress = no_progress,
 ) -> Base:
     """Load a base model from a folder that diffusers wrote.
 
+    The weights are mapped from their files; the device reads them from there at their first use.
+
     Parameters
     ----------
     folder : with model_index.json, and safetensors weights
-    device : default: CUDA where there is one, else the CPU
-    dtype : default: bfloat16 on CUDA, float32 on the CPU
-    place : decides where the parts lie, see memory.py
+    precision : one of PRECISIONS
+    mover : puts the models on the device, see memory.py
     progress : told what is loading; may raise to cancel
 
     Raises
@@ -88,9 +93,11 @@ def load(
     import transformers
 
     _check(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    logger.info("Loading %s for %s.", folder, device)
+    mover = mover or Mover()
+    if precision == "auto":
+        precision = "fp32" if mover.device.type == "cpu" else "bf16"
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    logger.info("Loading %s for %s in %s.", folder, mover.device, precision)
     weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     classes: dict[str, tuple[Any, dict[str, Any]]] = {
         "scheduler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
@@ -110,8 +117,10 @@ def load(
                 "generation_failed",
                 f"The {name} of the base in '{folder}' cannot be loaded ({error}). Download it again.",
             ) from error
+    if precision == "fp8":
+        parts["transformer"].enable_layerwise_casting(torch.float8_e4m3fn, dtype)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
-    return Base(pipeline, device, place(pipeline, device))
+    return Base(pipeline, Memory(pipeline, mover))
 
 
 def is_base(folder: Path) -> bool:

@@ -6,55 +6,60 @@ conditions and a 512 x 512 output are then 4,096 tokens instead of 13,312.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
+from ..editor import Sampling
+from ..progress import Progress
 from .pipeline import Base
 
 ONE_MEGAPIXEL = 1024 * 1024
 VISION_PIXELS = 384 * 384
 """What the vision encoder sees of each condition, as in training."""
 
-Step = Callable[[int, Tensor], None]
-"""Called as step(number of steps done, latents [1, z, h / 8, w / 8]); may raise, which cancels."""
-
 
 @dataclass(frozen=True)
-class Sampling:
-    """What to sample.
+class Task:
+    """One picture to sample.
 
-    prompt, negative : the edit in words; the negative is read only where cfg is not 1
+    prompt : the edit in words
+    conditions : the conditioning images in the recipe's order, RGB
     height, width : of the result in pixels, multiples of 16
-    steps : denoising steps
-    cfg : classifier-free guidance scale; 1 = one forward a step instead of two
     seed : the same seed gives the same noise on every device
-    condition_pixels : the area each condition is encoded at; None = its own size
+    background : the crop before the edit, RGB of the result's size, and MASK [height, width], > 0 where the edit may
+        show; None: the edit may show everywhere
+    shift : of the noise schedule, as an acceleration LoRA was trained with; None: the base's own, by the size
     """
 
     prompt: str
-    negative: str
+    conditions: Sequence[Image.Image]
     height: int
     width: int
-    steps: int
-    cfg: float
     seed: int
-    condition_pixels: int | None = None
+    background: tuple[Image.Image, Tensor] | None = None
+    shift: float | None = None
+
+    def pixels(self, condition_pixels: int | None) -> int:
+        """Area of the result and of all conditions as they are encoded."""
+        return self.height * self.width + sum(
+            condition_pixels or image.width * image.height for image in self.conditions
+        )
 
 
 @torch.no_grad()
-def sample(base: Base, conditions: Sequence[Image.Image], sampling: Sampling, step: Step) -> Tensor:
+def sample(base: Base, task: Task, sampling: Sampling, progress: Progress) -> Tensor:
     """Edit one picture.
 
     Parameters
     ----------
     base : the loaded model; of its state only the cache changes
-    conditions : the conditioning images in the recipe's order, RGB
-    step : told after each step, and with 0 before the first
+    progress : told before the first step and after each, with the picture as it stands; may raise, which cancels
 
     Returns
     -------
@@ -62,43 +67,118 @@ def sample(base: Base, conditions: Sequence[Image.Image], sampling: Sampling, st
     """
     pipeline, device = base.pipeline, base.device
     dtype = pipeline.transformer.dtype
-    prompts = [sampling.prompt, sampling.negative] if sampling.cfg != 1 else [sampling.prompt]
-    embeddings = [_embed(base, text, conditions) for text in prompts]
-    encoded = [_encode(base, image, sampling.condition_pixels) for image in conditions]
-    base.bring("transformer")
+    pixels = task.pixels(sampling.condition_pixels)
+
+    def bring(part: str) -> None:
+        base.memory.bring(part, pixels, progress)
+
+    progress(0, sampling.steps, "encoding")
+    prompts = [task.prompt, sampling.negative] if sampling.cfg != 1 else [task.prompt]
+    embeddings = [_embed(base, text, task.conditions, bring) for text in prompts]
+    encoded = [_encode(base, image, sampling.condition_pixels, bring) for image in task.conditions]
 
     factor = pipeline.vae_scale_factor
-    grid = (sampling.height // (2 * factor), sampling.width // (2 * factor))
-    shapes = [[(1, *grid), *((1, height // 2, width // 2) for height, width in (one.shape[-2:] for one in encoded))]]
+    grid = (task.height // (2 * factor), task.width // (2 * factor))
+    shapes = [(1, *grid), *((1, height // 2, width // 2) for height, width in (one.shape[-2:] for one in encoded))]
     reference = torch.cat([_pack(one) for one in encoded], dim=1).to(device, dtype)
     # Drawn on the CPU, so that the noise of a seed does not depend on the device.
     noise = torch.randn(
         (1, 1, pipeline.latent_channels, 2 * grid[0], 2 * grid[1]),
-        generator=torch.Generator().manual_seed(sampling.seed),
+        generator=torch.Generator().manual_seed(task.seed),
         dtype=dtype,
     )
-    latents = _pack(noise.transpose(1, 2)).to(device)
+    noise = noise.transpose(1, 2)
+    background = None
+    if task.background:
+        image, mask = task.background
+        # A latent is free where any of its pixels may change.
+        still = _pack(_encode(base, image, None, bring)).to(device, dtype)
+        free = functional.max_pool2d(mask[None, None], factor).unsqueeze(2).expand(noise.shape)
+        background = still, _pack(free).to(device, dtype)
+    latents = noise = _pack(noise).to(device)
 
-    scheduler, timesteps = _schedule(pipeline.scheduler, sampling.steps, latents.shape[1], device)
-    step(0, _unpack(latents, grid)[:, :, 0])
-    for index, timestep in enumerate(timesteps):
+    bring("transformer")
+    # Streamed weights are the bottleneck, and one pass over them serves both halves. Where they lie on the device, two
+    # forwards of some thousand tokens each are bound by arithmetic: a batch gains nothing, and holds twice the memory.
+    together = base.memory.mode == "group offload" and not sampling.step_cache
+    predict = _batched(embeddings, device, dtype) if together else _in_turn(embeddings, device, dtype)
+    scheduler = _scheduler(pipeline.scheduler, sampling.steps, latents.shape[1], task.shift, device)
+    progress(0, sampling.steps, "sampling")
+    for index, timestep in enumerate(scheduler.timesteps):
         tokens = torch.cat([latents, reference], dim=1)
-        predictions = []
-        for name, (embedding, mask) in zip(("cond", "uncond"), embeddings, strict=False):
-            with pipeline.transformer.cache_context(name):
-                predictions.append(
-                    pipeline.transformer(
+        predictions = predict(pipeline.transformer, tokens, timestep.to(dtype) / 1000, shapes, latents.shape[1])
+        velocity = _guide(predictions, sampling.cfg)
+        # Shown is where the steps are heading: the picture this prediction alone would give.
+        heading = latents - scheduler.sigmas[index].to(dtype) * velocity
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        if background:
+            still, free = background
+            sigma = scheduler.sigmas[index + 1].to(dtype)
+            latents = torch.lerp(torch.lerp(still, noise, sigma), latents, free)
+        progress(index + 1, sampling.steps, "sampling", _unpack(heading, grid)[:, :, 0])
+    return _decode(base, _unpack(latents, grid), bring)
+
+
+Embedding = tuple[Tensor, Tensor | None]
+Predict = Callable[[Any, Tensor, Tensor, list[tuple[int, int, int]], int], list[Tensor]]
+"""Called with the transformer, tokens [1, n, c], timestep [], shapes, count; gives the first `count` predicted tokens of
+the conditional pass, and of the unconditional one where there is guidance."""
+
+
+def _in_turn(embeddings: list[Embedding], device: torch.device, dtype: torch.dtype) -> Predict:
+    """One forward for each prompt."""
+    placed = [
+        (name, embedding.to(device, dtype), None if mask is None else mask.to(device))
+        for name, (embedding, mask) in zip(("cond", "uncond"), embeddings, strict=False)
+    ]
+
+    def predict(
+        transformer: Any, tokens: Tensor, timestep: Tensor, shapes: list[tuple[int, int, int]], count: int
+    ) -> list[Tensor]:
+        def forwards() -> Iterator[Tensor]:
+            for name, embedding, mask in placed:
+                with transformer.cache_context(name):
+                    yield transformer(
                         hidden_states=tokens,
-                        timestep=timestep.expand(1).to(dtype) / 1000,
-                        encoder_hidden_states=embedding.to(device, dtype),
-                        encoder_hidden_states_mask=None if mask is None else mask.to(device),
-                        img_shapes=shapes,
+                        timestep=timestep.expand(1),
+                        encoder_hidden_states=embedding,
+                        encoder_hidden_states_mask=mask,
+                        img_shapes=[shapes],
                         return_dict=False,
-                    )[0][:, : latents.shape[1]]
-                )
-        latents = scheduler.step(_guide(predictions, sampling.cfg), timestep, latents, return_dict=False)[0]
-        step(index + 1, _unpack(latents, grid)[:, :, 0])
-    return _decode(base, _unpack(latents, grid))
+                    )[0][:, :count]
+
+        return list(forwards())
+
+    return predict
+
+
+def _batched(embeddings: list[Embedding], device: torch.device, dtype: torch.dtype) -> Predict:
+    """One forward for all prompts, the shorter ones padded and masked."""
+    longest = max(embedding.shape[1] for embedding, _ in embeddings)
+    padded, masks = [], []
+    for embedding, mask in embeddings:
+        missing = longest - embedding.shape[1]
+        mask = torch.ones(embedding.shape[:2], dtype=torch.bool, device=embedding.device) if mask is None else mask
+        padded.append(functional.pad(embedding, (0, 0, 0, missing)))
+        masks.append(functional.pad(mask.bool(), (0, missing)))
+    together = torch.cat(padded).to(device, dtype)
+    valid = torch.cat(masks).to(device)
+
+    def predict(
+        transformer: Any, tokens: Tensor, timestep: Tensor, shapes: list[tuple[int, int, int]], count: int
+    ) -> list[Tensor]:
+        number = len(together)
+        predictions: Tensor = transformer(
+            hidden_states=tokens.expand(number, -1, -1),
+            timestep=timestep.expand(number),
+            encoder_hidden_states=together,
+            encoder_hidden_states_mask=None if valid.all() else valid,
+            img_shapes=[shapes] * number,
+            return_dict=False,
+        )[0][:, :count]
+        return list(predictions.split(1))
+
+    return predict
 
 
 def _guide(predictions: list[Tensor], cfg: float) -> Tensor:
@@ -111,24 +191,27 @@ def _guide(predictions: list[Tensor], cfg: float) -> Tensor:
     return rescaled
 
 
-def _schedule(scheduler: Any, steps: int, tokens: int, device: torch.device) -> tuple[Any, Tensor]:
-    """A scheduler of the base's kind for this run alone, and its timesteps, shifted by the number of tokens."""
-    # Stretching a single step to the terminal shift divides by zero.
-    single = {"shift_terminal": None} if steps == 1 else {}
-    own = type(scheduler).from_config(scheduler.config, **single)
+def _scheduler(scheduler: Any, steps: int, tokens: int, shift: float | None, device: torch.device) -> Any:
+    """A scheduler of the base's kind for this run alone, shifted by the number of tokens or as asked."""
+    options: dict[str, Any] = {}
+    if steps == 1 or shift:
+        # Stretching a single step to the terminal shift divides by zero; acceleration LoRAs were trained without it.
+        options["shift_terminal"] = None
+    own = type(scheduler).from_config(scheduler.config, **options)
     config = own.config
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    shift = config.base_shift + slope * (tokens - config.base_image_seq_len)
-    own.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps, dtype=torch.double).numpy(), mu=shift, device=device)
+    # An exponential shift of log(s) is a shift of s.
+    mu = math.log(shift) if shift else config.base_shift + slope * (tokens - config.base_image_seq_len)
+    own.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps, dtype=torch.double).numpy(), mu=mu, device=device)
     own.set_begin_index(0)
-    return own, own.timesteps
+    return own
 
 
-def _embed(base: Base, text: str, conditions: Sequence[Image.Image]) -> tuple[Tensor, Tensor | None]:
+def _embed(base: Base, text: str, conditions: Sequence[Image.Image], bring: Callable[[str], None]) -> Embedding:
     """The prompt with its pictures, [1, tokens, width], and its mask where it has padding."""
 
-    def make() -> tuple[Tensor, Tensor | None]:
-        base.bring("text_encoder")
+    def make() -> Embedding:
+        bring("text_encoder")
         resize = base.pipeline.image_processor.resize
         seen = [resize(image, *_size(image, VISION_PIXELS)) for image in conditions]
         embedding, mask = base.pipeline.encode_prompt(text, image=seen, device=base.device)
@@ -137,12 +220,12 @@ def _embed(base: Base, text: str, conditions: Sequence[Image.Image]) -> tuple[Te
     return base.cache.get(("prompt", text, *map(_digest, conditions)), make)
 
 
-def _encode(base: Base, image: Image.Image, pixels: int | None) -> Tensor:
+def _encode(base: Base, image: Image.Image, pixels: int | None, bring: Callable[[str], None]) -> Tensor:
     """A condition's latents, normalised, [1, z, 1, h / 8, w / 8]."""
     size = (image.height, image.width) if pixels is None else _size(image, pixels)
 
     def make() -> Tensor:
-        base.bring("vae")
+        bring("vae")
         vae = base.pipeline.vae
         picture = base.pipeline.image_processor.preprocess(image, *size).unsqueeze(2).to(base.device, vae.dtype)
         mean, deviation = _statistics(vae, base.device)
@@ -152,8 +235,8 @@ def _encode(base: Base, image: Image.Image, pixels: int | None) -> Tensor:
     return base.cache.get(("latents", size, _digest(image)), make)
 
 
-def _decode(base: Base, latents: Tensor) -> Tensor:
-    base.bring("vae")
+def _decode(base: Base, latents: Tensor, bring: Callable[[str], None]) -> Tensor:
+    bring("vae")
     vae = base.pipeline.vae
     mean, deviation = _statistics(vae, base.device)
     picture: Tensor = vae.decode(latents.to(vae.dtype) * deviation + mean, return_dict=False)[0][:, :, 0]

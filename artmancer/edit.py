@@ -12,7 +12,7 @@ from torch import Tensor
 from . import color, region
 from .conditions import DEFAULT_RECIPE, Sources, cut_out, split
 from .drift import drift
-from .editor import Conditions, Editor, EditRequest, EditResult, Report, Sampling
+from .editor import DEFAULT_SAMPLING, Conditions, Editor, EditRequest, EditResult, Report, Sampling
 from .errors import ArtMancerError
 from .masks import refine
 from .progress import Progress, no_progress
@@ -105,7 +105,7 @@ def edit(
     *,
     prompt: str = "",
     seed: int = 0,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DEFAULT_SAMPLING,
     match: bool = True,
     transfer: str = "colours",
     progress: Progress = no_progress,
@@ -117,8 +117,8 @@ def edit(
     conditions : what `prepare` gave
     prompt, seed, sampling : see EditRequest
     match : fit the edit's colours to the picture's at the rim of the mask
-    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours is fitted and applied
-        to the picture's own pixels, at full resolution; "pixels": it is stitched, as any other edit is
+    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours is fitted and
+        applied to the picture's own pixels, at full resolution; "pixels": it is stitched, as any other edit is
     progress : told where the editor is; may raise to cancel
 
     Raises

@@ -58,6 +58,9 @@ class Sampling:
     compile: bool = False
 
 
+DEFAULT_SAMPLING = Sampling()
+
+
 @dataclass(frozen=True)
 class EditRequest:
     """What an editor is asked to do.
@@ -70,7 +73,7 @@ class EditRequest:
     conditions: Conditions
     prompt: str = ""
     seed: int = 0
-    sampling: Sampling = Sampling()
+    sampling: Sampling = DEFAULT_SAMPLING
 
 
 class Editor(Protocol):

@@ -1,27 +1,134 @@
 """What the pack asks of the running ComfyUI; the only file that knows its modules."""
 
+import os
 from pathlib import Path
 
 import folder_paths
-from comfy import model_management, utils
+import torch
+from comfy import latent_formats, model_management, utils
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
+from latent_preview import get_previewer
+from server import PromptServer
 from torch import Tensor
 
 from ..artmancer import images
-from ..artmancer.progress import Progress
+from ..artmancer.progress import Progress, no_progress
+from ..artmancer.qwen import memory, pipeline
+
+MODEL_FOLDER = "artmancer"
+_paths, _ = folder_paths.folder_names_and_paths.get(MODEL_FOLDER, ([], set()))
+folder_paths.folder_names_and_paths[MODEL_FOLDER] = (
+    [*_paths, str(Path(folder_paths.models_dir) / MODEL_FOLDER)],
+    {".safetensors"},
+)
 
 
 def progress() -> Progress:
-    """Show progress on the node that is running; cancel raises out of the call, within one step."""
+    """Show progress on the node that is running, and its previews; cancel raises out of the call, within one step."""
     bar: utils.ProgressBar | None = None
+    previewer = get_previewer(model_management.get_torch_device(), latent_formats.Wan21())
+    shown = ""
 
-    def update(done: int, total: int, doing: str) -> None:
-        nonlocal bar
+    def update(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
+        nonlocal bar, shown
         model_management.throw_exception_if_processing_interrupted()
+        context = get_executing_context()
+        if doing != shown and context:
+            server = PromptServer.instance
+            server.send_progress_text(doing, context.node_id, server.client_id)
+            shown = doing
         bar = bar or utils.ProgressBar(total)
-        bar.update_absolute(done, total)
+        preview = None
+        if previewer and latents is not None:
+            preview = previewer.decode_latent_to_preview_image("JPEG", latents)
+        bar.update_absolute(done, total, preview)
 
     return update
+
+
+def bases() -> dict[str, Path]:
+    """The base models in ComfyUI's diffusers folders, and the one that MODEL_PATH names, by the folder's name."""
+    found = [path for folder in folder_paths.get_folder_paths("diffusers") for path in sorted(Path(folder).glob("*"))]
+    if named := os.environ.get("MODEL_PATH"):
+        found.append(Path(named))
+    return {path.name: path for path in found if pipeline.is_base(path)}
+
+
+def loras() -> dict[str, Path]:
+    """The safetensors files in models/loras and models/artmancer, by their name there."""
+    return {
+        name: Path(folder_paths.get_full_path_or_raise(folder, name))
+        for folder in ("loras", MODEL_FOLDER)
+        for name in folder_paths.get_filename_list(folder)
+        if name.endswith(".safetensors")
+    }
+
+
+def load_base(name: str, precision: str) -> pipeline.Base:
+    """The base of this name, which other nodes may share, in the hands of ComfyUI's memory manager."""
+    folder = bases()[name]
+    return pipeline.shared(folder, precision, lambda: pipeline.load(folder, precision, ManagedMover(), progress()))
+
+
+class ManagedMover(memory.Mover):
+    """Lets ComfyUI's memory manager make room for our models, and take the room back for others."""
+
+    def __init__(self) -> None:
+        super().__init__(model_management.get_torch_device())
+        self._patchers: dict[torch.nn.Module, WholePatcher] = {}
+
+    def room(self) -> int | None:
+        """What is free, and what other models would give back."""
+        if self.device.type == "cpu":
+            return None
+        mine = sum(patcher.loaded_size() for patcher in self._patchers.values())
+        others = sum(loaded.model_loaded_memory() for loaded in model_management.current_loaded_models) - mine
+        free = int(model_management.get_free_memory(self.device))
+        return free + max(0, int(others)) - model_management.extra_reserved_memory()
+
+    def put(self, model: torch.nn.Module, work: int, progress: Progress) -> None:
+        patcher = self._patchers.get(model)
+        if patcher is None:
+            patcher = self._patchers[model] = WholePatcher(model, self.device)
+        patcher.size = 0  # A checkpoint may have been attached since it was measured.
+        patcher.progress = progress
+        model_management.load_models_gpu([patcher], memory_required=work, force_full_load=True)
+
+    def take(self, model: torch.nn.Module) -> None:
+        patcher = self._patchers.get(model)
+        if patcher is None:
+            return
+        for loaded in list(model_management.current_loaded_models):
+            if loaded.model is patcher:
+                loaded.model_unload()
+                model_management.current_loaded_models.remove(loaded)
+
+    def empty(self) -> None:
+        model_management.soft_empty_cache()
+
+
+class WholePatcher(ModelPatcher):
+    """A model that lies on the device whole or not at all: its layers cannot run from elsewhere, as ComfyUI's can."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        # ComfyUI sets attributes on the model, "device" among them, which diffusers' models do not let it.
+        holder = _Holder()
+        holder.model = model
+        super().__init__(holder, load_device=device, offload_device=torch.device("cpu"))
+        self.progress = no_progress
+
+    def load(self, device_to: torch.device, *args: object, **kwargs: object) -> None:
+        memory.move(self.model, device_to, self.progress)
+        super().load(device_to, full_load=True)
+
+    def partially_unload(self, *args: object, **kwargs: object) -> int:
+        return 0
+
+
+class _Holder(torch.nn.Module):
+    """Carries one of the Qwen editor's models."""
 
 
 def input_images() -> list[str]:

@@ -2,10 +2,14 @@ import json
 
 from comfy_api.latest import io
 
-from ..artmancer.edit import edit
-from ..artmancer.editor import Conditions, Editor
+from ..artmancer.edit import TRANSFERS, edit
+from ..artmancer.editor import Conditions, Editor, Sampling
+from ..artmancer.qwen.speed import ATTENTION
 from . import comfy_host
 from .types import ConditionsType, EditorType
+
+CONDITION_PIXELS = {"crop": None, "1 megapixel": 1024 * 1024, "768": 768 * 768, "512": 512 * 512, "384": 384 * 384}
+ADVANCED = {"advanced": True}
 
 
 class EditSampler(io.ComfyNode):
@@ -47,12 +51,65 @@ class EditSampler(io.ComfyNode):
                     min=0.5,
                     max=20.0,
                     step=0.1,
-                    tooltip="How closely the edit follows the prompt. The draft editor ignores it.",
+                    tooltip="How closely the edit follows the prompt; 1 halves the time of a step, and ignores the "
+                    "negative. The draft editor ignores it.",
                 ),
                 io.Boolean.Input(
                     "match_colors",
                     default=True,
                     tooltip="Fit the edit's colours to the photo's just outside the mask, so that no seam shows.",
+                ),
+                io.Combo.Input(
+                    "transfer",
+                    options=list(TRANSFERS),
+                    default="colours",
+                    optional=True,
+                    tooltip="White balance: colours fits the change of colours and applies it to the photo's own "
+                    "pixels, so that no texture is lost. pixels takes the editor's pixels.",
+                ),
+                io.Boolean.Input(
+                    "keep_background",
+                    default=False,
+                    optional=True,
+                    tooltip="Hold the crop outside the mask to the photo in every step. The edit then fits what is "
+                    "around it more closely, but cannot cast a shadow there. Costs one more encoding.",
+                ),
+                io.Combo.Input(
+                    "condition_size",
+                    options=list(CONDITION_PIXELS),
+                    default="crop",
+                    optional=True,
+                    tooltip="The size each conditioning image is encoded at. crop: its own, fastest. 1 megapixel: as "
+                    "the stock pipeline does, 4 times the work at 512x512. A number: that many pixels squared.",
+                    extra_dict=ADVANCED,
+                ),
+                io.Float.Input(
+                    "step_cache",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Skip most of a step when its first block changes less than this; 0 = never. 0.1 is a "
+                    "start for 20 steps or more. Costs detail.",
+                    extra_dict=ADVANCED,
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(ATTENTION),
+                    default="default",
+                    optional=True,
+                    tooltip="The attention kernel. All but default and cudnn must be installed first; sage computes "
+                    "in 8 bits and costs a little quality.",
+                    extra_dict=ADVANCED,
+                ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip="Compile the transformer's blocks. The first edit at each size then takes a minute or "
+                    "more, later ones less. Switching the variant compiles anew.",
+                    extra_dict=ADVANCED,
                 ),
             ],
             outputs=[
@@ -75,16 +132,30 @@ class EditSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         match_colors: bool,
+        transfer: str = "colours",
+        keep_background: bool = False,
+        condition_size: str = "crop",
+        step_cache: float = 0.0,
+        attention: str = "default",
+        compile: bool = False,
     ) -> io.NodeOutput:
         result = edit(
             editor,
             conditions,
             prompt=prompt,
-            negative=negative,
             seed=seed,
-            steps=steps,
-            cfg=cfg,
+            sampling=Sampling(
+                steps=steps,
+                cfg=cfg,
+                negative=negative,
+                condition_pixels=CONDITION_PIXELS[condition_size],
+                keep_background=keep_background,
+                step_cache=step_cache,
+                attention=attention,
+                compile=compile,
+            ),
             match=match_colors,
+            transfer=transfer,
             progress=comfy_host.progress(),
         )
         return io.NodeOutput(result.image, json.dumps(result.report.as_dict(), indent=2))

@@ -2,24 +2,36 @@ from comfy_api.latest import io
 
 from ..artmancer.draft import DraftEditor
 from ..artmancer.editor import VARIANTS
+from ..artmancer.errors import ArtMancerError
+from ..artmancer.qwen import checkpoints
+from ..artmancer.qwen.editor import QwenEditor
+from ..artmancer.qwen.memory import MODES
+from ..artmancer.qwen.pipeline import PRECISIONS
+from . import comfy_host
 from .types import EditorType
+
+AUTO, NONE = "auto", "none"
+ADVANCED = {"advanced": True}
 
 
 class LoadEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = list(comfy_host.loras())
         return io.Schema(
             node_id="ArtMancer_LoadEditor",
             display_name="Load Editor",
             category="ArtMancer",
-            description="Choose who edits, and the task. The draft editor needs no weights and no GPU.",
+            description="Choose who edits, and the task. The draft editor needs no weights and no GPU; any other is a "
+            "Qwen-Image-Edit model in models/diffusers.",
             inputs=[
                 io.Combo.Input(
                     "editor",
-                    options=["draft"],
+                    options=["draft", *comfy_host.bases()],
                     default="draft",
                     tooltip="draft: PatchMatch fills a hole, Poisson blending inserts a reference, shades of grey "
-                    "balances the colours. It does not read the prompt.",
+                    "balances the colours; it does not read the prompt. Others: folders of Qwen-Image-Edit-2509 or "
+                    "2511 in models/diffusers, or in MODEL_PATH.",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -34,12 +46,75 @@ class LoadEditor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of the white balance is applied; the other variants ignore it.",
+                    tooltip="Of the draft editor's white balance, or of the Qwen editor's checkpoint.",
+                ),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=[AUTO, NONE, *files],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="The variant's LoRA, from models/artmancer or models/loras. auto: the file of the "
+                    "variant's own name (removal_cp.safetensors...), or what MODEL_FILE... names. none: the base "
+                    "alone. Switching costs no reload.",
+                ),
+                io.Combo.Input(
+                    "acceleration",
+                    options=[NONE, *files],
+                    default=NONE,
+                    optional=True,
+                    tooltip="A LoRA for few steps on top, such as Qwen-Image-Lightning. It samples with CFG 1 and a "
+                    "shift of 3; set the steps in Edit Sampler to its 4 or 8.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default=AUTO,
+                    optional=True,
+                    tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8 halves the transformer's memory (20 GB instead "
+                    "of 40) and costs a little quality and speed.",
+                    extra_dict=ADVANCED,
+                ),
+                io.Combo.Input(
+                    "memory",
+                    options=[AUTO, *MODES],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="auto: the first of the three that fits. one model at a time: moves 16 and 40 GB in each "
+                    "new edit. group offload: streams the weights through a small GPU in every step; slowest.",
+                    extra_dict=ADVANCED,
                 ),
             ],
-            outputs=[EditorType.Output(display_name="editor", tooltip="For Edit Sampler.")],
+            outputs=[EditorType.Output(display_name="editor", tooltip="For Split Conditions and Edit Sampler.")],
         )
 
     @classmethod
-    def execute(cls, editor: str, variant: str, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(DraftEditor(variant, strength))
+    def execute(
+        cls,
+        editor: str,
+        variant: str,
+        strength: float,
+        checkpoint: str = AUTO,
+        acceleration: str = NONE,
+        precision: str = AUTO,
+        memory: str = AUTO,
+    ) -> io.NodeOutput:
+        if editor == "draft":
+            return io.NodeOutput(DraftEditor(variant, strength))
+        files = comfy_host.loras()
+        path = checkpoints.find(variant, files.values()) if checkpoint == AUTO else files.get(checkpoint)
+        if checkpoint == AUTO and path is None:
+            raise ArtMancerError(
+                "checkpoint_missing",
+                f"There is no checkpoint for {variant}: expected {' or '.join(checkpoints.FILES[variant])} in "
+                "models/artmancer or models/loras. Put it there, choose a file, or choose 'none' for the base alone.",
+            )
+        return io.NodeOutput(
+            QwenEditor(
+                comfy_host.load_base(editor, precision),
+                variant,
+                checkpoints.read(path) if path else checkpoints.NONE,
+                strength,
+                files.get(acceleration),
+                memory,
+            )
+        )

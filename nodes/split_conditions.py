@@ -3,8 +3,11 @@ from torch import Tensor
 
 from ..artmancer.conditions import DEFAULT_RECIPE, RECIPES, Sources, condition
 from ..artmancer.edit import RESOLUTIONS, prepare
+from ..artmancer.editor import Editor
 from . import comfy_host
-from .types import ConditionsType
+from .types import ConditionsType, EditorType
+
+AUTO = "auto"
 
 
 class SplitConditions(io.ComfyNode):
@@ -35,17 +38,19 @@ class SplitConditions(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "recipe",
-                    options=list(RECIPES),
-                    default=DEFAULT_RECIPE,
-                    tooltip="Which conditioning images the checkpoint was trained on, in their order:\n"
+                    options=[AUTO, *RECIPES],
+                    default=AUTO,
+                    tooltip="Which conditioning images the checkpoint was trained on, in their order. auto: what the "
+                    f"connected editor's checkpoint says, else {DEFAULT_RECIPE}.\n"
                     + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
                 ),
                 io.Combo.Input(
                     "resolution",
-                    options=list(RESOLUTIONS),
-                    default="native",
-                    tooltip="The size of the crop. native: the photo's own pixels, up to 1536 a side. A number: the "
-                    "longest side, for checkpoints trained at it. The photo around the crop keeps its resolution.",
+                    options=[AUTO, *RESOLUTIONS],
+                    default=AUTO,
+                    tooltip="The size of the crop. auto: what the connected editor's checkpoint was trained at, else "
+                    "native. native: the photo's own pixels, up to 1536 a side. A number: the longest side. The photo "
+                    "around the crop keeps its resolution.",
                 ),
                 io.Float.Input(
                     "context",
@@ -64,6 +69,9 @@ class SplitConditions(io.ComfyNode):
                     tooltip="Pixels over which the edit fades into the photo, outwards from the mask.",
                 ),
                 io.Boolean.Input("fill_holes", default=False, tooltip="Close the holes that the mask encloses."),
+                EditorType.Input(
+                    "editor", optional=True, tooltip="From Load Editor: what auto asks for its recipe and resolution."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="mask_rgb", tooltip="The mask of the crop, as an image."),
@@ -87,7 +95,14 @@ class SplitConditions(io.ComfyNode):
         reference: Tensor | None = None,
         reference_mask: Tensor | None = None,
         fill: Tensor | None = None,
+        editor: Editor | None = None,
     ) -> io.NodeOutput:
+        if recipe == AUTO:
+            recipe = editor.recipe if editor else DEFAULT_RECIPE
+        if resolution == AUTO:
+            resolution = editor.resolution if editor else "native"
+        progress = comfy_host.progress()
+        progress(0, 1, f"{', '.join(RECIPES[recipe].conditions)} at {resolution}")
         conditions = prepare(
             image,
             mask,
@@ -100,7 +115,7 @@ class SplitConditions(io.ComfyNode):
             grow=grow,
             fill_holes=fill_holes,
             feather=feather,
-            progress=comfy_host.progress(),
+            progress=progress,
         )
         sources = Sources(conditions.crop, conditions.reference)
         made = conditions.images

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -28,15 +29,26 @@ class Run:
 
     events : the messages of the websocket, in order; outcome : the last one's type
     outputs : by node id
+    previews : the pictures shown while it ran, as JPEG; texts : what was said on a node
     """
 
     prompt_id: str
     events: list[Event] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
+    previews: list[bytes] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
         return str(self.events[-1]["type"])
+
+    def hear(self, message: bytes) -> None:
+        """One of ComfyUI's binary messages: a preview or a text."""
+        kind, length = struct.unpack(">II", message[:8])
+        if kind == 1:
+            self.previews.append(message[8:])
+        elif kind == 3:
+            self.texts.append(message[8 + length :].decode())
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event["data"] for event in self.events if event["type"] == kind]
@@ -56,7 +68,7 @@ class ComfyUI:
         command = [sys.executable, "main.py", "--cpu", "--base-directory", str(base), "--port", str(port)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--disable-auto-launch"],
+                [*command, "--disable-auto-launch", "--preview-method", "auto"],
                 cwd=comfyui_folder(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -100,6 +112,17 @@ class ComfyUI:
 
         return asyncio.run(send())
 
+    def free(self) -> None:
+        """Unload all models and drop what is cached, as the button in the menu does."""
+
+        async def post() -> None:
+            async with aiohttp.ClientSession(self.url) as session:
+                await session.post("/free", json={"unload_models": True, "free_memory": True})
+
+        asyncio.run(post())
+        # The worker does it when it wakes, and says nothing.
+        time.sleep(1.5)
+
     def queue(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """POST /prompt without waiting for the run: the status and the answer."""
 
@@ -127,7 +150,8 @@ class ComfyUI:
                     assert answer.status == 200, await answer.text()
                     run = Run((await answer.json())["prompt_id"])
                 async for message in socket:
-                    if message.type != aiohttp.WSMsgType.TEXT:
+                    if message.type == aiohttp.WSMsgType.BINARY:
+                        run.hear(message.data)
                         continue
                     event = json.loads(message.data)
                     if event["data"].get("prompt_id") != run.prompt_id:

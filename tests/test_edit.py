@@ -13,7 +13,7 @@ from artmancer.color import to_linear
 from artmancer.draft import DraftEditor, balance
 from artmancer.drift import drift
 from artmancer.edit import edit, prepare
-from artmancer.editor import VARIANTS, EditRequest, Report
+from artmancer.editor import VARIANTS, EditRequest, Report, Sampling
 from artmancer.errors import ArtMancerError
 from artmancer.masks import refine
 from artmancer.progress import Progress
@@ -264,17 +264,17 @@ def test_noise_has_no_drift_to_tell() -> None:
     assert drift(walls[0], walls[1], torch.ones(1, 256, 256, dtype=torch.bool)) is None
 
 
-def test_prompt_seed_steps_and_cfg_reach_the_editor(example) -> None:
+def test_prompt_seed_and_sampling_reach_the_editor(example) -> None:
     asked = []
 
     class Listener(Stand_in):
         def edit(self, request: EditRequest, progress: Progress) -> Tensor:
-            asked.append((request.prompt, request.negative, request.seed, request.steps, request.cfg))
+            asked.append((request.prompt, request.seed, request.sampling))
             return request.conditions.crop.image
 
     conditions = prepare(example("coffee"), example("coffee_mask"))
-    edit(Listener(None), conditions, prompt="p", negative="n", seed=3, steps=7, cfg=2.5)
-    assert asked == [("p", "n", 3, 7, 2.5)]
+    edit(Listener(None), conditions, prompt="p", seed=3, sampling=Sampling(steps=7, cfg=2.5))
+    assert asked == [("p", 3, Sampling(steps=7, cfg=2.5))]
 
 
 def test_grow_and_fill_and_context_change_what_the_editor_sees(example) -> None:

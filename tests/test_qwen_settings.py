@@ -13,7 +13,6 @@ from places import EXAMPLES
 from artmancer.edit import edit, prepare
 from artmancer.editor import Sampling
 from artmancer.errors import ArtMancerError
-from artmancer.images import to_pil
 from artmancer.progress import no_progress
 from artmancer.qwen import checkpoints, memory, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
@@ -152,11 +151,10 @@ def test_eight_bits_are_stored_and_computed_with_in_sixteen(tiny_base: Path, lor
     weight = stored.pipeline.transformer.transformer_blocks[0].attn.to_q.weight
     assert weight.dtype == torch.float8_e4m3fn
     rounded = pipeline.load(tiny_base, "bf16")
-    for (name, ours), plain in zip(
-        stored.pipeline.transformer.named_parameters(), rounded.pipeline.transformer.parameters(), strict=True
+    for ours, plain in zip(
+        stored.pipeline.transformer.parameters(), rounded.pipeline.transformer.parameters(), strict=True
     ):
         plain.data = ours.data.to(torch.bfloat16)
-        assert ours.dtype == torch.float8_e4m3fn or "norm" in name or "img_in" in name or "proj" in name or "txt_in"
     assert torch.equal(picture(stored), picture(rounded))
     for base in (stored, rounded):
         checkpoints.use(base, {loras[0]: 1.0})

@@ -1,6 +1,6 @@
 """Where the base's three models lie while one of them works."""
 
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class Memory:
 
     def leaner(self) -> str | None:
         """The mode that needs less memory than the present one; None: there is none."""
-        return dict(zip(MODES, MODES[1:], strict=False)).get(self.mode)
+        return dict(pairwise(MODES)).get(self.mode)
 
     def _streams(self, name: str) -> bool:
         return self.mode == "group offload" and name != "vae"
@@ -113,8 +113,8 @@ class Memory:
 def work(name: str, pixels: int) -> int:
     """Bytes a part needs beside its weights, in bfloat16 at the real width; estimated from its activations.
 
-    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two feature maps of 384 channels
-    at half size or 192 at full size, with their convolutions' workspace; the text encoder sees pictures of a fixed size.
+    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps of 192 channels
+    at full size, with their convolutions' workspace; the text encoder sees pictures of a fixed size.
     """
     return {"text_encoder": 2 * 2**30, "transformer": 2**29 + 800 * pixels, "vae": 2**29 + 3000 * pixels}[name]
 

@@ -121,8 +121,8 @@ def sample(base: Base, task: Task, sampling: Sampling, progress: Progress) -> Te
 
 Embedding = tuple[Tensor, Tensor | None]
 Predict = Callable[[Any, Tensor, Tensor, list[tuple[int, int, int]], int], list[Tensor]]
-"""Called with the transformer, tokens [1, n, c], timestep [], shapes, count; gives the first `count` predicted tokens of
-the conditional pass, and of the unconditional one where there is guidance."""
+"""Called with the transformer, tokens [1, n, c], timestep [], shapes, count; gives the first `count` predicted tokens
+of the conditional pass, and of the unconditional one where there is guidance."""
 
 
 def _in_turn(embeddings: list[Embedding], device: torch.device, dtype: torch.dtype) -> Predict:

@@ -95,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument("-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly")
     edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
 
+    models = commands.add_parser(
+        "models",
+        help="list the models that are found; `models fetch` downloads the base",
+        description="List the bases and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those that MODEL_PATH and "
+        "MODEL_FILE... name; or fetch Qwen-Image-Edit-2509 (58 GB) from Hugging Face.",
+    )
+    models.set_defaults(run=_models)
+    models.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
+    models.add_argument("--folder", type=Path, help="fetch: where to; default: ComfyUI's models/diffusers")
+    models.add_argument("--json", action="store_true", help="print it as JSON")
+
     doctor = commands.add_parser("doctor", help="say what is installed, what is missing, and how to get it")
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="print it as JSON")
@@ -203,6 +214,25 @@ def _editor(options: argparse.Namespace) -> "Editor":
         options.acceleration,
         dict(zip(("all", "one", "stream"), memory.MODES, strict=True)).get(options.memory, "auto"),
     )
+
+
+def _models(options: argparse.Namespace) -> int:
+    from . import models
+
+    if options.action == "fetch":
+        folder = options.folder or models.default_folder()
+        models.fetch(folder)
+        _write(json.dumps({"folder": str(folder)}) if options.json else f"{folder}: complete, every file checked")
+        return 0
+    found = models.found()
+    if options.json:
+        _write(json.dumps([{"kind": one.kind, "path": str(one.path), "about": one.about} for one in found]))
+    else:
+        for one in found:
+            _write(f"{one.kind:<15}{one.path}{f'  ({one.about})' if one.about else ''}")
+        if not any(one.kind == "base" for one in found):
+            _write(f"no base        `artmancer models fetch` downloads one to {models.default_folder()}")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -31,6 +31,9 @@ CODES = {
     "checkpoint_missing": ErrorCode(
         "a model's file or folder is not there", "Put it where it was looked for, or name another.", 503
     ),
+    "download_failed": ErrorCode(
+        "a model could not be fetched whole", "Run the command again: whole files are kept.", 502
+    ),
     "generation_failed": ErrorCode("a model cannot be loaded or run", "See the message; try another checkpoint.", 500),
     "out_of_memory": ErrorCode(
         "the device's memory is too small", "Choose a smaller resolution or a leaner memory mode.", 507

@@ -12,13 +12,10 @@ Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
 """
 
 import argparse
-import datetime
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -26,12 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from report import THREADS, Row, finish
 
 from artmancer import region
 from artmancer.doctor import comfyui_folder
@@ -40,23 +37,7 @@ from artmancer.masks import refine
 ROOT = Path(__file__).parents[1]
 SIZES = ((1024, 1024), (3840, 2160), (7680, 4320))
 MASK_SIDE = 400
-THREADS = 2
 MAX_KEPT = 8 * 2**30
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure; `limit` is a maximum, None: a figure without one; `ok` None: not measured."""
-
-    name: str
-    value: float | None
-    unit: str
-    limit: float | None = None
-    ok: bool | None = True
-
-
-def row(name: str, value: float, unit: str, limit: float | None = None) -> Row:
-    return Row(name, value, unit, limit, limit is None or value <= limit)
 
 
 def median_ms(calls: dict[str, Callable[[], object]], rounds: int, keep: bool) -> dict[str, float]:
@@ -93,13 +74,13 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
     changed = (result != image).any(-1) & (refine.feather(mask, crop.region.feather) == 0)
     size = f"{width}x{height}"
     return [
-        row(f"{size}: one mask.amax(2)", fresh["amax"], "ms"),
-        row(f"{size}: crop", fresh["crop"], "ms", 25 + 3 * fresh["amax"]),
-        row(f"{size}: one image.clone()", fresh["clone"], "ms"),
-        row(f"{size}: stitch", fresh["stitch"], "ms", 1.3 * fresh["clone"]),
-        row(f"{size}: one image.clone() in used memory", used["clone"], "ms"),
-        row(f"{size}: stitch in used memory", used["stitch"], "ms"),
-        row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0),
+        Row(f"{size}: one mask.amax(2)", fresh["amax"], "ms"),
+        Row(f"{size}: crop", fresh["crop"], "ms", 25 + 3 * fresh["amax"]),
+        Row(f"{size}: one image.clone()", fresh["clone"], "ms"),
+        Row(f"{size}: stitch", fresh["stitch"], "ms", 1.3 * fresh["clone"]),
+        Row(f"{size}: one image.clone() in used memory", used["clone"], "ms"),
+        Row(f"{size}: stitch in used memory", used["stitch"], "ms"),
+        Row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0),
         *(Peer(peer).rows(size, image, mask) if peer else []),
     ]
 
@@ -131,9 +112,9 @@ class Peer:
         outside = refine.feather(mask, self.settings["mask_blend_pixels"]) == 0
         changed = (result != image).any(-1) & outside
         return [
-            row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),
-            row(f"{size}: the peer's stitch", 1000 * (end - middle), "ms"),
-            row(f"{size}: the peer's pixels changed outside its blend", float(changed.sum()), "px"),
+            Row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),
+            Row(f"{size}: the peer's stitch", 1000 * (end - middle), "ms"),
+            Row(f"{size}: the peer's pixels changed outside its blend", float(changed.sum()), "px"),
         ]
 
 
@@ -146,7 +127,7 @@ logging.disable()
 from comfy import options
 options.enable_args_parsing()
 import nodes
-import comfy_api.latest, comfy_config.config_parser  # what ComfyUI imports itself before its first pack
+import comfy_api.latest, comfy_config.config_parser, server  # what ComfyUI imports itself before its first pack
 start = time.perf_counter()
 asyncio.run(nodes.load_custom_node(pack))
 print(time.perf_counter() - start)
@@ -157,12 +138,12 @@ def import_time() -> Row:
     """The pack's, in a ComfyUI that has started; the best of three."""
     name = "import of the pack in ComfyUI"
     if not (comfyui_folder() / "main.py").is_file():
-        return Row(f"{name}: not measured, no ComfyUI", None, "s", 0.1, None)
+        return Row(f"{name}: not measured, no ComfyUI", None, "s", 0.1)
     command = [sys.executable, "-c", IMPORT, str(comfyui_folder()), str(ROOT)]
     taken = [
         float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) for _ in range(3)
     ]
-    return row(name, min(taken), "s", 0.1)
+    return Row(name, min(taken), "s", 0.1)
 
 
 def edit_of_24_megapixels() -> list[Row]:
@@ -190,27 +171,8 @@ def edit_of_24_megapixels() -> list[Row]:
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 sys.exit(f"artmancer edit failed: {task}")
-            rows.append(row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2))
+            rows.append(Row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2))
     return rows
-
-
-def machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    )
-    name = names[0].split(":")[1].strip() if names else platform.machine()
-    return f"{name}, {THREADS} threads, torch {torch.__version__}, {datetime.date.today()}"
-
-
-def table(rows: list[Row]) -> str:
-    width = max(len(one.name) for one in rows)
-    lines = [machine(), "", f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
-    for one in rows:
-        value = "not measured" if one.value is None else f"{one.value:.2f} {one.unit}"
-        limit = "" if one.limit is None else f"{one.limit:.2f} {one.unit}"
-        lines.append(f"{one.name:{width}}  {value:>12}  {limit:>12}  {'MISSED' if one.ok is False else ''}".rstrip())
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -226,9 +188,7 @@ def main() -> int:
             import_time(),
             *fresh_process.apply(edit_of_24_megapixels),
         ]
-    text = json.dumps([asdict(one) for one in rows], indent=1) if options.json else table(rows)
-    sys.stdout.write(text + "\n")
-    return 1 if any(one.ok is False for one in rows) else 0
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_progress_previews_and_words_show_while_it_runs(qwen: ComfyUI) -> None:
     run = qwen.run(made)
     assert {"sampling", "encoding", "mask, background, object at native"} <= set(run.texts)
     assert len(run.previews) == 4
-    assert Image.open(BytesIO(run.previews[-1])).size == (16, 12)
+    assert max(Image.open(BytesIO(run.previews[-1])).size) == 512
     assert run.of("progress")[-1]["max"] in (1, 4)
 
 

@@ -13,7 +13,13 @@ TEXT_WIDTH = 64
 
 
 def save_base(
-    folder: Path, *, heads: int = 2, head_dim: int = 32, layers: int = 2, vae_dim: int = 8, **transformer: Any
+    folder: Path,
+    *,
+    heads: int = 2,
+    head_dim: int = 32,
+    layers: int = 2,
+    vae: dict[str, Any] | None = None,
+    **transformer: Any,
 ) -> Path:
     """Write the base; the transformer's width is heads * head_dim, the real one's 24 * 128."""
     from diffusers import (
@@ -29,7 +35,7 @@ def save_base(
     third = head_dim // 8
     pipeline = QwenImageEditPlusPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9),
-        vae=AutoencoderKLQwenImage(base_dim=vae_dim, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        vae=AutoencoderKLQwenImage(**{"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, **(vae or {})}),
         text_encoder=text_encoder(tokens),
         tokenizer=tokens,
         processor=Qwen2VLProcessor(
@@ -58,7 +64,8 @@ def tokenizer() -> Any:
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=list(SPECIAL))
 
 
-def text_encoder(tokens: Any) -> Any:
+def text_encoder(tokens: Any, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Any:
+    """Qwen2.5-VL with random weights; text and vision change its configuration."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(
@@ -70,6 +77,7 @@ def text_encoder(tokens: Any) -> Any:
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+            **(text or {}),
         },
         vision_config={
             "depth": 2,
@@ -78,6 +86,7 @@ def text_encoder(tokens: Any) -> Any:
             "num_heads": 2,
             "out_hidden_size": TEXT_WIDTH,
             "fullatt_block_indexes": [1],
+            **(vision or {}),
         },
         **{
             f"{name}_token_id": tokens.convert_tokens_to_ids(f"<|{token}|>")

@@ -1,0 +1,84 @@
+"""What models there are on this machine, and how the base gets here."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .doctor import comfyui_folder
+from .errors import ArtMancerError
+
+REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
+REVISION = "d3968ef930e841f4c73640fb8afa3b306a78167e"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One that was found.
+
+    kind : "base", or the variant a checkpoint is for by its name or the environment, or "lora"
+    about : what its file says of itself
+    """
+
+    kind: str
+    path: Path
+    about: str = ""
+
+
+def found() -> list[Model]:
+    """The bases and LoRAs in ComfyUI's folders, and those that MODEL_PATH, MODEL_FILE... name."""
+    from .qwen import checkpoints, pipeline
+
+    models = comfyui_folder() / "models"
+    folders = sorted((models / "diffusers").glob("*"))
+    files = sorted(path for name in ("artmancer", "loras") for path in (models / name).rglob("*.safetensors"))
+    if named := os.environ.get("MODEL_PATH"):
+        folders.append(Path(named))
+    bases = [Model("base", folder) for folder in folders if pipeline.is_base(folder)]
+    variants = {checkpoints.find(variant, files): variant for variant in checkpoints.FILES}
+    listed = dict.fromkeys([*files, *(path for path in variants if path)])
+    return bases + [_lora(path, variants.get(path, "lora")) for path in listed]
+
+
+def _lora(path: Path, kind: str) -> Model:
+    from .qwen import checkpoints
+
+    try:
+        checkpoint = checkpoints.read(path)
+    except ArtMancerError as error:
+        return Model(kind, path, str(error))
+    said = {"recipe": checkpoint.recipe, "resolution": checkpoint.resolution}
+    return Model(kind, path, ", ".join(f"{name} {value}" for name, value in said.items() if value))
+
+
+def default_folder() -> Path:
+    """Where the base is fetched to: ComfyUI's folder for such models, or here where there is no ComfyUI."""
+    name = REPOSITORY.split("/")[1]
+    comfyui = comfyui_folder()
+    return comfyui / "models" / "diffusers" / name if (comfyui / "main.py").is_file() else Path(name)
+
+
+def fetch(folder: Path) -> None:
+    """Download the base, about 58 GB, at a pinned revision, and check every file; what is there already is kept.
+
+    Raises
+    ------
+    ArtMancerError : download_failed
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        snapshot_download(REPOSITORY, revision=REVISION, local_dir=folder)
+        checked = HfApi().verify_repo_checksums(REPOSITORY, revision=REVISION, local_dir=folder)
+    except Exception as error:  # Its client's HTTP library changes, and with it what is raised.
+        raise ArtMancerError(
+            "download_failed",
+            f"{REPOSITORY} could not be fetched ({error or type(error).__name__}). Run the command again: whole "
+            "files are kept.",
+        ) from error
+    broken = [*(one["path"] for one in checked.mismatches), *checked.missing_paths]
+    if broken:
+        raise ArtMancerError(
+            "download_failed",
+            f"These files in '{folder}' are not what {REPOSITORY} holds: {', '.join(broken)}. Delete them and run the "
+            "command again.",
+        )

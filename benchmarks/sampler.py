@@ -28,6 +28,7 @@ from torch.nn import functional
 from artmancer import images
 from artmancer.edit import edit, prepare
 from artmancer.editor import Sampling
+from artmancer.mover import Mover
 from artmancer.progress import no_progress
 from artmancer.qwen import checkpoints, memory, pipeline, sampler, speed
 from artmancer.qwen.editor import QwenEditor
@@ -196,7 +197,7 @@ REAL_VISION = {
 
 def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
     """The real transformer, VAE and text encoder in bfloat16, with random weights made on the device."""
-    base = pipeline.load(folder, "bf16", memory.Mover(device))
+    base = pipeline.load(folder, "bf16", Mover(device))
     loaded = base.pipeline
     config = {**loaded.transformer.config, "num_layers": layers, "joint_attention_dim": REAL_TEXT["hidden_size"]}
     torch.set_default_dtype(torch.bfloat16)
@@ -205,7 +206,7 @@ def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
         text_encoder = tiny_qwen.text_encoder(loaded.tokenizer, REAL_TEXT, REAL_VISION)
     torch.set_default_dtype(torch.float32)
     loaded.register_modules(transformer=transformer.eval(), text_encoder=text_encoder.eval())
-    base.memory = memory.Memory(loaded, memory.Mover(device))
+    base.memory = memory.Memory(loaded, Mover(device))
     return base
 
 
@@ -285,7 +286,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_qwen.save_base(folder / "base", layers=1, **REAL)
-        base = pipeline.load(folder / "base", "fp32", memory.Mover("cpu"))
+        base = pipeline.load(folder / "base", "fp32", Mover("cpu"))
         rows = [
             *against_the_stock_pipeline(base, options.pairs),
             *overhead(base),

@@ -13,9 +13,9 @@ from latent_preview import get_previewer
 from server import PromptServer
 from torch import Tensor
 
-from ..artmancer import images
+from ..artmancer import images, mover
 from ..artmancer.progress import Progress, no_progress
-from ..artmancer.qwen import memory, pipeline
+from ..artmancer.qwen import pipeline
 
 MODEL_FOLDER = "artmancer"
 _paths, _ = folder_paths.folder_names_and_paths.get(MODEL_FOLDER, ([], set()))
@@ -72,7 +72,7 @@ def load_base(name: str, precision: str) -> pipeline.Base:
     return pipeline.shared(folder, precision, lambda: pipeline.load(folder, precision, ManagedMover(), progress()))
 
 
-class ManagedMover(memory.Mover):
+class ManagedMover(mover.Mover):
     """Lets ComfyUI's memory manager make room for our models, and take the room back for others."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class WholePatcher(ModelPatcher):
         self.progress = no_progress
 
     def load(self, device_to: torch.device, *args: object, **kwargs: object) -> None:
-        memory.move(self.model, device_to, self.progress)
+        mover.move(self.model, device_to, self.progress)
         super().load(device_to, full_load=True)
 
     def partially_unload(self, *args: object, **kwargs: object) -> int:

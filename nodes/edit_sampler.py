@@ -139,6 +139,7 @@ class EditSampler(io.ComfyNode):
         attention: str = "default",
         compile: bool = False,
     ) -> io.NodeOutput:
+        progress = comfy_host.progress()
         result = edit(
             editor,
             conditions,
@@ -156,6 +157,8 @@ class EditSampler(io.ComfyNode):
             ),
             match=match_colors,
             transfer=transfer,
-            progress=comfy_host.progress(),
+            progress=progress,
         )
-        return io.NodeOutput(result.image, json.dumps(result.report.as_dict(), indent=2))
+        report = result.report
+        progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
+        return io.NodeOutput(result.image, json.dumps(report.as_dict(), indent=2))

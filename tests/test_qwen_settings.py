@@ -13,6 +13,7 @@ from places import EXAMPLES
 from artmancer.edit import edit, prepare
 from artmancer.editor import Sampling
 from artmancer.errors import ArtMancerError
+from artmancer.mover import Mover, move
 from artmancer.progress import no_progress
 from artmancer.qwen import checkpoints, memory, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
@@ -69,7 +70,7 @@ def test_one_model_at_a_time_takes_the_others_off_the_device(base: pipeline.Base
     most = 0
     names = {id(model): name for name, model in base.memory.parts.items()}
 
-    class Watched(memory.Mover):
+    class Watched(Mover):
         def put(self, model: torch.nn.Module, work: int, progress: Any) -> None:
             nonlocal most
             there.add(names[id(model)])
@@ -108,7 +109,7 @@ def test_a_cancelled_move_goes_back(base: pipeline.Base) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        memory.move(transformer, torch.device("meta"), cancel)
+        move(transformer, torch.device("meta"), cancel)
     assert told[0] == "moving QwenImageTransformer2DModel to meta"
     assert back == ["cpu"]
 

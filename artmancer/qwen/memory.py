@@ -1,11 +1,12 @@
 """Where the base's three models lie while one of them works."""
 
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.nn import Module
 
+from ..mover import Mover, size
 from ..progress import Progress
 
 PARTS = ("text_encoder", "transformer", "vae")
@@ -14,37 +15,6 @@ MODES = ("all on the GPU", "one model at a time", "group offload")
 
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 """What diffusers' group offloading leaves on a module; it has no call that takes them off."""
-
-
-class Mover:
-    """Puts models on the device where they compute, and takes them off.
-
-    In ComfyUI its memory manager does that, see comfy_host.py.
-
-    Parameters
-    ----------
-    device : default: CUDA where there is one, else the CPU
-    """
-
-    def __init__(self, device: str | torch.device | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-    def room(self) -> int | None:
-        """Bytes that models could have on the device beside those that are there; None: no need to ask."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
-
-    def put(self, model: Module, work: int, progress: Progress) -> None:
-        """Put a model on the device, and see that this many bytes are free for its work."""
-        move(model, self.device, progress)
-
-    def take(self, model: Module) -> None:
-        """Take a model off the device."""
-        model.to("cpu")
-
-    def empty(self) -> None:
-        """Give memory that is kept for reuse back to the device."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 class Memory:
@@ -117,37 +87,6 @@ def work(name: str, pixels: int) -> int:
     at full size, with their convolutions' workspace; the text encoder sees pictures of a fixed size.
     """
     return {"text_encoder": 2 * 2**30, "transformer": 2**29 + 800 * pixels, "vae": 2**29 + 3000 * pixels}[name]
-
-
-def size(model: Module, device: torch.device | None = None) -> int:
-    """Bytes of a model's weights; of those on one device where that is given."""
-    tensors = chain(model.parameters(), model.buffers())
-    return sum(tensor.nbytes for tensor in tensors if device is None or tensor.device == device)
-
-
-def move(model: Module, device: torch.device, progress: Progress) -> None:
-    """Move a model layer by layer, telling the megabytes that are done; if `progress` raises, all of it goes back."""
-    waiting = [
-        module
-        for module in model.modules()
-        if any(tensor.device != device for tensor in chain(module.parameters(False), module.buffers(False)))
-    ]
-    total = sum(_own(module) for module in waiting)
-    done = 0
-    try:
-        for module in waiting:
-            progress(done >> 20, (total >> 20) + 1, f"moving {type(model).__name__} to {device}")
-            done += _own(module)
-            module._apply(lambda tensor: tensor.to(device), recurse=False)
-    except BaseException:
-        model.to("cpu")
-        raise
-    # What is neither parameter nor buffer, and moves with the whole.
-    model.to(device)
-
-
-def _own(module: Module) -> int:
-    return sum(tensor.nbytes for tensor in chain(module.parameters(False), module.buffers(False)))
 
 
 def _stream(model: Module, device: torch.device) -> None:

@@ -83,6 +83,9 @@ def use(base: Base, strengths: dict[Path, float]) -> None:
     ------
     ArtMancerError : checkpoint_missing; generation_failed where a file is of another model
     """
+    # The model's own methods ask for PEFT's version each time, in a file.
+    from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
+
     transformer = base.pipeline.transformer
     for path in strengths:
         if path not in base.adapters:
@@ -90,10 +93,12 @@ def use(base: Base, strengths: dict[Path, float]) -> None:
             _attach(transformer, path, name)
             base.adapters[path] = name
     if strengths:
-        transformer.enable_adapters()
-        transformer.set_adapters([base.adapters[path] for path in strengths], list(strengths.values()))
+        set_adapter_layers(transformer, enabled=True)
+        set_weights_and_activate_adapters(
+            transformer, [base.adapters[path] for path in strengths], list(strengths.values())
+        )
     elif base.adapters:
-        transformer.disable_adapters()
+        set_adapter_layers(transformer, enabled=False)
 
 
 def _attach(transformer: Any, path: Path, name: str) -> None:

@@ -2,12 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import edit_sampler, endpoint_io, load_editor, split_conditions
+from . import edit_sampler, endpoint_io, load_editor, smart_mask, split_conditions
 
 NODES: list[type[io.ComfyNode]] = [
     load_editor.LoadEditor,
     split_conditions.SplitConditions,
     edit_sampler.EditSampler,
+    smart_mask.SmartMask,
     endpoint_io.EndpointImage,
     endpoint_io.EndpointMask,
     endpoint_io.EndpointText,

@@ -1,7 +1,10 @@
 """What the pack asks of the running ComfyUI; the only file that knows its modules."""
 
 import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import folder_paths
 import torch
@@ -14,15 +17,26 @@ from server import PromptServer
 from torch import Tensor
 
 from ..artmancer import images, mover
+from ..artmancer.masks import fastsam
 from ..artmancer.progress import Progress, no_progress
 from ..artmancer.qwen import pipeline
 
-MODEL_FOLDER = "artmancer"
-_paths, _ = folder_paths.folder_names_and_paths.get(MODEL_FOLDER, ([], set()))
-folder_paths.folder_names_and_paths[MODEL_FOLDER] = (
-    [*_paths, str(Path(folder_paths.models_dir) / MODEL_FOLDER)],
-    {".safetensors"},
-)
+T = TypeVar("T")
+
+PREVIEW_SIDE = 1536
+
+
+def _register(name: str, place: str, suffixes: set[str]) -> None:
+    """Let ComfyUI list the files of a folder in models/, beside those the user's extra_model_paths.yaml names."""
+    known, _ = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    path = str(Path(folder_paths.models_dir) / place)
+    folder_paths.folder_names_and_paths[name] = (list(dict.fromkeys([*known, path])), suffixes)
+
+
+_register("artmancer", "artmancer", {".safetensors"})
+_register("fastsam", "fastsam", {".pt", ".onnx"})
+_register("ultralytics_segm", "ultralytics/segm", {".pt", ".onnx"})  # as the packs that brought this folder call it
+_register("rembg", "rembg", {".onnx"})
 
 
 def progress() -> Progress:
@@ -60,10 +74,38 @@ def loras() -> dict[str, Path]:
     """The safetensors files in models/loras and models/artmancer, by their name there."""
     return {
         name: Path(folder_paths.get_full_path_or_raise(folder, name))
-        for folder in ("loras", MODEL_FOLDER)
+        for folder in ("loras", "artmancer")
         for name in folder_paths.get_filename_list(folder)
         if name.endswith(".safetensors")
     }
+
+
+def segmenters() -> dict[str, Path]:
+    """The models for Smart Mask in models/fastsam and models/ultralytics/segm, by their name there."""
+    return {
+        name: Path(folder_paths.get_full_path_or_raise(folder, name))
+        for folder in ("ultralytics_segm", "fastsam")
+        for name in folder_paths.get_filename_list(folder)
+        if name.endswith((".pt", ".onnx"))
+    }
+
+
+def load_segmenter(name: str) -> fastsam.FastSAM:
+    """The FastSAM of this name, kept until ComfyUI unloads its models."""
+    return guest(segmenters()[name], lambda path: fastsam.load(path, ManagedMover(), progress()))
+
+
+_guests: dict[Path, tuple[Any, "_GuestPatcher"]] = {}
+
+
+def guest(path: Path, load: Callable[[Path], T]) -> T:
+    """What load makes of a file, kept until ComfyUI unloads its models: on /free, or where another needs the memory."""
+    if path not in _guests:
+        _guests[path] = load(path), _GuestPatcher(path)
+    made, patcher = _guests[path]
+    model_management.load_models_gpu([patcher])
+    kept: T = made
+    return kept
 
 
 def load_base(name: str, precision: str) -> pipeline.Base:
@@ -127,8 +169,32 @@ class WholePatcher(ModelPatcher):
         return 0
 
 
+class _GuestPatcher(ModelPatcher):
+    """Stands for a guest in ComfyUI's list of loaded models, and sends it away when its turn comes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(_Holder(), model_management.get_torch_device(), torch.device("cpu"), size=1)
+        self.path = path
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        if unpatch_all:
+            _guests.pop(self.path, None)
+        return super().detach(unpatch_all)
+
+
 class _Holder(torch.nn.Module):
-    """Carries one of the Qwen editor's models."""
+    """Carries one of our models, or stands for one."""
+
+
+def save_preview(image: Tensor, name: str) -> ui.SavedResult:
+    """Write one IMAGE or MASK into ComfyUI's temporary folder for the browser to show, large enough for a screen."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    file = f"artmancer_{uuid.uuid4().hex[:12]}_{name}"
+    picture = images.to_pil(image[0])
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    picture.save(folder / file, quality=95)
+    return ui.SavedResult(file, "", io.FolderType.temp)
 
 
 def input_images() -> list[str]:

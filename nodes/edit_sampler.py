@@ -161,4 +161,8 @@ class EditSampler(io.ComfyNode):
         )
         report = result.report
         progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
-        return io.NodeOutput(result.image, json.dumps(report.as_dict(), indent=2))
+        shown = {
+            "artmancer_before": [comfy_host.save_preview(conditions.image[:1], "before.jpg")],
+            "artmancer_after": [comfy_host.save_preview(result.image[:1], "after.jpg")],
+        }
+        return io.NodeOutput(result.image, json.dumps(report.as_dict(), indent=2), ui=shown)

@@ -14,13 +14,13 @@ from PIL import Image
 from places import EXAMPLES
 
 from artmancer import cli
+from artmancer.cache import Cache
 from artmancer.edit import edit, prepare
 from artmancer.editor import Sampling
 from artmancer.errors import ArtMancerError
 from artmancer.masks import refine
 from artmancer.progress import no_progress
 from artmancer.qwen import checkpoints, pipeline, sampler
-from artmancer.qwen.cache import Cache
 from artmancer.qwen.editor import QwenEditor
 
 TWO_STEPS = Sampling(steps=2)

@@ -3,22 +3,74 @@
 Every function takes and gives a MASK [B, H, W] in 0..1. The shape of a soft mask is where it is at least one half.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 
+def shape(
+    mask: Tensor,
+    *,
+    border: int = 0,
+    rounding: int = 0,
+    fading: int = 0,
+    specks: int = 0,
+    holes: bool = False,
+    largest: bool = False,
+) -> Tensor:
+    """All of the below in their order: what does not belong goes first, then the edge is shaped, then faded.
+
+    Parameters
+    ----------
+    border, rounding, fading : pixels for `grow`, `smooth`, `feather`; 0 = leave it
+    specks : pixels for `drop_specks`
+    holes, largest : whether to `fill_holes`, to `keep_largest`
+    """
+    if largest:
+        mask = keep_largest(mask)
+    if specks:
+        mask = drop_specks(mask, specks)
+    if holes:
+        mask = fill_holes(mask)
+    return feather(grow(smooth(mask, rounding), border), fading)
+
+
 def grow(mask: Tensor, pixels: int) -> Tensor:
-    """Widen the mask by a disc of this radius."""
+    """Widen the mask by a disc of this radius, or make it narrower where the radius is negative."""
     if pixels == 0:
         return mask
+    if pixels < 0:
+        return torch.stack([one.masked_fill(distance(1 - one) <= -pixels, 0) for one in mask])
     return torch.stack([one.masked_fill(distance(one) <= pixels, 1) for one in mask])
 
 
 def fill_holes(mask: Tensor) -> Tensor:
     """Fill what the mask encloses on all sides; the border of the picture encloses nothing."""
     return torch.stack([one.masked_fill(_enclosed(one), 1) for one in mask])
+
+
+def drop_specks(mask: Tensor, pixels: int) -> Tensor:
+    """Drop the parts of less than this many pixels."""
+    return torch.stack([_parts(one, lambda areas: areas >= pixels) for one in mask])
+
+
+def keep_largest(mask: Tensor) -> Tensor:
+    """Drop all parts but the largest."""
+    return torch.stack([_parts(one, lambda areas: areas == areas.max()) for one in mask])
+
+
+def smooth(mask: Tensor, pixels: int) -> Tensor:
+    """Round off corners and fill notches of about this radius; the edge stays sharp."""
+    import cv2
+
+    if pixels == 0:
+        return mask
+    blurred = [cv2.GaussianBlur(one.cpu().numpy(), (0, 0), pixels / 2) for one in (mask >= 0.5).float()]
+    return torch.from_numpy(np.stack(blurred) > 0.5).to(mask)
 
 
 def feather(mask: Tensor, pixels: int) -> Tensor:
@@ -50,6 +102,18 @@ def distance(mask: Tensor) -> Tensor:
     if outside.all():
         return torch.full_like(mask, torch.inf)
     return torch.from_numpy(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)).to(mask.device)
+
+
+def _parts(mask: Tensor, keeps: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> Tensor:
+    """The mask [H, W] without its connected parts whose areas, in pixels, are not to be kept."""
+    import cv2
+
+    count, parts, statistics, _ = cv2.connectedComponentsWithStats((mask.cpu().numpy() >= 0.5).astype(np.uint8))
+    if count == 1:
+        return mask
+    kept = np.concatenate([[False], keeps(statistics[1:, cv2.CC_STAT_AREA])])
+    dropped = (parts > 0) & ~kept[parts]
+    return mask.masked_fill(torch.from_numpy(dropped).to(mask.device), 0)
 
 
 def _enclosed(mask: Tensor) -> Tensor:

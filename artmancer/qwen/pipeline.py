@@ -12,10 +12,10 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from ..cache import Cache
 from ..errors import ArtMancerError
 from ..mover import Mover
 from ..progress import Progress, no_progress
-from .cache import Cache
 from .memory import Memory
 
 logger = logging.getLogger(__name__)

@@ -1,16 +1,31 @@
-"""What an edit encodes is kept, so that the same picture with another seed encodes nothing again."""
+"""What is made of a picture is kept by its content, so that the same picture costs nothing again."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 T = TypeVar("T")
 
+_digests = WeakTensorKeyDictionary()
+
+
+def digest(image: Tensor) -> str:
+    """Of an IMAGE's content; found at once for a tensor that was asked for before and has not changed since."""
+    version = 0 if image.is_inference() else image._version
+    known = _digests.get(image)
+    if known is None or known[0] != version:
+        content = hashlib.sha256(image.contiguous().cpu().numpy().data)
+        known = _digests[image] = (version, f"{tuple(image.shape)} {content.hexdigest()}")
+    text: str = known[1]
+    return text
+
 
 class Cache:
-    """Tensors by content, the least recently used dropped first.
+    """Results by the content they were made from, the least recently used dropped first.
 
     limit : bytes held at most
     """
@@ -20,7 +35,7 @@ class Cache:
         self._held: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under this key, or else what make gives; a tensor or a tuple of tensors."""
+        """What is kept under this key, or else what make gives: a tensor, a tuple of such, or what has `nbytes`."""
         if key not in self._held:
             self._held[key] = make()
             while len(self._held) > 1 and self.size > self.limit:
@@ -41,4 +56,4 @@ class Cache:
 def _bytes(value: Any) -> int:
     if isinstance(value, tuple):
         return sum(map(_bytes, value))
-    return value.nbytes if isinstance(value, Tensor) else 0
+    return int(getattr(value, "nbytes", 0))

@@ -1,0 +1,302 @@
+"""FastSAM (Zhao and others, Fast Segment Anything, 2023): all masks of a picture in one run, and the one that is meant.
+
+The network and its post-processing are ultralytics'; which mask is meant is decided in choose.py.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ..cache import Cache, digest
+from ..errors import ArtMancerError
+from ..images import to_uint8
+from ..mover import Mover
+from ..progress import Progress, no_progress
+from .choose import Choice, choose
+from .prompt import Prompt, check
+from .select import Selection
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".pt", ".onnx")
+CONFIDENCE, OVERLAP, MOST = 0.3, 0.9, 300
+"""Masks the model is less sure of are dropped, then those that overlap a surer one by more, then the least sure."""
+
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""A picture [1, 3, h, w] in 0..1 to detections [1, 4 + 1 + k, n] and prototypes [1, k, h / 4, w / 4]."""
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All masks of one picture, as the network gives them: any of them is drawn at full size when it is asked for.
+
+    size : (height, width) of the picture
+    scale : pixels of the prototypes to one of the picture
+    prototypes : [k, h, w]
+    coefficients : [N, k], which mix the prototypes into each mask
+    boxes : [N, 4], left, top, right, bottom in pixels of the prototypes
+    scores : [N]
+    bits : the masks at the prototypes' size, [N, h * w / 8], eight to a byte
+    """
+
+    size: tuple[int, int]
+    scale: float
+    prototypes: Tensor
+    coefficients: Tensor
+    boxes: Tensor
+    scores: Tensor
+    bits: NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        return self.prototypes.nbytes + self.coefficients.nbytes + self.bits.nbytes
+
+    def choose(self, prompt: Prompt) -> list[Choice]:
+        """What the prompt, in pixels of the picture, may mean; see choose.choose."""
+        height, width = self.prototypes.shape[1:]
+        if not len(self.scores):
+            return []
+        bits = np.unpackbits(self.bits, axis=1, count=height * width)
+        masks = torch.from_numpy(bits).view(len(bits), height, width).bool()
+
+        def small(x: float, y: float) -> tuple[float, float]:
+            return min(x * self.scale, width - 1), min(y * self.scale, height - 1)
+
+        brush = prompt.brush
+        if brush is not None:
+            brush = functional.interpolate(brush[None].float(), self._inner(), mode="area")[0]
+            brush = functional.pad(brush, (0, width - brush.shape[2], 0, height - brush.shape[1]))
+        corners = prompt.box and (*small(*prompt.box[:2]), *small(*prompt.box[2:]))
+        return choose(
+            masks,
+            self.scores,
+            replace(
+                prompt,
+                positive=tuple(small(*point) for point in prompt.positive),
+                negative=tuple(small(*point) for point in prompt.negative),
+                box=corners,
+                brush=brush,
+            ),
+        )
+
+    def draw(self, choice: Choice) -> Tensor:
+        """The mask of a choice at full size, MASK [1, H, W], 0 or 1; scaled up before its edge is cut."""
+        import cv2
+
+        height, width = self.size
+        mask = torch.zeros(1, height, width)
+        for index in choice.masks:
+            values = _mix(self.coefficients[index : index + 1], self.prototypes)[0].numpy()
+            left, top, right, bottom = (self.boxes[index] / self.scale).tolist()
+            left, top = max(0, int(left)), max(0, int(top))
+            right, bottom = min(width, int(right) + 1), min(height, int(bottom) + 1)
+            if right <= left or bottom <= top:
+                continue
+            # From a pixel's centre in the window to its place among the prototypes' centres.
+            shift = [offset * self.scale + self.scale / 2 - 0.5 for offset in (left, top)]
+            window = cv2.warpAffine(
+                values,
+                np.array([[self.scale, 0, shift[0]], [0, self.scale, shift[1]]]),
+                (right - left, bottom - top),
+                flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            mask[0, top:bottom, left:right].masked_fill_(torch.from_numpy(window > 0), 1)
+        return mask
+
+    def _inner(self) -> tuple[int, int]:
+        """The part of the prototypes that shows the picture, without the padding."""
+        height, width = self.prototypes.shape[1:]
+        return (
+            max(1, min(height, round(self.size[0] * self.scale))),
+            max(1, min(width, round(self.size[1] * self.scale))),
+        )
+
+
+@dataclass(eq=False)
+class FastSAM:
+    """A loaded model.
+
+    name : for reports
+    network : see Network
+    side : the longest side of the pictures it was trained on
+    fixed : whether it takes squares of that side alone
+    cache : what it found in the pictures it saw last
+    """
+
+    name: str
+    network: Network
+    side: int
+    fixed: bool = False
+    cache: Cache = field(default_factory=lambda: Cache(256 * 2**20))
+
+    def select(self, image: Tensor, prompt: Prompt, candidate: int = 0) -> Selection:
+        """The object that is meant.
+
+        Parameters
+        ----------
+        image : IMAGE [1, H, W, 3]
+        prompt : see Prompt
+        candidate : which of the candidates, counted round
+
+        Raises
+        ------
+        ArtMancerError : invalid_request, mask_empty, object_not_found
+        """
+        check(prompt, image)
+        everything = self.everything(image)
+        choices = everything.choose(prompt)
+        if not choices:
+            raise ArtMancerError(
+                "object_not_found",
+                f"Of the {len(everything.scores)} masks in this picture none fits the prompt. Click on another part, "
+                "drag a box around the object, or take the draft model.",
+            )
+        choice = choices[candidate % len(choices)]
+        return Selection(everything.draw(choice), choice.score, len(choices))
+
+    def everything(self, image: Tensor) -> Everything:
+        """All masks of an IMAGE [1, H, W, 3]; the network runs once for a picture."""
+        return self.cache.get(digest(image), lambda: self._run(image))
+
+    @torch.no_grad()
+    def _run(self, image: Tensor) -> Everything:
+        import cv2
+
+        height, width = image.shape[1:3]
+        ratio = self.side / max(height, width)
+        inner = max(1, round(height * ratio)), max(1, round(width * ratio))
+        interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+        picture = cv2.resize(to_uint8(image[0]).numpy(), inner[::-1], interpolation=interpolation)
+        padded = (self.side, self.side) if self.fixed else tuple(-(-one // 32) * 32 for one in inner)
+        framed = np.full((*padded, 3), 114, np.uint8)
+        framed[: inner[0], : inner[1]] = picture
+        detections, prototypes = self.network(torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 255)
+        boxes, scores, coefficients = _suppress(detections, prototypes.shape[1])
+        # The prototypes are at a quarter of the network's size, and its picture at `ratio` of ours.
+        boxes = boxes / 4
+        values = _mix(coefficients, prototypes[0])
+        grid_height, grid_width = values.shape[1:]
+        y, x = torch.arange(grid_height)[:, None] + 0.5, torch.arange(grid_width) + 0.5
+        left, top, right, bottom = (one[:, None, None] for one in boxes.unbind(1))
+        masks = (values > 0) & (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+        seen = masks.flatten(1).any(1)
+        bits = np.packbits(masks[seen].flatten(1).numpy(), axis=1)
+        return Everything(
+            (height, width), ratio / 4, prototypes[0], coefficients[seen], boxes[seen], scores[seen], bits
+        )
+
+
+def load(path: Path, mover: Mover | None = None, progress: Progress = no_progress) -> FastSAM:
+    """Load a FastSAM, or any YOLO segmenter, from a .pt (its weights alone: no code in it is run) or an .onnx file.
+
+    Raises
+    ------
+    ArtMancerError : checkpoint_missing, generation_failed
+    """
+    if not path.is_file():
+        raise ArtMancerError("checkpoint_missing", f"There is no model '{path.name}' in '{path.parent}'. Put it there.")
+    if path.suffix == ".onnx":
+        return _load_onnx(path)
+    return _load_torch(path, mover or Mover(), progress)
+
+
+def _load_torch(path: Path, mover: Mover, progress: Progress) -> FastSAM:
+    with _quiet_ultralytics():
+        from ultralytics.nn.tasks import SegmentationModel, torch_safe_load
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        raise ArtMancerError("generation_failed", "A .pt file is loaded safely by torch 2.6 or newer. Update torch.")
+    try:
+        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
+        model = checkpoint.get("ema") or checkpoint.get("model")
+    except (TypeError, AttributeError, RuntimeError, ImportError) as error:
+        raise _not_a_segmenter(path) from error
+    if not isinstance(model, SegmentationModel):
+        raise _not_a_segmenter(path)
+    model = model.float().eval()
+
+    def network(picture: Tensor) -> tuple[Tensor, Tensor]:
+        mover.put(model, 2**30, progress)
+        detections, prototypes = model(picture.to(mover.device))[0]
+        return detections.cpu(), prototypes.cpu()
+
+    side = int(checkpoint.get("train_args", {}).get("imgsz", 1024))
+    return FastSAM(path.stem, network, side)
+
+
+def _load_onnx(path: Path) -> FastSAM:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ArtMancerError(
+            "generation_failed", f"'{path.name}' needs onnxruntime. Install it: pip install onnxruntime."
+        ) from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+    except Exception as error:  # onnxruntime's own have no common base
+        raise _not_a_segmenter(path) from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    ranks = [len(output.shape) for output in outputs]
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or ranks[:2] != [3, 4]:
+        raise _not_a_segmenter(path)
+
+    def network(picture: Tensor) -> tuple[Tensor, Tensor]:
+        detections, prototypes = session.run(None, {inputs[0].name: picture.numpy()})[:2]
+        return torch.from_numpy(detections), torch.from_numpy(prototypes)
+
+    height = inputs[0].shape[2]
+    fixed = isinstance(height, int)
+    return FastSAM(path.stem, network, height if fixed else 1024, fixed)
+
+
+def _not_a_segmenter(path: Path) -> ArtMancerError:
+    return ArtMancerError(
+        "generation_failed",
+        f"'{path.name}' is not a FastSAM or YOLO segmentation model, or not a whole one. Choose another file.",
+    )
+
+
+def _suppress(detections: Tensor, mixed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [N, 4], scores [N] and coefficients [N, k] of the detections that are kept."""
+    with _quiet_ultralytics():
+        from ultralytics.utils.nms import non_max_suppression
+    classes = detections.shape[1] - 4 - mixed
+    kept = non_max_suppression(
+        detections, CONFIDENCE, OVERLAP, agnostic=True, max_det=MOST, nc=classes, max_time_img=10.0
+    )[0]
+    return kept[:, :4], kept[:, 4], kept[:, 6:]
+
+
+def _mix(coefficients: Tensor, prototypes: Tensor) -> Tensor:
+    """Values of the masks, [N, h, w], positive inside."""
+    return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
+
+
+@contextmanager
+def _quiet_ultralytics() -> Iterator[None]:
+    """Import ultralytics without its settings file in the user's home, its telemetry and its installs by pip."""
+    wanted = {"YOLO_CONFIG_DIR": tempfile.gettempdir(), "YOLO_AUTOINSTALL": "False", "YOLO_VERBOSE": "False"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    except ImportError as error:
+        raise ArtMancerError(
+            "generation_failed", "Smart Mask's FastSAM needs ultralytics. Install it: pip install ultralytics."
+        ) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

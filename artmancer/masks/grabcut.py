@@ -1,0 +1,116 @@
+"""Smart Mask without weights: GrabCut (Rother, Kolmogorov and Blake, 2004), from OpenCV."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ArtMancerError
+from ..images import to_uint8
+from .prompt import Prompt, check
+from .select import Selection
+
+SIDE = 400
+"""The picture is cut at this size; its edge is then drawn anew at full size."""
+REACHES = (0.2, 0.1, 0.4)
+"""How far around the points the object may reach, as a share of the picture's diagonal: the candidates, in order."""
+ROUNDS = 5
+
+
+class GrabCut:
+    """Cuts the object out by its colours; the same prompts and the same answer as FastSAM."""
+
+    name = "draft"
+
+    def select(self, image: Tensor, prompt: Prompt, candidate: int = 0) -> Selection:
+        """The object that is meant; for the parameters and errors see FastSAM.select.
+
+        The score says how much of the object's rim lies on an edge of the picture's colours.
+        """
+        import cv2
+
+        check(prompt, image)
+        height, width = image.shape[1:3]
+        ratio = min(1.0, SIDE / max(height, width))
+        size = max(2, round(width * ratio)), max(2, round(height * ratio))
+        picture = to_uint8(image[0]).numpy()
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+        count = len(REACHES) if prompt.positive and prompt.box is None and prompt.brush is None else 1
+        labels = _labels(prompt, size, ratio, REACHES[candidate % count])
+        if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
+            raise _nothing()
+        if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
+            return Selection(torch.ones(1, height, width), 0.0, count)
+        background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
+        # OpenCV draws its clusters' first centres from a generator of the whole process.
+        cv2.setRNGSeed(0)
+        cv2.grabCut(small, labels, (0, 0, 1, 1), background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
+        shape = _under(shape, prompt, ratio)
+        if not shape.any():
+            raise _nothing()
+        soft = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 1.0)
+        values = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
+        mask = torch.from_numpy((values > 0.5).astype(np.float32))[None]
+        return Selection(mask, _on_edges(small, shape), count)
+
+
+def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
+    """What is surely and what is probably the object, [h, w] in OpenCV's labels."""
+    import cv2
+
+    width, height = size
+    labels = np.full((height, width), cv2.GC_BGD, np.uint8)
+    inset = max(1, round(0.1 * min(size)))
+    if prompt.brush is not None:
+        brush = cv2.resize(prompt.brush[0].cpu().numpy(), size, interpolation=cv2.INTER_AREA) >= 0.5
+        around = cv2.dilate(brush.astype(np.uint8), np.ones((2 * inset + 1, 2 * inset + 1), np.uint8)) > 0
+        labels[around] = cv2.GC_PR_BGD
+        labels[brush] = cv2.GC_PR_FGD
+    elif prompt.box is not None:
+        left, top, right, bottom = (max(0, round(one * ratio)) for one in prompt.box)
+        labels[top : max(bottom, top + 1), left : max(right, left + 1)] = cv2.GC_PR_FGD
+    elif prompt.positive:
+        radius = max(2, round(reach * float(np.hypot(width, height))))
+        labels[:] = cv2.GC_PR_BGD
+        labels[[0, -1]] = labels[:, [0, -1]] = cv2.GC_BGD
+        for x, y in prompt.positive:
+            cv2.circle(labels, (round(x * ratio), round(y * ratio)), radius, cv2.GC_PR_FGD, -1)
+    else:
+        labels[inset : height - inset, inset : width - inset] = cv2.GC_PR_FGD
+    for points, label in ((prompt.positive, cv2.GC_FGD), (prompt.negative, cv2.GC_BGD)):
+        for x, y in points:
+            cv2.circle(labels, (int(x * ratio), int(y * ratio)), max(1, round(0.01 * max(size))), label, -1)
+    return labels
+
+
+def _under(shape: NDArray[np.uint8], prompt: Prompt, ratio: float) -> NDArray[np.uint8]:
+    """The connected parts under the positive points; without points, all that are not small beside the largest."""
+    import cv2
+
+    count, parts, statistics, _ = cv2.connectedComponentsWithStats(shape)
+    if prompt.positive:
+        places = [
+            (min(int(y * ratio), shape.shape[0] - 1), min(int(x * ratio), shape.shape[1] - 1))
+            for x, y in prompt.positive
+        ]
+        kept = [parts[place] for place in places if parts[place]]
+    else:
+        areas = statistics[:, cv2.CC_STAT_AREA]
+        kept = [part for part in range(1, count) if areas[part] >= 0.1 * areas[1:].max()]
+    return np.isin(parts, kept).astype(np.uint8)
+
+
+def _on_edges(small: NDArray[np.uint8], shape: NDArray[np.uint8]) -> float:
+    import cv2
+
+    rim = cv2.morphologyEx(shape, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    edges = cv2.dilate(cv2.Canny(small, 50, 150), np.ones((3, 3), np.uint8)) > 0
+    return float(edges[rim].mean()) if rim.any() else 0.0
+
+
+def _nothing() -> ArtMancerError:
+    return ArtMancerError(
+        "object_not_found",
+        "The draft model finds no object there. Click on its middle, add a point, or drag a box around it.",
+    )

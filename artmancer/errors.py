@@ -35,7 +35,9 @@ CODES = {
         "a model could not be fetched whole", "Run the command again: whole files are kept.", 502
     ),
     "generation_failed": ErrorCode("a model cannot be loaded or run", "See the message; try another checkpoint.", 500),
-    "object_not_found": ErrorCode("no object fits the prompt", "Click elsewhere, or drag a box around the object.", 404),
+    "object_not_found": ErrorCode(
+        "no object fits the prompt", "Click elsewhere, or drag a box around the object.", 404
+    ),
     "out_of_memory": ErrorCode(
         "the device's memory is too small", "Choose a smaller resolution or a leaner memory mode.", 507
     ),

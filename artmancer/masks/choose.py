@@ -98,11 +98,10 @@ def _first(lines: Tensor) -> Tensor:
 
 
 def _prominence(masks: Tensor, areas: Tensor, scores: Tensor) -> Tensor:
-    """How much each mask looks like the subject: sure, central, and large but not the background."""
+    """How much each mask looks like the subject: sure, central, large, and not cut off by the picture's border."""
     height, width = masks.shape[1:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     central = (masks * torch.exp(-2 * (x.square() + y.square()))).flatten(1).sum(1) / areas.clamp(min=1)
-    share = areas / (height * width)
-    size = share.sqrt() * (share < 0.8)
-    prominence: Tensor = scores * central * size
+    border = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).float().mean(1)
+    prominence: Tensor = scores * central * (areas / (height * width)).sqrt() * (1 - border).square()
     return prominence

@@ -64,9 +64,12 @@ def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -
     inset = max(1, round(0.1 * min(size)))
     if prompt.brush is not None:
         brush = cv2.resize(prompt.brush[0].cpu().numpy(), size, interpolation=cv2.INTER_AREA) >= 0.5
-        around = cv2.dilate(brush.astype(np.uint8), np.ones((2 * inset + 1, 2 * inset + 1), np.uint8)) > 0
-        labels[around] = cv2.GC_PR_BGD
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * inset + 1, 2 * inset + 1))
+        core = cv2.erode(brush.astype(np.uint8), disc[::2, ::2]) > 0
+        labels[cv2.dilate(brush.astype(np.uint8), disc) > 0] = cv2.GC_PR_BGD
         labels[brush] = cv2.GC_PR_FGD
+        # Paint is surely on the object, but for its rim.
+        labels[core if core.any() else brush] = cv2.GC_FGD
     elif prompt.box is not None:
         left, top, right, bottom = (max(0, round(one * ratio)) for one in prompt.box)
         labels[top : max(bottom, top + 1), left : max(right, left + 1)] = cv2.GC_PR_FGD

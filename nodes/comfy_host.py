@@ -197,6 +197,14 @@ def save_preview(image: Tensor, name: str) -> ui.SavedResult:
     return ui.SavedResult(file, "", io.FolderType.temp)
 
 
+def before_after(before: Tensor, after: Tensor) -> dict[str, list[ui.SavedResult]]:
+    """What a node shows for the slider over its first picture."""
+    return {
+        "artmancer_before": [save_preview(before[:1], "before.jpg")],
+        "artmancer_after": [save_preview(after[:1], "after.jpg")],
+    }
+
+
 def input_images() -> list[str]:
     """The pictures in ComfyUI's input folder, by name."""
     folder = Path(folder_paths.get_input_directory())

@@ -161,8 +161,5 @@ class EditSampler(io.ComfyNode):
         )
         report = result.report
         progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
-        shown = {
-            "artmancer_before": [comfy_host.save_preview(conditions.image[:1], "before.jpg")],
-            "artmancer_after": [comfy_host.save_preview(result.image[:1], "after.jpg")],
-        }
+        shown = comfy_host.before_after(conditions.image, result.image)
         return io.NodeOutput(result.image, json.dumps(report.as_dict(), indent=2), ui=shown)

@@ -59,7 +59,9 @@ class ComfyUI:
         self.base = base
         self.log = base / "comfyui.log"
         (base / "custom_nodes").mkdir(parents=True)
-        (base / "user").mkdir()
+        (base / "user" / "default").mkdir(parents=True)
+        # A fresh ComfyUI greets with its templates, over the graph.
+        (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
         (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_qwen
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from artmancer import images
 from artmancer.doctor import comfyui_folder
+
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_LoadEditor'])"
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +54,27 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import Error, sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=quiet)
+        except Error as error:
+            pytest.skip(f"no Chromium, and none could be installed ({str(error).splitlines()[0]})")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(comfyui: ComfyUI, browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1800, "height": 1000})
+    page.goto(comfyui.url)
+    page.wait_for_function(READY, timeout=60_000)
+    yield page
+    page.close()

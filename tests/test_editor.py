@@ -1,8 +1,6 @@
 """The pack in ComfyUI's own editor, in a real browser."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,31 +10,6 @@ from places import ROOT
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_LoadEditor'])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import Error, sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=quiet)
-        except Error as error:
-            pytest.skip(f"no Chromium, and none could be installed ({str(error).splitlines()[0]})")
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(comfyui: ComfyUI, browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1800, "height": 1000})
-    page.goto(comfyui.url)
-    page.wait_for_function(READY, timeout=60_000)
-    yield page
-    page.close()
 
 
 def open_template(page: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-// A slider over the edit in Edit Sampler: the photo before on its left, after on its right.
+// A slider over the pictures in Edit Sampler and Compare: the photo before on its left, after on its right.
 import { app } from "../../scripts/app.js";
 import { after, frame, viewUrl } from "./pictures.js";
 
@@ -59,6 +59,6 @@ function slider(node) {
 app.registerExtension({
   name: "ArtMancer.BeforeAfter",
   nodeCreated(node) {
-    if (node.comfyClass === "ArtMancer_EditSampler") slider(node);
+    if (["ArtMancer_EditSampler", "ArtMancer_Compare"].includes(node.comfyClass)) slider(node);
   },
 });

@@ -35,7 +35,8 @@ const STYLE = `
 .artmancer-picture { position: relative; width: 100%; height: 100%; overflow: hidden; border-radius: 4px;
   background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd); touch-action: none; user-select: none;
   font: 12px/1.4 sans-serif; box-sizing: border-box; }
-.artmancer-picture:focus-visible { outline: 2px solid var(--p-primary-color, #4b9cf5); outline-offset: -2px; }
+.artmancer-picture > .artmancer-keys { position: absolute; width: 1px; height: 1px; opacity: 0; }
+.artmancer-picture:focus-visible, .artmancer-picture:has(> .artmancer-keys:focus) { outline: 2px solid var(--p-primary-color, #4b9cf5); outline-offset: -2px; }
 .artmancer-picture > canvas, .artmancer-picture > img { position: absolute; inset: 0; width: 100%; height: 100%; }
 .artmancer-picture > img { object-fit: contain; pointer-events: none; }
 .artmancer-picture > .artmancer-words { position: absolute; left: 0; right: 0; bottom: 0; padding: 2px 6px;

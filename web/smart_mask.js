@@ -5,6 +5,7 @@ import { after, fit, frame, load, viewUrl } from "./pictures.js";
 
 const DRAG = 5; // CSS pixels: less is a click
 const STEP = 0.02; // of the picture: what an arrow key moves the cursor by
+const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
 const HELP = "Click: this. Shift or right click: not this. Drag: box. C: next candidate. Ctrl+Z: undo. Delete: clear.";
 
 /** The prompt as the node holds it; what is not one of ours reads as an empty one, and stays until something is clicked. */
@@ -41,21 +42,28 @@ class Picker {
     this.again = false;
 
     this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`);
-    this.element.setAttribute("role", "application");
+    // The keys go to a text field, for there ComfyUI leaves them alone: its own Ctrl+Z undoes the graph.
+    this.element.removeAttribute("tabindex");
+    this.keys = document.createElement("input");
+    this.keys.readOnly = true;
+    this.keys.className = "artmancer-keys";
+    this.keys.setAttribute("aria-label", this.element.getAttribute("aria-label"));
     this.canvas = document.createElement("canvas");
     this.words = document.createElement("div");
     this.words.className = "artmancer-words";
-    this.element.append(this.canvas, this.words);
+    this.element.append(this.keys, this.canvas, this.words);
     this.say("Connect a picture, and run the node or click here.");
 
     this.prompt = node.widgets.find((widget) => widget.name === "prompt");
     this.candidate = node.widgets.find((widget) => widget.name === "candidate");
-    this.prompt.hidden = true; // the picture shows it
+    // The picture shows it; each of ComfyUI's renderers looks at one of these.
+    this.prompt.hidden = this.prompt.options.hidden = true;
     after(this.prompt, "callback", () => this.draw());
     node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, { serialize: false, getMinHeight: () => 240 });
     this.listen();
-    after(node, "onExecuted", (output) => this.executed(output));
+    after(node, "onAdded", () => this.start());
     after(node, "onRemoved", () => this.stop());
+    after(node, "onExecuted", (output) => this.executed(output));
   }
 
   listen() {
@@ -68,18 +76,20 @@ class Picker {
       event.preventDefault();
       event.stopPropagation();
     });
-    element.addEventListener("keydown", (event) => this.key(event));
+    this.keys.addEventListener("keydown", (event) => this.key(event));
     this.resized = new ResizeObserver(() => this.draw());
-    this.resized.observe(element);
     this.ended = ({ type, detail }) => {
       if (!this.running) return;
       this.running = false;
       if (type === "execution_error") this.say(detail.exception_message);
       if (this.again) this.run();
     };
-    for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
-      api.addEventListener(name, this.ended);
-    }
+  }
+
+  // A node that is never added to a graph, such as the copy a clipboard is filled from, must not stay alive for this.
+  start() {
+    this.resized.observe(this.element);
+    for (const name of ENDS) api.addEventListener(name, this.ended);
     // A loader shows its picture before anything has run; no event tells when.
     this.timer = setInterval(() => this.look(), 500);
   }
@@ -87,22 +97,29 @@ class Picker {
   stop() {
     clearInterval(this.timer);
     this.resized.disconnect();
-    for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
-      api.removeEventListener(name, this.ended);
-    }
+    for (const name of ENDS) api.removeEventListener(name, this.ended);
   }
 
-  /** Show the picture of the loader that is connected, if it has one. */
+  /** Show the picture of the loader that is connected, if there is one. */
   async look() {
-    const slot = this.node.inputs.findIndex((input) => input.name === "image");
-    const shown = this.node.getInputNode?.(slot)?.imgs?.[0];
-    if (!shown?.naturalWidth || shown.src === this.loader) return;
-    this.loader = shown.src;
+    const url = this.loaded();
+    if (!url || url === this.loader) return;
+    this.loader = url;
+    const picture = await load(url).catch(() => null);
+    if (!picture || url !== this.loader) return;
     this.tint = null;
-    this.picture = shown;
-    this.size = [shown.naturalWidth, shown.naturalHeight];
+    this.picture = picture;
+    this.size = [picture.naturalWidth, picture.naturalHeight];
     this.say(HELP);
     this.draw();
+  }
+
+  /** Where the picture of the connected loader is to be had; null where another node gives it. */
+  loaded() {
+    const slot = this.node.inputs.findIndex((input) => input.name === "image");
+    const file = this.node.getInputNode?.(slot)?.widgets?.find((widget) => widget.name === "image")?.value;
+    const named = typeof file === "string" && file.match(/^(?:(.*)\/)?([^/]+\.\w+?)(?: \[(input|output|temp)\])?$/);
+    return named ? viewUrl({ subfolder: named[1] ?? "", filename: named[2], type: named[3] ?? "input" }) : null;
   }
 
   async executed(output) {
@@ -151,7 +168,7 @@ class Picker {
 
   press(event) {
     event.stopPropagation();
-    this.element.focus({ preventScroll: true });
+    this.keys.focus({ preventScroll: true });
     if (event.button === 1) return;
     event.preventDefault();
     const place = this.place(event);

@@ -1,0 +1,140 @@
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..artmancer import conditions, draft, tools
+from . import comfy_host
+
+CATEGORY = "ArtMancer/tools"
+
+
+class ExtractObject(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_ExtractObject",
+            display_name="Extract Object",
+            category=CATEGORY,
+            description="Cut the object out of the photo and centre it on a white square.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo."),
+                io.Mask.Input("mask", tooltip="White on the object."),
+                io.Int.Input("side", default=1024, min=64, max=8192, tooltip="Of the square, in pixels."),
+                io.Float.Input(
+                    "margin", default=0.05, min=0.0, max=0.45, step=0.01, tooltip="Free on each side, of the square."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The object on white.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, mask: Tensor, side: int, margin: float) -> io.NodeOutput:
+        return io.NodeOutput(tools.extract_object(image, mask, side, margin))
+
+
+class CastShadow(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_CastShadow",
+            display_name="Cast Shadow",
+            category=CATEGORY,
+            description="Darken the photo where the object would cast a soft shadow: a hint for an edit, or a preview.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo with the object in it."),
+                io.Mask.Input("mask", tooltip="White on the object."),
+                io.Int.Input("offset_x", default=20, min=-4096, max=4096, tooltip="Pixels to the right."),
+                io.Int.Input("offset_y", default=20, min=-4096, max=4096, tooltip="Pixels down."),
+                io.Float.Input("opacity", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="1 = black."),
+                io.Int.Input("blur", default=20, min=0, max=512, tooltip="Softness of its edge, in pixels."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The photo with the shadow."),
+                io.Mask.Output(display_name="shadow", tooltip="The shadow alone."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, mask: Tensor, offset_x: int, offset_y: int, opacity: float, blur: int
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*tools.cast_shadow(image, mask, (offset_x, offset_y), opacity, blur))
+
+
+class Edges(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_Edges",
+            display_name="Edges",
+            category=CATEGORY,
+            description="The photo's edges (Canny), white on black, as the recipe image_edges shows them.",
+            inputs=[io.Image.Input("image", tooltip="The photo.")],
+            outputs=[io.Image.Output(display_name="edges", tooltip="White on black.")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor) -> io.NodeOutput:
+        return io.NodeOutput(conditions.edges(image))
+
+
+class WhiteBalance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_WhiteBalance",
+            display_name="White Balance",
+            category=CATEGORY,
+            description="Remove a colour cast by itself, then shift the light by hand. At full resolution, with all "
+            "texture.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo."),
+                io.Float.Input(
+                    "automatic",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much of the cast that is found goes (shades of grey); 0 = by hand alone.",
+                ),
+                io.Float.Input(
+                    "temperature", default=0.0, min=-100.0, max=100.0, step=1.0, tooltip="-100 blue to 100 amber."
+                ),
+                io.Float.Input(
+                    "tint", default=0.0, min=-100.0, max=100.0, step=1.0, tooltip="-100 green to 100 magenta."
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="White where the cast is looked for."),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The balanced photo.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, automatic: float, temperature: float, tint: float, mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        where = image.new_ones(image.shape[:3]) if mask is None else mask.expand(len(image), -1, -1)
+        balanced = draft.balance(image, where, automatic) if automatic else image
+        return io.NodeOutput(tools.shift_light(balanced, temperature, tint))
+
+
+class Compare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_Compare",
+            display_name="Compare",
+            category=CATEGORY,
+            description="Two photos of one size under a slider: before on its left, after on its right.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("before", tooltip="On the slider's left."),
+                io.Image.Input("after", tooltip="On the slider's right."),
+                io.Float.Input(
+                    "at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Where the output picture is divided."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="Both in one picture.")],
+        )
+
+    @classmethod
+    def execute(cls, before: Tensor, after: Tensor, at: float) -> io.NodeOutput:
+        return io.NodeOutput(tools.side_by_side(before, after, at), ui=comfy_host.before_after(before, after))

@@ -39,8 +39,8 @@ class Sampling:
     """How an editor that samples does it; the draft editor reads none of it.
 
     steps : denoising steps
-    cfg : classifier-free guidance scale; 1 = off: one forward a step instead of two
-    negative : what to avoid, in words; read only where cfg is not 1
+    cfg : classifier-free guidance scale; 1 or less = off: one forward a step instead of two
+    negative : what to avoid, in words; read only where cfg is above 1
     condition_pixels : the area each conditioning image is encoded at; None = the crop's own size
     keep_background : draw the latents outside the feathered mask back to the picture's at each step
     step_cache : how far the first block's output may move before the others are computed anew, 0 = off

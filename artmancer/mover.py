@@ -20,10 +20,19 @@ class Mover:
 
     def __init__(self, device: str | torch.device | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda" and self.device.index is None:
+            # As tensors name it, so that the two compare equal.
+            self.device = torch.device("cuda", torch.cuda.current_device())
 
     def room(self) -> int | None:
         """Bytes that models could have on the device beside those that are there; None: no need to ask."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        if self.device.type != "cuda":
+            return None
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + kept
+
+    def make_room(self, work: int) -> None:
+        """See that this many bytes are free on the device, for work without a model of its own there."""
 
     def put(self, model: Module, work: int, progress: Progress) -> None:
         """Put a model on the device, and see that this many bytes are free for its work."""

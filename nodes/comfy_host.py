@@ -2,17 +2,18 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import folder_paths
 import torch
 from comfy import latent_formats, model_management, utils
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
-from latent_preview import get_previewer
+from latent_preview import Latent2RGBPreviewer
 from server import PromptServer
 from torch import Tensor
 
@@ -42,7 +43,7 @@ _register("rembg", "rembg", {".onnx"})
 def progress() -> Progress:
     """Show progress on the node that is running, and its previews; cancel raises out of the call, within one step."""
     bar: utils.ProgressBar | None = None
-    previewer = get_previewer(model_management.get_torch_device(), latent_formats.Wan21())
+    previewer = _previewer()
     shown = ""
 
     def update(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
@@ -62,6 +63,17 @@ def progress() -> Progress:
     return update
 
 
+def _previewer() -> Latent2RGBPreviewer | None:
+    """Shows latents by a linear map to RGB; None where the user wants no previews.
+
+    ComfyUI's other previews decode with a model, which would push ours off the device in the middle of a step.
+    """
+    if args.preview_method == LatentPreviewMethod.NoPreviews:
+        return None
+    latents = latent_formats.Wan21()
+    return Latent2RGBPreviewer(latents.latent_rgb_factors, latents.latent_rgb_factors_bias)
+
+
 def bases() -> dict[str, Path]:
     """The base models in ComfyUI's diffusers folders, and the one that MODEL_PATH names, by the folder's name."""
     found = [path for folder in folder_paths.get_folder_paths("diffusers") for path in sorted(Path(folder).glob("*"))]
@@ -72,46 +84,60 @@ def bases() -> dict[str, Path]:
 
 def loras() -> dict[str, Path]:
     """The safetensors files in models/loras and models/artmancer, by their name there."""
-    return {
-        name: Path(folder_paths.get_full_path_or_raise(folder, name))
-        for folder in ("loras", "artmancer")
+    return _files(("loras", "artmancer"), (".safetensors",))
+
+
+def _files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of ComfyUI's model folders, by their name there; a link that leads nowhere is left out."""
+    found = {
+        name: folder_paths.get_full_path(folder, name)
+        for folder in folders
         for name in folder_paths.get_filename_list(folder)
-        if name.endswith(".safetensors")
+        if name.endswith(suffixes)
     }
+    return {name: Path(path) for name, path in found.items() if path}
 
 
 def segmenters() -> dict[str, Path]:
     """The models for Smart Mask in models/fastsam and models/ultralytics/segm, by their name there."""
-    return {
-        name: Path(folder_paths.get_full_path_or_raise(folder, name))
-        for folder in ("ultralytics_segm", "fastsam")
-        for name in folder_paths.get_filename_list(folder)
-        if name.endswith((".pt", ".onnx"))
-    }
+    return _files(("ultralytics_segm", "fastsam"), (".pt", ".onnx"))
 
 
 def load_segmenter(name: str) -> fastsam.FastSAM:
-    """The FastSAM of this name, kept until ComfyUI unloads its models."""
-    return guest(segmenters()[name], lambda path: fastsam.load(path, ManagedMover(), progress()))
-
-
-_guests: dict[Path, tuple[Any, "_GuestPatcher"]] = {}
-
-
-def guest(path: Path, load: Callable[[Path], T]) -> T:
-    """What load makes of a file, kept until ComfyUI unloads its models: on /free, or where another needs the memory."""
-    if path not in _guests:
-        _guests[path] = load(path), _GuestPatcher(path)
-    made, patcher = _guests[path]
-    model_management.load_models_gpu([patcher])
-    kept: T = made
-    return kept
+    """The FastSAM of this name."""
+    path = segmenters()[name]
+    return guest(path, lambda: fastsam.load(path, ManagedMover(), progress()))
 
 
 def load_base(name: str, precision: str) -> pipeline.Base:
     """The base of this name, which other nodes may share, in the hands of ComfyUI's memory manager."""
     folder = bases()[name]
-    return pipeline.shared(folder, precision, lambda: pipeline.load(folder, precision, ManagedMover(), progress()))
+    precision = pipeline.precision_for(model_management.get_torch_device(), precision)
+    key = (folder, precision)
+    for other in [one for one in _guests if isinstance(one, tuple) and one != key]:
+        del _guests[other]
+
+    def load() -> pipeline.Base:
+        return pipeline.load(folder, precision, ManagedMover(), progress())
+
+    return guest(key, lambda: pipeline.shared(folder, precision, load))
+
+
+_guests: dict[Hashable, tuple[Any, "_GuestPatcher"]] = {}
+
+
+def guest(key: Hashable, load: Callable[[], T]) -> T:
+    """What load gives, kept until ComfyUI is told to unload its models.
+
+    Without this a change in the node that loads a model would load it anew: ComfyUI drops what a node gave before it
+    runs it again.
+    """
+    if key not in _guests:
+        _guests[key] = load(), _GuestPatcher(key)
+    made, patcher = _guests[key]
+    model_management.load_models_gpu([patcher])
+    kept: T = made
+    return kept
 
 
 class ManagedMover(mover.Mover):
@@ -125,10 +151,20 @@ class ManagedMover(mover.Mover):
         """What is free, and what other models would give back."""
         if self.device.type == "cpu":
             return None
-        mine = sum(patcher.loaded_size() for patcher in self._patchers.values())
-        others = sum(loaded.model_loaded_memory() for loaded in model_management.current_loaded_models) - mine
+        mine = self._patchers.values()
+        others = [
+            loaded.model.loaded_size()
+            for loaded in model_management.current_loaded_models
+            if loaded.device == self.device
+            and isinstance(loaded.model, ModelPatcher)
+            and loaded.model not in mine
+            and not isinstance(loaded.model, _GuestPatcher)
+        ]
         free = int(model_management.get_free_memory(self.device))
-        return free + max(0, int(others)) - model_management.extra_reserved_memory()
+        return free + sum(others) - model_management.extra_reserved_memory()
+
+    def make_room(self, work: int) -> None:
+        model_management.free_memory(work + model_management.extra_reserved_memory(), self.device)
 
     def put(self, model: torch.nn.Module, work: int, progress: Progress) -> None:
         patcher = self._patchers.get(model)
@@ -170,15 +206,23 @@ class WholePatcher(ModelPatcher):
 
 
 class _GuestPatcher(ModelPatcher):
-    """Stands for a guest in ComfyUI's list of loaded models, and sends it away when its turn comes."""
+    """Stands for a guest in ComfyUI's list of loaded models, and sends it away when all of them are to go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, key: Hashable) -> None:
         super().__init__(_Holder(), model_management.get_torch_device(), torch.device("cpu"), size=1)
-        self.path = path
+        self.key = key
+
+    def loaded_size(self) -> int:
+        # More than any model needs, and less than the 1e30 bytes that ComfyUI asks for to unload everything. What the
+        # guest has on the device is known to ComfyUI by itself.
+        return 10**29
+
+    def partially_unload(self, device: torch.device, memory_to_free: int = 0, *args: object, **kwargs: object) -> int:
+        return memory_to_free
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         if unpatch_all:
-            _guests.pop(self.path, None)
+            _guests.pop(self.key, None)
         return super().detach(unpatch_all)
 
 

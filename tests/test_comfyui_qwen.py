@@ -154,6 +154,24 @@ def test_two_editors_share_a_base_and_do_not_change_each_other(qwen: ComfyUI) ->
     assert torch.equal(picture(qwen, qwen.run(alone)), second)
 
 
+def test_a_change_in_load_editor_loads_nothing_anew(qwen: ComfyUI) -> None:
+    picture(qwen, qwen.run(graph(qwen, seed=31)))
+    loads = loads_in(qwen)
+    for change in ({"strength": 0.7}, {"variant": "insertion"}, {"checkpoint": "none"}, {"precision": "fp32"}):
+        made = graph(qwen, seed=31, **change)
+        made["12"]["inputs"]["feather"] = 10 + len(change)  # another node runs first
+        picture(qwen, qwen.run(made))
+    assert loads_in(qwen) == loads
+
+
+def test_a_broken_base_in_the_folder_hides_no_node(qwen: ComfyUI) -> None:
+    broken = qwen.base / "models" / "diffusers" / "broken"
+    broken.mkdir()
+    (broken / "model_index.json").write_text("{")
+    (qwen.base / "models" / "loras" / "gone.safetensors").symlink_to("nowhere.safetensors")
+    assert "ArtMancer_LoadEditor" in qwen.get("/object_info/ArtMancer_LoadEditor")
+
+
 def test_free_gives_the_memory_back(qwen: ComfyUI) -> None:
     tiny_qwen.save_base(qwen.base / "models" / "diffusers" / "wider-qwen", heads=10, head_dim=128)
     process = psutil.Process(qwen.process.pid)

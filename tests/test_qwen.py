@@ -205,7 +205,7 @@ def test_files_that_do_not_fit_are_refused_by_name(base: pipeline.Base, loras: l
     tiny_qwen.save_lora(tmp_path / "wider.safetensors", other)
     (tmp_path / "cut.safetensors").write_bytes(loras[0].read_bytes()[:900])
     for name, code, said in (
-        ("sd.safetensors", "generation_failed", "keys are like unet.down"),
+        ("sd.safetensors", "generation_failed", "such as unet.down"),
         ("wider.safetensors", "generation_failed", "LoRA of another model"),
         ("cut.safetensors", "generation_failed", "not a whole safetensors file"),
         ("gone.safetensors", "checkpoint_missing", "no checkpoint"),
@@ -214,6 +214,69 @@ def test_files_that_do_not_fit_are_refused_by_name(base: pipeline.Base, loras: l
             checkpoints.use(base, {tmp_path / name: 1.0})
         assert caught.value.code == code and name in str(caught.value)
     pictures(base, loras[0])
+
+
+def test_a_lora_that_fits_only_in_part_is_refused_and_leaves_nothing(
+    tiny_base: Path, loras: list[Path], tmp_path: Path
+) -> None:
+    """As a LoRA for FLUX would fit, which has layers of the same names and width."""
+    from safetensors.torch import load_file, save_file
+
+    loaded = pipeline.load(tiny_base)
+    bare = pictures(loaded)
+    weights = load_file(loras[2])
+    flux = {**weights, "single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 64)}
+    bias = {**weights, "transformer_blocks.0.attn.to_q.lora_B.bias": torch.zeros(64)}
+    for name, content in (("flux", flux), ("bias", bias)):
+        save_file(content, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ArtMancerError, match=r"1 of \d+ keys of .* fit no layer"):
+            pictures(loaded, tmp_path / f"{name}.safetensors")
+    assert torch.equal(pictures(loaded), bare)
+    assert not torch.equal(pictures(loaded, loras[0]), bare)
+
+
+def test_an_interrupted_attach_leaves_nothing(
+    tiny_base: Path, loras: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = pipeline.load(tiny_base)
+    bare, transformer = pictures(loaded), loaded.pipeline.transformer
+    attach = transformer.load_lora_adapter
+
+    def fail(*given: Any, **options: Any) -> None:
+        attach(*given, **options)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(transformer, "load_lora_adapter", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        pictures(loaded, loras[0])
+    monkeypatch.undo()
+    assert torch.equal(pictures(loaded), bare)
+    fresh = pictures(pipeline.load(tiny_base), loras[0])
+    assert torch.equal(pictures(loaded, loras[0]), fresh)
+
+
+def test_a_checkpoint_that_was_replaced_is_read_again(tiny_base: Path, loras: list[Path], tmp_path: Path) -> None:
+    loaded = pipeline.load(tiny_base)
+    mine = Path(shutil.copy(loras[0], tmp_path / "mine.safetensors"))
+    first = pictures(loaded, mine)
+    shutil.copy(loras[1], mine)
+    assert torch.equal(pictures(loaded, mine), pictures(loaded, loras[1]))
+    assert not torch.equal(pictures(loaded, mine), first)
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{", '{"_class_name": 3}'])
+def test_a_broken_index_is_no_base_and_breaks_no_list(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    assert not pipeline.is_base(tmp_path) and not pipeline.is_base(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
+def test_a_part_that_was_cut_off_is_named(tiny_base: Path, tmp_path: Path, part: str) -> None:
+    broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
+    weights = next((broken / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ArtMancerError, match=f"The {part} of the base"):
+        pipeline.load(broken)
 
 
 def test_a_folder_that_is_no_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
@@ -226,11 +289,6 @@ def test_a_folder_that_is_no_base_is_refused(tiny_base: Path, tmp_path: Path) ->
     shutil.copytree(tiny_base, broken)
     shutil.rmtree(broken / "processor")
     with pytest.raises(ArtMancerError, match="no 'processor' folder"):
-        pipeline.load(broken)
-    shutil.copytree(tiny_base / "processor", broken / "processor")
-    weights = next((broken / "transformer").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(ArtMancerError, match="cannot be loaded"):
         pipeline.load(broken)
 
 
@@ -278,12 +336,12 @@ def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(tiny_base: Pat
         loads.append(1)
         return pipeline.load(tiny_base)
 
-    first = QwenEditor(pipeline.shared(tiny_base, "auto", load), "removal")
-    second = QwenEditor(pipeline.shared(tiny_base, "auto", load), "insertion")
+    first = QwenEditor(pipeline.shared(tiny_base, "fp32", load), "removal")
+    second = QwenEditor(pipeline.shared(tiny_base, "fp32", load), "insertion")
     assert first.base is second.base and len(loads) == 1
     del first, second
     gc.collect()
-    pipeline.shared(tiny_base, "auto", load)
+    pipeline.shared(tiny_base, "fp32", load)
     assert len(loads) == 2
 
 

@@ -65,6 +65,20 @@ def test_every_memory_mode_gives_the_same_picture_and_can_be_left(
     assert torch.equal(picture(base), expected)
 
 
+def test_layers_that_are_attached_while_weights_are_streamed_are_streamed_too(
+    base: pipeline.Base, loras: list[Path]
+) -> None:
+    base.memory.use("group offload", 0)
+    for lora in loras[:2]:
+        checkpoints.use(base, {lora: 1.0})
+        for name, layer in base.pipeline.transformer.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                assert layer._diffusers_hook.get_hook("group_offloading"), name
+    base.memory.use(memory.MODES[0], 0)
+    hooks = [getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()]
+    assert not any(hook and hook.get_hook("group_offloading") for hook in hooks)
+
+
 def test_one_model_at_a_time_takes_the_others_off_the_device(base: pipeline.Base) -> None:
     there: set[str] = set()
     most = 0
@@ -162,6 +176,12 @@ def test_eight_bits_are_stored_and_computed_with_in_sixteen(tiny_base: Path, lor
     assert (picture(stored) - picture(rounded)).abs().max() <= 1e-2
 
 
+def test_auto_is_the_precision_it_stands_for() -> None:
+    assert pipeline.precision_for(torch.device("cpu"), "auto") == "fp32"
+    assert pipeline.precision_for(torch.device("cuda", 0), "auto") == "bf16"
+    assert pipeline.precision_for(torch.device("cpu"), "fp8") == "fp8"
+
+
 def test_an_acceleration_lora_stacks_and_brings_its_schedule(
     base: pipeline.Base, loras: list[Path], example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,12 +240,22 @@ def test_the_step_cache_saves_blocks_and_leaves_nothing(base: pipeline.Base, exa
     assert torch.equal(edit(editor, asked, sampling=Sampling(steps=4)).image, expected)
 
 
+def test_the_step_cache_forgets_between_the_pictures_of_a_batch(base: pipeline.Base, example) -> None:
+    photo, mask = example("coffee")[:, ::4, ::4], example("coffee_mask")[:, ::4, ::4]
+    cached, editor = Sampling(steps=4, step_cache=1.0), QwenEditor(base, "removal")
+    both = edit(editor, prepare(photo.repeat(2, 1, 1, 1), mask, feather=4), seed=4, sampling=cached).image
+    alone = edit(editor, prepare(photo, mask, feather=4), seed=5, sampling=cached).image
+    assert torch.equal(both[1:], alone)
+
+
 def test_compiled_blocks_give_the_same_picture_and_are_left(base: pipeline.Base) -> None:
     from artmancer.qwen import speed
 
     expected = picture(base)
     with speed.settings(base.pipeline.transformer, Sampling(compile=True)):
         assert (picture(base) - expected).abs().max() <= 1e-4
+    with speed.settings(base.pipeline.transformer, Sampling(compile=True, step_cache=0.01)):
+        assert (picture(base) - expected).abs().max() <= 1e-4, "nothing to skip, and hooks that leave the graph"
     with speed.settings(base.pipeline.transformer, Sampling()):
         assert torch.equal(picture(base), expected)
 

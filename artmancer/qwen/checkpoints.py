@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..conditions import RECIPES
 from ..edit import RESOLUTIONS
 from ..errors import ArtMancerError
-from .pipeline import Base
+from .pipeline import Adapter, Base
 
+SIDES = (".lora_A.weight", ".lora_B.weight")
+OTHERS = ("text_encoder.", "lora_te")
+"""Keys of a LoRA that are for the text encoder, which no variant changes."""
 PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.")
 
 
@@ -87,42 +91,78 @@ def use(base: Base, strengths: dict[Path, float]) -> None:
     from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
 
     transformer = base.pipeline.transformer
-    for path in strengths:
-        if path not in base.adapters:
-            name = f"artmancer_{len(base.adapters)}"
-            _attach(transformer, path, name)
-            base.adapters[path] = name
+    changed = [_read_once(base, path) for path in strengths]
+    if not any(changed) and strengths == base.acting:
+        return
+    base.acting = {}
     if strengths:
         set_adapter_layers(transformer, enabled=True)
         set_weights_and_activate_adapters(
-            transformer, [base.adapters[path] for path in strengths], list(strengths.values())
+            transformer, [base.adapters[path].name for path in strengths], list(strengths.values())
         )
     elif base.adapters:
         set_adapter_layers(transformer, enabled=False)
+    base.memory.adapted()
+    base.acting = dict(strengths)
+
+
+def _read_once(base: Base, path: Path) -> bool:
+    """Attach a checkpoint, if it is not, or if its file is another one by now; whether it had to be."""
+    known = base.adapters.get(path)
+    stamp = _stamp(path)
+    if known and stamp in (known.stamp, None):
+        return False
+    base.acting = {}
+    if known:
+        del base.adapters[path]
+        base.pipeline.transformer.delete_adapters(known.name)
+    if stamp is None:
+        raise _missing(path)
+    base.attached += 1
+    name = f"artmancer_{base.attached}"
+    try:
+        _attach(base.pipeline.transformer, path, name)
+    except BaseException:
+        if name in getattr(base.pipeline.transformer, "peft_config", {}):
+            base.pipeline.transformer.delete_adapters(name)
+        raise
+    base.adapters[path] = Adapter(name, stamp)
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _attach(transformer: Any, path: Path, name: str) -> None:
     weights = _weights(path)
     modules = {module for module, _ in transformer.named_modules()}
-    matched = {key: value for key, value in weights.items() if key.split(".lora_")[0].removesuffix(".alpha") in modules}
-    if not matched:
+    fits = {key for key in weights if key.endswith(SIDES) and key.rpartition(".lora_")[0] in modules}
+    if misfits := sorted(weights.keys() - fits):
         raise ArtMancerError(
             "generation_failed",
-            f"'{path.name}' fits no layer of the base: its keys are like {', '.join(list(weights)[:3])}; expected "
-            "transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a LoRA for Qwen-Image-Edit.",
+            f"{len(misfits)} of {len(weights)} keys of '{path.name}' fit no layer of the base, such as "
+            f"{', '.join(misfits[:3])}; expected transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a "
+            "LoRA for Qwen-Image-Edit.",
         )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # Several adapters are what is wanted.
-            transformer.load_lora_adapter(matched, prefix=None, adapter_name=name)
+            transformer.load_lora_adapter(weights, prefix=None, adapter_name=name)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ArtMancerError(
             "generation_failed",
             f"'{path.name}' is a LoRA of another model: {str(error).splitlines()[-1].strip()}. "
             "Choose one for Qwen-Image-Edit.",
         ) from error
-    for key, value in matched.items():
-        module, _, side = key.removesuffix(".weight").partition(".lora_")
+    for key, value in weights.items():
+        module, _, side = key.removesuffix(".weight").rpartition(".lora_")
         weight = transformer.get_submodule(f"{module}.lora_{side}.{name}").weight
         # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
         weight.data = value.to(weight.device, transformer.dtype)
@@ -136,14 +176,14 @@ def _weights(path: Path) -> dict[str, Tensor]:
     converted: dict[str, Tensor] = QwenImageEditPlusPipeline.lora_state_dict(tensors)
     for prefix in PREFIXES:
         converted = {key.removeprefix(prefix): value for key, value in converted.items()}
-    return converted
+    return {key: value for key, value in converted.items() if not key.startswith(OTHERS)}
 
 
 def _open(path: Path, look: Any) -> Any:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ArtMancerError("checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or name another.")
+        raise _missing(path)
     try:
         with safe_open(path, framework="pt") as file:
             return look(file)
@@ -151,3 +191,7 @@ def _open(path: Path, look: Any) -> Any:
         raise ArtMancerError(
             "generation_failed", f"'{path.name}' is not a whole safetensors file ({error}). Download it again."
         ) from error
+
+
+def _missing(path: Path) -> ArtMancerError:
+    return ArtMancerError("checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or name another.")

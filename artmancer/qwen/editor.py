@@ -1,5 +1,6 @@
 """The Qwen editor: a base model, and the checkpoint of one variant on it."""
 
+import gc
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class QwenEditor:
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit. A batch is edited one by one, with seeds counting up.
 
-        Out of memory, it is tried once more in the next mode, which needs less.
+        Out of memory, it is tried once more, in the next mode, which needs less.
 
         Raises
         ------
@@ -67,10 +68,8 @@ class QwenEditor:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
                 leaner = self.base.memory.leaner()
-                if leaner is None:
-                    raise _out_of_memory() from None
             logger.warning("Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner)
-            self.base.cache.clear()
+            gc.collect()
             self.base.memory.mover.empty()
             try:
                 return self._edit(request, leaner, progress)
@@ -85,13 +84,11 @@ class QwenEditor:
         files = {self.checkpoint.path: self.strength, self.acceleration: 1.0}
         checkpoints.use(self.base, {path: strength for path, strength in files.items() if path})
         self.base.memory.use(memory, tasks[0].pixels(sampling.condition_pixels))
-        with speed.settings(self.base.pipeline.transformer, sampling):
-            return torch.cat(
-                [
-                    sampler.sample(self.base, task, sampling, _part(progress, index, len(tasks)))
-                    for index, task in enumerate(tasks)
-                ]
-            )
+        edited = []
+        for index, task in enumerate(tasks):
+            with speed.settings(self.base.pipeline.transformer, sampling):
+                edited.append(sampler.sample(self.base, task, sampling, _part(progress, index, len(tasks))))
+        return torch.cat(edited)
 
 
 def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task:

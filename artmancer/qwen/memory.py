@@ -56,12 +56,20 @@ class Memory:
             for other, model in self.parts.items():
                 if other != name and not self._streams(other):
                     self.mover.take(model)
-        if not self._streams(name):
+        if self._streams(name):
+            self.mover.make_room(work(name, pixels))
+        else:
             self.mover.put(self.parts[name], work(name, pixels), progress)
 
-    def leaner(self) -> str | None:
-        """The mode that needs less memory than the present one; None: there is none."""
-        return dict(pairwise(MODES)).get(self.mode)
+    def adapted(self) -> None:
+        """Take note that layers were added to the transformer, or that others of them act: it is streamed in order."""
+        if self._streams("transformer"):
+            _unstream(self.parts["transformer"])
+            _stream(self.parts["transformer"], self.mover.device)
+
+    def leaner(self) -> str:
+        """The mode that needs less memory than the present one; of the last, itself."""
+        return dict(pairwise(MODES)).get(self.mode, self.mode)
 
     def _streams(self, name: str) -> bool:
         return self.mode == "group offload" and name != "vae"
@@ -92,7 +100,9 @@ def work(name: str, pixels: int) -> int:
 def _stream(model: Module, device: torch.device) -> None:
     from diffusers.hooks.group_offloading import apply_group_offloading
 
-    apply_group_offloading(model, device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    # Pinned as they are sent: all at once would lock 57 GB of the CPU's memory.
+    streams = device.type == "cuda"
+    apply_group_offloading(model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams)
 
 
 def _unstream(model: Module) -> None:

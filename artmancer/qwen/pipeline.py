@@ -1,5 +1,6 @@
 """The base model: loaded once, shared by every editor on it."""
 
+import gc
 import json
 import logging
 import threading
@@ -29,6 +30,14 @@ PRECISIONS = ("auto", "bf16", "fp8", "fp32")
 PARTS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A checkpoint that is attached: its name among PEFT's, and its file's time and size when it was read."""
+
+    name: str
+    stamp: tuple[int, int]
+
+
 @dataclass(eq=False)
 class Base:
     """A loaded base model.
@@ -36,14 +45,18 @@ class Base:
     pipeline : its components
     memory : where they lie
     cache : what its encoders made of prompts and pictures
-    adapters : the checkpoints attached to its transformer, by their file: the adapter's name
+    adapters : the checkpoints attached to its transformer, by their file
+    acting : those that act, and how strongly
+    attached : how many were so far, for their names
     lock : held during an edit, which sets the adapters
     """
 
     pipeline: Pipeline
     memory: Memory
     cache: Cache = field(default_factory=Cache)
-    adapters: dict[Path, str] = field(default_factory=dict)
+    adapters: dict[Path, "Adapter"] = field(default_factory=dict)
+    acting: dict[Path, float] = field(default_factory=dict)
+    attached: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -57,12 +70,24 @@ _shared: WeakValueDictionary[tuple[Path, str], Base] = WeakValueDictionary()
 
 
 def shared(folder: Path, precision: str, load: Callable[[], Base]) -> Base:
-    """The base of this folder that is loaded already in this precision, or else what load gives."""
+    """The base of this folder that is loaded already in this precision, or else what load gives.
+
+    precision : not "auto", see `precision_for`
+    """
     key = (folder.resolve(), precision)
     base = _shared.get(key)
     if base is None:
+        # diffusers' hooks make cycles: a base that nobody holds any more may still hold its memory.
+        gc.collect()
         base = _shared[key] = load()
     return base
+
+
+def precision_for(device: torch.device, asked: str) -> str:
+    """What "auto" means on a device; anything else as it was asked."""
+    if asked != "auto":
+        return asked
+    return "fp32" if device.type == "cpu" else "bf16"
 
 
 def load(
@@ -92,11 +117,11 @@ def load(
         )
     import diffusers
     import transformers
+    from safetensors import SafetensorError
 
     _check(folder)
     mover = mover or Mover()
-    if precision == "auto":
-        precision = "fp32" if mover.device.type == "cpu" else "bf16"
+    precision = precision_for(mover.device, precision)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     logger.info("Loading %s for %s in %s.", folder, mover.device, precision)
     weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
@@ -113,7 +138,13 @@ def load(
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
         try:
             parts[name] = kind.from_pretrained(folder / name, local_files_only=True, **options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if "allocate memory" in str(error):
+                raise ArtMancerError(
+                    "out_of_memory",
+                    f"This computer's memory is too small for the {name} of '{folder}'. Close other programs, or "
+                    "choose the precision that its files have.",
+                ) from error
             raise ArtMancerError(
                 "generation_failed",
                 f"The {name} of the base in '{folder}' cannot be loaded ({error}). Download it again.",
@@ -126,8 +157,11 @@ def load(
 
 def is_base(folder: Path) -> bool:
     """Whether this folder holds a base model, by its model_index.json."""
-    index = folder / "model_index.json"
-    return index.is_file() and json.loads(index.read_text()).get("_class_name") == PIPELINE_CLASS
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") == PIPELINE_CLASS
 
 
 def _check(folder: Path) -> None:

@@ -73,7 +73,7 @@ def sample(base: Base, task: Task, sampling: Sampling, progress: Progress) -> Te
         base.memory.bring(part, pixels, progress)
 
     progress(0, sampling.steps, "encoding")
-    prompts = [task.prompt, sampling.negative] if sampling.cfg != 1 else [task.prompt]
+    prompts = [task.prompt, sampling.negative] if sampling.cfg > 1 else [task.prompt]
     embeddings = [_embed(base, text, task.conditions, bring) for text in prompts]
     encoded = [_encode(base, image, sampling.condition_pixels, bring) for image in task.conditions]
 
@@ -100,7 +100,9 @@ def sample(base: Base, task: Task, sampling: Sampling, progress: Progress) -> Te
     bring("transformer")
     # Streamed weights are the bottleneck, and one pass over them serves both halves. Where they lie on the device, two
     # forwards of some thousand tokens each are bound by arithmetic: a batch gains nothing, and holds twice the memory.
-    together = base.memory.mode == "group offload" and not sampling.step_cache
+    # (Padding needs a mask, which the other attention kernels refuse.)
+    masks = sampling.attention in ("default", "cudnn")
+    together = base.memory.mode == "group offload" and masks and not sampling.step_cache
     predict = _batched(embeddings, device, dtype) if together else _in_turn(embeddings, device, dtype)
     scheduler = _scheduler(pipeline.scheduler, sampling.steps, latents.shape[1], task.shift, device)
     progress(0, sampling.steps, "sampling")
@@ -215,7 +217,7 @@ def _embed(base: Base, text: str, conditions: Sequence[Image.Image], bring: Call
         resize = base.pipeline.image_processor.resize
         seen = [resize(image, *_size(image, VISION_PIXELS)) for image in conditions]
         embedding, mask = base.pipeline.encode_prompt(text, image=seen, device=base.device)
-        return embedding, mask
+        return embedding.cpu(), None if mask is None else mask.cpu()
 
     return base.cache.get(("prompt", text, *map(_digest, conditions)), make)
 
@@ -230,7 +232,7 @@ def _encode(base: Base, image: Image.Image, pixels: int | None, bring: Callable[
         picture = base.pipeline.image_processor.preprocess(image, *size).unsqueeze(2).to(base.device, vae.dtype)
         mean, deviation = _statistics(vae, base.device)
         latents: Tensor = vae.encode(picture).latent_dist.mode()
-        return (latents - mean) / deviation
+        return ((latents - mean) / deviation).cpu()
 
     return base.cache.get(("latents", size, _digest(image)), make)
 
@@ -239,7 +241,8 @@ def _decode(base: Base, latents: Tensor, bring: Callable[[str], None]) -> Tensor
     bring("vae")
     vae = base.pipeline.vae
     mean, deviation = _statistics(vae, base.device)
-    picture: Tensor = vae.decode(latents.to(vae.dtype) * deviation + mean, return_dict=False)[0][:, :, 0]
+    # Divided by the inverse, and not multiplied, as the stock pipeline does: in 16 bits the two are not the same.
+    picture: Tensor = vae.decode(latents.to(vae.dtype) / (1 / deviation) + mean, return_dict=False)[0][:, :, 0]
     return (picture.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 

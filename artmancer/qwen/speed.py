@@ -57,10 +57,9 @@ def _attention(name: str, backend: str) -> Iterator[None]:
 
 def _compile(transformer: Any, sampling: Sampling) -> None:
     """Compile the blocks, or go back to those that are not; what was compiled once is kept by torch."""
-    blocks = transformer.transformer_blocks
-    if not sampling.compile:
-        for block in blocks:
-            block._compiled_call_impl = None
-    elif blocks[0]._compiled_call_impl is None:
-        # The step cache's hooks leave the graph.
-        transformer.compile_repeated_blocks(fullgraph=not sampling.step_cache)
+    for block in transformer.transformer_blocks:
+        block._compiled_call_impl = None
+    if sampling.compile:
+        # Hooks leave the graph: the step cache's, group offload's and those that cast from 8 bits.
+        hooked = sampling.step_cache or any(hasattr(module, "_diffusers_hook") for module in transformer.modules())
+        transformer.compile_repeated_blocks(fullgraph=not hooked)

@@ -1,5 +1,6 @@
 """What the pack asks of the running ComfyUI; the only file that knows its modules."""
 
+import gc
 import os
 import uuid
 from collections.abc import Callable, Hashable
@@ -221,9 +222,18 @@ class _GuestPatcher(ModelPatcher):
         return memory_to_free
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
-        if unpatch_all:
-            _guests.pop(self.key, None)
+        if unpatch_all and self.key in _guests:
+            # Its models must not die now: ComfyUI is walking its list of them, and would lose its place.
+            loop = PromptServer.instance.loop
+            loop.call_soon_threadsafe(loop.call_later, 0.5, _let_go, [_guests.pop(self.key)])
         return super().detach(unpatch_all)
+
+
+def _let_go(guests: list[Any]) -> None:
+    guests.clear()
+    # diffusers' hooks make cycles.
+    gc.collect()
+    model_management.soft_empty_cache()
 
 
 class _Holder(torch.nn.Module):

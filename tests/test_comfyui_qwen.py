@@ -54,6 +54,7 @@ def graph(comfyui: ComfyUI, steps: int = 2, seed: int = 0, **editor: Any) -> dic
     made["6"]["inputs"]["value"] = "take the spoon away"
     made["8"]["inputs"]["value"], made["9"]["inputs"]["value"] = seed, steps
     made["11"]["inputs"].update({"editor": "tiny-qwen", **editor})
+    made["12"]["inputs"]["resolution"] = "native"
     return made
 
 

@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import edit_sampler, endpoint_io, image_tools, load_editor, smart_mask, split_conditions
+from . import edit_sampler, endpoint_io, image_tools, load_editor, remove_background, smart_mask, split_conditions
 
 NODES: list[type[io.ComfyNode]] = [
     load_editor.LoadEditor,
     split_conditions.SplitConditions,
     edit_sampler.EditSampler,
     smart_mask.SmartMask,
+    remove_background.RemoveBackground,
     image_tools.ExtractObject,
     image_tools.CastShadow,
     image_tools.Edges,

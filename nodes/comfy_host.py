@@ -104,6 +104,11 @@ def segmenters() -> dict[str, Path]:
     return _files(("ultralytics_segm", "fastsam"), (".pt", ".onnx"))
 
 
+def rembg_folder() -> Path:
+    """Where the weights of rembg's models lie."""
+    return Path(folder_paths.get_folder_paths("rembg")[-1])
+
+
 def load_segmenter(name: str) -> fastsam.FastSAM:
     """The FastSAM of this name."""
     path = segmenters()[name]

@@ -228,7 +228,7 @@ def _load(name: str, path: Path, device: str) -> Session:
         raise ArtMancerError(
             "generation_failed",
             f"Removing a background needs rembg and onnxruntime ({error}). Install them into ComfyUI's Python: "
-            "pip install rembg onnxruntime, or onnxruntime-gpu in its place for an NVIDIA GPU.",
+            "pip install -U rembg onnxruntime, or onnxruntime-gpu in its place for an NVIDIA GPU.",
         ) from error
     if name not in sessions:
         raise ArtMancerError(

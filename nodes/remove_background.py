@@ -48,7 +48,7 @@ class RemoveBackground(io.ComfyNode):
                     "alpha_matting",
                     default=False,
                     tooltip="Draw the edge anew from the photo, for hair and fur that the model cut off bluntly. Takes "
-                    "seconds for each megapixel.",
+                    "seconds, with much fur half a minute.",
                 ),
                 io.Boolean.Input(
                     "decontaminate",

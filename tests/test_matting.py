@@ -278,7 +278,7 @@ def test_a_missing_library_is_named_and_does_not_end_the_process(missing: str) -
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said, still_here = done.stdout.splitlines()
-    assert missing in said and "pip install rembg onnxruntime, or onnxruntime-gpu in its place" in said
+    assert missing in said and "pip install -U rembg onnxruntime, or onnxruntime-gpu in its place" in said
     assert still_here == "still here"
 
 

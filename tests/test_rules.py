@@ -119,3 +119,12 @@ def test_there_is_one_folder_of_templates() -> None:
     # With two, ComfyUI serves the files of the first and answers 404 for the second's.
     names = ("example_workflows", "example", "examples", "workflow", "workflows")
     assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
+
+
+def test_every_node_has_a_help_page_with_its_picture() -> None:
+    ids = re.findall(r'node_id="(ArtMancer_\w+)"', "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")))
+    assert len(ids) == len(set(ids)) == 18
+    for name in ids:
+        page = ROOT / "web" / "docs" / f"{name}.md"
+        picture = re.search(r"!\[.+\]\((.+)\)", page.read_text())
+        assert picture and (page.parent / picture[1]).is_file(), name

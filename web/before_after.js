@@ -44,7 +44,7 @@ function slider(node) {
 
   node.addDOMWidget("before_after", "ArtMancer_BeforeAfter", element, {
     serialize: false,
-    getMinHeight: () => (original.src ? 220 : 28),
+    getMinHeight: () => (original.src || node.comfyClass === "ArtMancer_Compare" ? 220 : 28),
   });
   after(node, "onExecuted", (output) => {
     if (!output?.artmancer_before) return;

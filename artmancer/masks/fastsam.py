@@ -219,7 +219,7 @@ def _load_torch(path: Path, mover: Mover, progress: Progress) -> FastSAM:
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
         model = checkpoint.get("ema") or checkpoint.get("model")
-    except (TypeError, AttributeError, RuntimeError, ImportError) as error:
+    except (TypeError, AttributeError, RuntimeError, ImportError, OSError, ValueError) as error:
         raise _not_a_segmenter(path) from error
     if not isinstance(model, SegmentationModel):
         raise _not_a_segmenter(path)

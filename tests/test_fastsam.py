@@ -1,0 +1,170 @@
+"""Smart Mask's FastSAM, with a tiny model of the same architecture, on shapes it never saw."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from places import ROOT
+from test_masks import iou
+
+from artmancer.errors import ArtMancerError
+from artmancer.masks import fastsam
+from artmancer.masks.prompt import Prompt
+
+ASSETS = ROOT / "tests" / "assets"
+WEIGHTS = ASSETS / "tiny_fastsam.pt"
+sys.path.insert(0, str(ASSETS))
+
+from shapes import scene  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model() -> fastsam.FastSAM:
+    return fastsam.load(WEIGHTS)
+
+
+def shown(seed: int, side: int = 256) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A scene as an IMAGE, and the visible part of each of its shapes as a MASK."""
+    picture, masks = scene(seed, side)
+    return torch.from_numpy(picture).float()[None] / 255, [torch.from_numpy(mask)[None].float() for mask in masks]
+
+
+def middle(mask: torch.Tensor) -> tuple[float, float]:
+    """The point of a shape that is farthest from its edge."""
+    depth = cv2.distanceTransform(np.pad(mask[0].numpy().astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return float(x), float(y)
+
+
+def clicks(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterator[float]:
+    for seed in seeds:
+        image, shapes = shown(seed, side)
+        for shape in shapes:
+            try:
+                yield iou(model.select(image, Prompt((middle(shape),))).mask, shape)
+            except ArtMancerError:
+                yield 0.0
+
+
+def test_one_click_gets_a_shape_that_was_never_seen(model: fastsam.FastSAM) -> None:
+    fits = np.array(list(clicks(model, range(500, 525))))
+    assert fits.mean() >= 0.85 and (fits >= 0.85).mean() >= 0.85
+
+
+def test_masks_of_a_large_picture_have_clean_edges(model: fastsam.FastSAM) -> None:
+    """Sixteen times the size that the network works at: its own masks would be blocks of 64 pixels."""
+    image, shapes = shown(510, 256)
+    large = (
+        torch.nn.functional.interpolate(image.movedim(-1, 1), (2048, 2048), mode="bicubic").movedim(1, -1).clamp(0, 1)
+    )
+    shape = max(shapes, key=lambda one: float(one.sum()))
+    x, y = middle(shape)
+    found = model.select(large, Prompt(((8 * x + 4, 8 * y + 4),))).mask
+    truth = torch.nn.functional.interpolate(shape[None], (2048, 2048))[0]
+    assert found.shape == (1, 2048, 2048) and iou(found, truth) >= 0.85
+    outline, _ = cv2.findContours(found[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    runs = np.abs(np.diff(max(outline, key=len)[:, 0], axis=0)).max(1)
+    assert np.median(runs) <= 8, "the outline turns every few pixels, not every 64"
+
+
+def test_the_network_runs_once_for_a_picture(model: fastsam.FastSAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    network = model.network
+    monkeypatch.setattr(model, "network", lambda picture: runs.append(1) or network(picture))
+    image, shapes = shown(601)
+    for shape in shapes:
+        model.select(image, Prompt((middle(shape),)))
+    model.select(image.clone(), Prompt((middle(shapes[0]),)))
+    assert len(runs) == 1, "also for another tensor of the same content"
+    image[0, 0, 0] = 1 - image[0, 0, 0]
+    model.select(image, Prompt((middle(shapes[0]),)))
+    assert len(runs) == 2, "a changed picture is another one"
+
+
+def test_prompts_choose_among_the_masks(model: fastsam.FastSAM) -> None:
+    image, shapes = shown(507)
+    one, other = sorted(shapes, key=lambda shape: -float(shape.sum()))[:2]
+    both = model.select(image, Prompt((middle(one), middle(other)))).mask
+    assert iou(both, torch.maximum(one, other)) >= 0.8
+    y, x = np.nonzero(one[0].numpy())
+    box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
+    assert iou(model.select(image, Prompt(box=box)).mask, one) >= 0.8
+    assert iou(model.select(image, Prompt(brush=one)).mask, one) >= 0.8
+    found = model.select(image, Prompt())
+    assert found.mask.any() and 0 <= found.score <= 1 and found.count >= 1
+
+
+def test_where_nothing_is_it_says_so(model: fastsam.FastSAM) -> None:
+    with pytest.raises(ArtMancerError, match=r"none fits the prompt. Click on another part") as caught:
+        model.select(torch.full((1, 200, 200, 3), 0.5), Prompt(((100, 100),)))
+    assert caught.value.code == "object_not_found"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (100, 12000), (37, 501)])
+def test_pictures_of_any_shape_are_taken(model: fastsam.FastSAM, size: tuple[int, int]) -> None:
+    image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(0))
+    try:
+        assert model.select(image, Prompt()).mask.shape == (1, *size)
+    except ArtMancerError as error:
+        assert error.code == "object_not_found"
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_files_that_are_no_model_are_refused_and_run_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    torch.save({"model": Bomb(marker)}, tmp_path / "bomb.pt")
+    torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "weights.pt")
+    (tmp_path / "noise.pt").write_bytes(b"not a model" * 100)
+    (tmp_path / "cut.pt").write_bytes(WEIGHTS.read_bytes()[:5000])
+    (tmp_path / "noise.onnx").write_bytes(b"not a model" * 100)
+    for name in ("bomb.pt", "weights.pt", "noise.pt", "cut.pt", "noise.onnx"):
+        with pytest.raises(ArtMancerError, match=f"'{name}' is not a FastSAM or YOLO segmentation model"):
+            fastsam.load(tmp_path / name)
+    assert not marker.exists()
+    with pytest.raises(ArtMancerError, match=r"There is no model 'gone.pt'") as caught:
+        fastsam.load(tmp_path / "gone.pt")
+    assert caught.value.code == "checkpoint_missing"
+
+
+def test_an_onnx_file_gives_the_same_masks_and_one_of_another_kind_is_refused(
+    model: fastsam.FastSAM, tmp_path: Path
+) -> None:
+    import onnx_models
+
+    onnx_models.segmenter(WEIGHTS, tmp_path / "tiny.onnx")
+    exported = fastsam.load(tmp_path / "tiny.onnx")
+    image, shapes = shown(507)
+    click = Prompt((middle(shapes[-1]),))
+    assert iou(exported.select(image, click).mask, model.select(image, click).mask) >= 0.99
+    onnx_models.classifier(tmp_path / "other.onnx")
+    with pytest.raises(ArtMancerError, match=r"'other.onnx' is not a FastSAM"):
+        fastsam.load(tmp_path / "other.onnx")
+
+
+def test_nothing_is_written_into_the_home_folder(tmp_path: Path) -> None:
+    code = (
+        "import torch; from pathlib import Path; from artmancer.masks import fastsam\n"
+        "from artmancer.masks.prompt import Prompt\n"
+        f"model = fastsam.load(Path({str(WEIGHTS)!r}))\n"
+        "model.everything(torch.rand(1, 64, 64, 3))\n"
+        "import os; assert 'YOLO_CONFIG_DIR' not in os.environ"
+    )
+    home = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    home.pop("YOLO_CONFIG_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -33,6 +33,7 @@ serve: comfyui  ## ComfyUI with the pack on 127.0.0.1, PORT=8188
 bench: comfyui  ## the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/sampler.py
+	$(BIN)/python benchmarks/masks.py
 
 requirements: $(INSTALLED)  ## pin the development packages anew
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade --quiet \

@@ -99,11 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         "models",
         help="list the models that are found; `models fetch` downloads the base",
         description="List the bases and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those that MODEL_PATH and "
-        "MODEL_FILE... name; or fetch Qwen-Image-Edit-2509 (58 GB) from Hugging Face.",
+        "MODEL_FILE... name; or fetch Qwen-Image-Edit-2509 (58 GB) or FastSAM-s (24 MB, for Smart Mask).",
     )
     models.set_defaults(run=_models)
     models.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
-    models.add_argument("--folder", type=Path, help="fetch: where to; default: ComfyUI's models/diffusers")
+    models.add_argument(
+        "what", nargs="?", choices=("qwen-image-edit-2509", "fastsam-s"), default="qwen-image-edit-2509"
+    )
+    models.add_argument("--folder", type=Path, help="fetch: where to; default: the folder of ComfyUI's for its kind")
     models.add_argument("--json", action="store_true", help="print it as JSON")
 
     doctor = commands.add_parser("doctor", help="say what is installed, what is missing, and how to get it")
@@ -220,9 +223,12 @@ def _models(options: argparse.Namespace) -> int:
     from . import models
 
     if options.action == "fetch":
-        folder = options.folder or models.default_folder()
-        models.fetch(folder)
-        _write(json.dumps({"folder": str(folder)}) if options.json else f"{folder}: complete, every file checked")
+        if options.what == "fastsam-s":
+            fetched = models.fetch_fastsam(options.folder or models.default_folder("fastsam"))
+        else:
+            fetched = options.folder or models.default_folder("diffusers") / models.REPOSITORY.split("/")[1]
+            models.fetch(fetched)
+        _write(json.dumps({"path": str(fetched)}) if options.json else f"{fetched}: complete, every file checked")
         return 0
     found = models.found()
     if options.json:
@@ -231,7 +237,9 @@ def _models(options: argparse.Namespace) -> int:
         for one in found:
             _write(f"{one.kind:<15}{one.path}{f'  ({one.about})' if one.about else ''}")
         if not any(one.kind == "base" for one in found):
-            _write(f"no base        `artmancer models fetch` downloads one to {models.default_folder()}")
+            _write(
+                f"no base        `artmancer models fetch` downloads one to {models.default_folder('diffusers').resolve()}"
+            )
     return 0
 
 

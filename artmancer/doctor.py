@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import __version__
 
-MODEL_FOLDERS = ("diffusers", "loras", "artmancer")
+MODEL_FOLDERS = ("diffusers", "loras", "artmancer", "fastsam", "rembg")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ def examine() -> list[Finding]:
         _device(),
         _package("opencv-python-headless", "pip install opencv-python-headless", "opencv-python"),
         _package("pypatchmatch", "pip install pypatchmatch (Python 3.11 or newer); until then removal smears"),
+        _package("ultralytics", "for Smart Mask with FastSAM: pip install ultralytics; until then it is GrabCut"),
+        _package("rembg", "for Remove Background: pip install rembg onnxruntime"),
+        _package("onnxruntime", "for Remove Background: pip install onnxruntime", "onnxruntime-gpu"),
         *_comfyui(),
         Finding("weights", True, "none needed: the draft editor works without"),
     ]

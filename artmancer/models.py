@@ -50,11 +50,36 @@ def _lora(path: Path, kind: str) -> Model:
     return Model(kind, path, ", ".join(f"{name} {value}" for name, value in said.items() if value))
 
 
-def default_folder() -> Path:
-    """Where the base is fetched to: ComfyUI's folder for such models, or here where there is no ComfyUI."""
-    name = REPOSITORY.split("/")[1]
+def default_folder(kind: str) -> Path:
+    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them, or else here."""
     comfyui = comfyui_folder()
-    return comfyui / "models" / "diffusers" / name if (comfyui / "main.py").is_file() else Path(name)
+    return comfyui / "models" / kind if (comfyui / "main.py").is_file() else Path()
+
+
+FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
+FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
+
+
+def fetch_fastsam(folder: Path) -> Path:
+    """Download FastSAM-s, 24 MB, into a folder, and check it; its file, which is there whole or not at all.
+
+    Raises
+    ------
+    ArtMancerError : download_failed
+    """
+    from torch.hub import download_url_to_file
+
+    path = folder / "FastSAM-s.pt"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url_to_file(FASTSAM_URL, str(path), hash_prefix=FASTSAM_SHA256)
+    except (OSError, RuntimeError) as error:
+        raise ArtMancerError(
+            "download_failed",
+            f"FastSAM-s.pt could not be fetched ({error}). Run the command again, or download {FASTSAM_URL} and put it "
+            f"into '{folder}'.",
+        ) from error
+    return path
 
 
 def fetch(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What an edit with Qwen-Image-Edit costs, beside diffusers' own pipeline on the same components with the same seed.
 
-On the CPU: a base of the real width (24 heads of 128) and the real VAE with one transformer block and random weights,
-one picture of each kind in turn. On a CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights.
+On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and random weights. On a
+CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights, the real VAE and text encoder.
 
 Usage: python benchmarks/sampler.py [--json] [--pairs N]
 """
@@ -38,7 +38,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import tiny_qwen  # noqa: E402
 
-REAL = {"heads": 24, "head_dim": 128, "vae": {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}}
+WIDE = {"heads": 24, "head_dim": 128}
+REAL_VAE = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 PICTURES = [
     Image.open(ROOT / "workflows" / "examples" / name).convert("RGB")
     for name in ("astronaut.png", "coffee.png", "chelsea.png")
@@ -61,7 +62,7 @@ def stock(base: pipeline.Base, asked: sampler.Task, sampling: Sampling, conditio
     picture = base.pipeline(
         image=list(asked.conditions),
         prompt=asked.prompt,
-        negative_prompt=sampling.negative,
+        negative_prompt=sampling.negative if sampling.cfg > 1 else None,
         true_cfg_scale=sampling.cfg,
         height=asked.height,
         width=asked.width,
@@ -79,10 +80,10 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def against_the_stock_pipeline(base: pipeline.Base, pairs: int) -> Iterator[Row]:
-    two = Sampling(steps=2)
+    two, plain = Sampling(steps=2), Sampling(steps=2, cfg=1.0)
     asked = task(512)
-    slow = seconds(lambda: stock(base, asked, two, sampler.ONE_MEGAPIXEL))
-    fast = seconds(lambda: ours(base, asked, two))
+    slow = seconds(lambda: stock(base, asked, plain, sampler.ONE_MEGAPIXEL))
+    fast = seconds(lambda: ours(base, asked, plain))
     yield Row("512x512, 3 conditions, 2 steps: diffusers' pipeline", slow, "s")
     yield Row("512x512, 3 conditions, 2 steps: ours", fast, "s")
     yield Row("as many times faster, at least", slow / fast, "x", 3.5)
@@ -128,11 +129,11 @@ def timed(base: pipeline.Base) -> Iterator[dict[str, list[float]]]:
 
 
 def overhead(base: pipeline.Base) -> Iterator[Row]:
-    asked, four = task(512), Sampling(steps=4)
+    asked, four = task(256), Sampling(steps=4)
     base.cache.clear()
     with timed(base) as taken:
         whole = seconds(lambda: sampler.sample(base, asked, four, no_progress))
-    yield Row("512x512, 4 steps: our loop over its models' own time", whole / sum(map(sum, taken.values())), "x", 1.03)
+    yield Row("256x256, 4 steps: our loop over its models' own time", whole / sum(map(sum, taken.values())), "x", 1.03)
     with timed(base) as taken:
         sampler.sample(base, replace(asked, seed=1), four, no_progress)
     yield Row("the same with another seed: text encoder calls", len(taken["text encoder"]), "", 0)
@@ -202,8 +203,9 @@ def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
     with torch.device(device):
         transformer = type(loaded.transformer).from_config(config)
         text_encoder = tiny_qwen.text_encoder(loaded.tokenizer, REAL_TEXT, REAL_VISION)
+        vae = type(loaded.vae)(**REAL_VAE)
     torch.set_default_dtype(torch.float32)
-    loaded.register_modules(transformer=transformer.eval(), text_encoder=text_encoder.eval())
+    loaded.register_modules(transformer=transformer.eval(), text_encoder=text_encoder.eval(), vae=vae.eval())
     base.memory = memory.Memory(loaded, Mover(device))
     return base
 
@@ -283,7 +285,7 @@ def main() -> int:
         sys.stderr.write("No CUDA GPU is at hand: the rows at the real size are not measured.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny_qwen.save_base(folder / "base", layers=1, **REAL)
+        tiny_qwen.save_base(folder / "base", layers=1, **WIDE)
         base = pipeline.load(folder / "base", "fp32", Mover("cpu"))
         rows = [
             *against_the_stock_pipeline(base, options.pairs),

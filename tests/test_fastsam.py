@@ -161,10 +161,11 @@ def test_nothing_is_written_into_the_home_folder(tmp_path: Path) -> None:
         "from artmancer.masks.prompt import Prompt\n"
         f"model = fastsam.load(Path({str(WEIGHTS)!r}))\n"
         "model.everything(torch.rand(1, 64, 64, 3))\n"
-        "import os; assert 'YOLO_CONFIG_DIR' not in os.environ"
+        "import os; assert not {'YOLO_CONFIG_DIR', 'YOLO_OFFLINE', 'OMP_NUM_THREADS'} & set(os.environ)"
     )
     home = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
-    home.pop("YOLO_CONFIG_DIR", None)
+    for name in ("YOLO_CONFIG_DIR", "OMP_NUM_THREADS"):
+        home.pop(name, None)
     done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -144,6 +144,24 @@ def test_after_a_download_that_failed_whole_files_are_kept(hub: Hub, tmp_path: P
     assert [name for name, _ in hub.asked] == ["transformer/one.safetensors"]
 
 
+def test_fastsam_is_fetched_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = bytes(range(256)) * 1000
+    (tmp_path / "served.pt").write_bytes(weights)
+    monkeypatch.setattr(models, "FASTSAM_URL", (tmp_path / "served.pt").as_uri())
+    monkeypatch.setattr(models, "FASTSAM_SHA256", hashlib.sha256(weights).hexdigest())
+    command = ["models", "fetch", "fastsam-s", "--folder", str(tmp_path / "fastsam")]
+    assert cli.main(command) == 0
+    assert (tmp_path / "fastsam" / "FastSAM-s.pt").read_bytes() == weights
+    capsys.readouterr()
+    (tmp_path / "served.pt").write_bytes(weights[::-1])
+    (tmp_path / "fastsam" / "FastSAM-s.pt").unlink()
+    assert cli.main(command) == 1
+    assert "FastSAM-s.pt could not be fetched" in capsys.readouterr().err
+    assert not list((tmp_path / "fastsam").glob("*.pt")), "nothing half-written"
+
+
 def test_what_lies_in_comfyuis_folders_is_listed(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

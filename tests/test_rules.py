@@ -17,7 +17,17 @@ else:
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HEAVY = {"cv2", "diffusers", "transformers", "ultralytics", "rembg", "patchmatch", "safetensors"}
+HEAVY = {
+    "cv2",
+    "diffusers",
+    "onnxruntime",
+    "patchmatch",
+    "pymatting",
+    "rembg",
+    "safetensors",
+    "transformers",
+    "ultralytics",
+}
 
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:

@@ -51,6 +51,7 @@ function slider(node) {
     original.src = viewUrl(output.artmancer_before[0]);
     edited.src = viewUrl(output.artmancer_after[0]);
     words.textContent = "before | after";
+    element.style.minHeight = "220px"; // what ComfyUI's other renderer goes by
     const needed = node.computeSize();
     node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
   });

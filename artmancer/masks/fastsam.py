@@ -285,8 +285,14 @@ def _mix(coefficients: Tensor, prototypes: Tensor) -> Tensor:
 @contextmanager
 def _quiet_ultralytics() -> Iterator[None]:
     """Import ultralytics without its settings file in the user's home, its telemetry and its installs by pip."""
-    wanted = {"YOLO_CONFIG_DIR": tempfile.gettempdir(), "YOLO_AUTOINSTALL": "False", "YOLO_VERBOSE": "False"}
-    before = {name: os.environ.get(name) for name in wanted}
+    wanted = {
+        "YOLO_CONFIG_DIR": tempfile.gettempdir(),
+        "YOLO_AUTOINSTALL": "False",
+        "YOLO_OFFLINE": "True",
+        "YOLO_VERBOSE": "False",
+    }
+    # It sets the number of threads for all processes that are started after it.
+    before = {name: os.environ.get(name) for name in (*wanted, "OMP_NUM_THREADS")}
     os.environ.update(wanted)
     try:
         yield
@@ -297,6 +303,6 @@ def _quiet_ultralytics() -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value

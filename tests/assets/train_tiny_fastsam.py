@@ -2,7 +2,7 @@
 
     python tests/assets/train_tiny_fastsam.py [WEIGHTS]
 
-It needs ultralytics and takes about half an hour on two cores. At the end it clicks into shapes it was not trained on
+It needs ultralytics and takes about an hour on two cores. At the end it clicks into shapes it was not trained on
 and says how well the masks that come back fit.
 """
 

@@ -103,9 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.set_defaults(run=_models)
     models.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
-    models.add_argument(
-        "what", nargs="?", choices=("qwen-image-edit-2509", "fastsam-s"), default="qwen-image-edit-2509"
-    )
+    models.add_argument("what", nargs="?", choices=("qwen", "fastsam-s"), default="qwen")
     models.add_argument("--folder", type=Path, help="fetch: where to; default: the folder of ComfyUI's for its kind")
     models.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -237,9 +235,8 @@ def _models(options: argparse.Namespace) -> int:
         for one in found:
             _write(f"{one.kind:<15}{one.path}{f'  ({one.about})' if one.about else ''}")
         if not any(one.kind == "base" for one in found):
-            _write(
-                f"no base        `artmancer models fetch` downloads one to {models.default_folder('diffusers').resolve()}"
-            )
+            folder = models.default_folder("diffusers").resolve()
+            _write(f"no base        `artmancer models fetch` downloads one to {folder}")
     return 0
 
 

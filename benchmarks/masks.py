@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from region import import_time
 from report import THREADS, Row, finish
@@ -26,7 +28,7 @@ from artmancer.masks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "assets")]
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()
+os.environ.update(YOLO_CONFIG_DIR=tempfile.mkdtemp(), YOLO_VERBOSE="False", YOLO_OFFLINE="True")
 
 import rembg_weights  # noqa: E402
 from shapes import scene  # noqa: E402
@@ -44,7 +46,8 @@ def seconds(call: Callable[[], object]) -> float:
 def clicks(rounds: int) -> Iterator[Row]:
     from ultralytics import FastSAM
 
-    picture = torch.from_numpy(scene(507, 1024)[0]).float()[None] / 255
+    pixels, shapes = scene(507, 1024)
+    picture = torch.from_numpy(pixels).float()[None] / 255
     images = [
         functional.interpolate(picture.movedim(-1, 1), (HEIGHT, WIDTH))
         .movedim(1, -1)
@@ -52,17 +55,17 @@ def clicks(rounds: int) -> Iterator[Row]:
         .contiguous()
         for index in range(rounds)
     ]
-    points = [(WIDTH * (index + 1) / 12, HEIGHT / 2) for index in range(10)]
+    middles = [np.argwhere(cv2.erode(shape.astype(np.uint8), np.ones((61, 61)))).mean(0) for shape in shapes]
+    points = [(float(x) * WIDTH / 1024, float(y) * HEIGHT / 1024) for y, x in middles]
 
     def theirs(image: torch.Tensor) -> None:
         pixels = to_uint8(image[0]).numpy()[..., ::-1]
         model = FastSAM(WEIGHTS)
         model(pixels, points=[list(points[0])], labels=[1], imgsz=256, retina_masks=True, device="cpu", verbose=False)
 
-    def click(model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float]) -> None:
-        choices = model.everything(image).choose(Prompt((point,)))
-        if choices:
-            model.everything(image).draw(choices[0])
+    def click(model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float]) -> torch.Tensor:
+        everything = model.everything(image)
+        return everything.draw(everything.choose(Prompt((point,)))[0])
 
     theirs(images[0])  # imports, and what is made ready once a process
     fresh, first, second = [], [], []
@@ -73,8 +76,10 @@ def clicks(rounds: int) -> Iterator[Row]:
         click(model, image, points[0])
         for point in points:
             start = time.perf_counter()
-            click(model, image, point)
+            mask = click(model, image, point)
             second.append(time.perf_counter() - start)
+            if not mask.any():
+                sys.exit("A click gave an empty mask.")
     size = f"{WIDTH}x{HEIGHT}"
     fresh_time, first_time, second_time = (1000 * statistics.median(one) for one in (fresh, first, second))
     yield Row(f"{size}: a fresh ultralytics FastSAM(...)(image, points=...)", fresh_time, "ms")

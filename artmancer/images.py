@@ -39,8 +39,9 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
 }
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
-# What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
-_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error)
+# What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS. An ImportError comes from
+# ultralytics, which puts an opener of its own before Pillow's for what Pillow does not know.
+_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error, ImportError)
 
 _STRIP = 512  # rows converted at a time, so that a large picture is never held twice
 

@@ -190,6 +190,7 @@ def test_the_points_survive_saving_and_loading(picker: Picker) -> None:
     saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     page.reload()
     page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_SmartMask'])")
+    page.wait_for_timeout(2000)  # ComfyUI opens again what was open, and would lay it over ours
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
     again = Picker(page)
     again.wait_for("Click: this.")

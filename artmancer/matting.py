@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from torch import Tensor
 
 from . import region
 from .errors import ArtMancerError
+from .images import to_pil
+from .onnx import refusals
 from .progress import Progress, no_progress
 
 DEVICES = ("auto", "cpu")
@@ -55,7 +57,7 @@ MODELS = {
     "isnet-anime": Model("isnet-anime.onnx", "Apache-2.0"),
     "isnet-general-use": Model("isnet-general-use.onnx", _NOT_SAID, free=False),
     "silueta": Model("silueta.onnx", _NOT_SAID, free=False),
-    "bria-rmbg": Model("bria-rmbg-2.0.onnx", "CC BY-NC 4.0; business use needs an agreement with BRIA", free=False),
+    "bria-rmbg": Model("bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False),
 }
 """Those that find the subject by themselves, on this machine. Our default is not rembg's, which is bria-rmbg."""
 
@@ -208,8 +210,8 @@ class Remover:
 
     def _predict(self, session: Session, picture: Tensor) -> NDArray[np.uint8]:
         try:
-            return np.asarray(session.predict(_to_pil(picture))[0])
-        except _refusals() as error:
+            return np.asarray(session.predict(to_pil(picture))[0])
+        except refusals() as error:
             self._sessions.clear()  # The next try may find another file, or more memory.
             raise _failure(error, self.name, f"'{self.path}' does not run as {self.name}") from error
 
@@ -246,7 +248,7 @@ def _load(name: str, path: Path, device: str) -> Session:
     options = {"providers": ["CPUExecutionProvider"]} if device == "cpu" else {}
     try:
         return Local(name, onnxruntime.SessionOptions(), **options)
-    except _refusals() as error:
+    except refusals() as error:
         raise _failure(error, name, f"'{path}' cannot be loaded") from error
 
 
@@ -265,14 +267,6 @@ def _why(provider: str, device: str) -> str:
         f"onnxruntime-gpu {onnxruntime.__version__} could not use CUDA, and the log says why; it may be built for "
         f"another CUDA than PyTorch's {torch.version.cuda}"
     )
-
-
-def _to_pil(picture: Tensor) -> Image.Image:
-    """As images.to_pil, in one pass: its several would take a third of the time that a small model takes."""
-    import cv2
-
-    values = picture.numpy()
-    return Image.fromarray(cv2.addWeighted(values, 255, values, 0, 0, dtype=cv2.CV_8U))
 
 
 def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None]) -> Tensor | None:
@@ -334,14 +328,6 @@ def _unmix(picture: Tensor, mask: Tensor) -> Tensor:
     if max(mask.shape) == 1:
         return picture
     return torch.from_numpy(estimate_foreground_ml(picture.numpy(), mask.numpy()))
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What is raised on a file that is not the model; onnxruntime's own exceptions have no base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, IndexError, RuntimeError, TypeError, ValueError)
 
 
 def _unknown(what: str, given: str, known: Iterable[str]) -> ArtMancerError:

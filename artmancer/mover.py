@@ -68,7 +68,7 @@ def move(model: Module, device: torch.device, progress: Progress) -> None:
             progress(done >> 20, (total >> 20) + 1, f"moving {type(model).__name__} to {device}")
             done += _own(module)
             module._apply(lambda tensor: tensor.to(device), recurse=False)
-    except BaseException:
+    except BaseException:  # A cancel in ComfyUI is one too; a model half on the device cannot compute.
         model.to("cpu")
         raise
     # What is neither parameter nor buffer, and moves with the whole.

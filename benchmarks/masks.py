@@ -14,11 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
+os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()
+os.environ["YOLO_VERBOSE"] = "False"
+os.environ["YOLO_OFFLINE"] = "True"
+
 import cv2
 import numpy as np
+import rembg_weights
 import torch
 from region import import_time
 from report import THREADS, Row, finish
+from shapes import scene
 from torch.nn import functional
 
 from artmancer import matting
@@ -27,12 +35,6 @@ from artmancer.masks import fastsam
 from artmancer.masks.prompt import Prompt
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "assets")]
-os.environ.update(YOLO_CONFIG_DIR=tempfile.mkdtemp(), YOLO_VERBOSE="False", YOLO_OFFLINE="True")
-
-import rembg_weights  # noqa: E402
-from shapes import scene  # noqa: E402
-
 WEIGHTS = ROOT / "tests" / "assets" / "tiny_fastsam.pt"
 HEIGHT, WIDTH = 2160, 3840
 

@@ -19,6 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import tiny_qwen
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
 from PIL import Image
@@ -34,10 +37,6 @@ from artmancer.qwen import checkpoints, memory, pipeline, sampler, speed
 from artmancer.qwen.editor import QwenEditor
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-import tiny_qwen  # noqa: E402
-
 WIDE = {"heads": 24, "head_dim": 128}
 REAL_VAE = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 PICTURES = [
@@ -58,19 +57,7 @@ def ours(base: pipeline.Base, asked: sampler.Task, sampling: Sampling) -> torch.
 
 def stock(base: pipeline.Base, asked: sampler.Task, sampling: Sampling, condition_pixels: int) -> torch.Tensor:
     stock_module.VAE_IMAGE_SIZE = condition_pixels
-    base.pipeline.set_progress_bar_config(disable=True)
-    picture = base.pipeline(
-        image=list(asked.conditions),
-        prompt=asked.prompt,
-        negative_prompt=sampling.negative if sampling.cfg > 1 else None,
-        true_cfg_scale=sampling.cfg,
-        height=asked.height,
-        width=asked.width,
-        num_inference_steps=sampling.steps,
-        generator=torch.Generator().manual_seed(asked.seed),
-        output_type="pt",
-    ).images
-    return picture.permute(0, 2, 3, 1)
+    return tiny_qwen.stock(base.pipeline, asked, sampling)
 
 
 def seconds(call: Callable[[], object]) -> float:

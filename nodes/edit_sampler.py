@@ -6,10 +6,9 @@ from ..artmancer.edit import TRANSFERS, edit
 from ..artmancer.editor import Conditions, Editor, Sampling
 from ..artmancer.qwen.speed import ATTENTION
 from . import comfy_host
-from .types import ConditionsType, EditorType
+from .types import ADVANCED, ConditionsType, EditorType
 
 CONDITION_PIXELS = {"crop": None, "1 megapixel": 1024 * 1024, "768": 768 * 768, "512": 512 * 512, "384": 384 * 384}
-ADVANCED = {"advanced": True}
 
 
 class EditSampler(io.ComfyNode):
@@ -100,7 +99,7 @@ class EditSampler(io.ComfyNode):
                     default="default",
                     optional=True,
                     tooltip="The attention kernel. All but default and cudnn must be installed first; sage computes "
-                    "in 8 bits and costs a little quality.",
+                    "in 8 bits, which changes the result a little.",
                     extra_dict=ADVANCED,
                 ),
                 io.Boolean.Input(

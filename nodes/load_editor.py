@@ -8,10 +8,9 @@ from ..artmancer.qwen.editor import QwenEditor
 from ..artmancer.qwen.memory import MODES
 from ..artmancer.qwen.pipeline import PRECISIONS
 from . import comfy_host
-from .types import EditorType
+from .types import ADVANCED, EditorType
 
 AUTO, NONE = "auto", "none"
-ADVANCED = {"advanced": True}
 
 
 class LoadEditor(io.ComfyNode):
@@ -71,7 +70,7 @@ class LoadEditor(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8 halves the transformer's memory (20 GB instead "
-                    "of 40) and costs a little quality and speed.",
+                    "of 40) and rounds them, which changes the result a little.",
                     extra_dict=ADVANCED,
                 ),
                 io.Combo.Input(

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..artmancer import matting
 from . import comfy_host
+from .types import ADVANCED
 
 ALPHA, COLOR = "alpha", "colour"
 
@@ -31,8 +32,8 @@ class RemoveBackground(io.ComfyNode):
                     "model",
                     options=[*found, *(name for name in matting.MODELS if name not in found)],
                     default=next((name for name in found if matting.MODELS[name].free), matting.DEFAULT),
-                    tooltip="Those that lie in models/rembg come first. u2net is quick; birefnet-general has the best "
-                    f"edges and takes many times as long.\n{_licences()}",
+                    tooltip="Those that lie in models/rembg come first. u2net is small and quick; birefnet-general "
+                    f"is large and slow, and made for fine edges.\n{_licences()}",
                 ),
                 io.Combo.Input(
                     "background",
@@ -62,7 +63,7 @@ class RemoveBackground(io.ComfyNode):
                     optional=True,
                     tooltip="auto: the GPU where onnxruntime can use it, else the CPU; the report says which ran and "
                     "why. cpu leaves the GPU's memory to other models.",
-                    extra_dict={"advanced": True},
+                    extra_dict=ADVANCED,
                 ),
             ],
             outputs=[

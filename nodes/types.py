@@ -1,8 +1,11 @@
-"""The socket types that the pack's nodes connect through."""
+"""What the pack's nodes have in common: their own socket types, and the mark of an advanced input."""
 
 from comfy_api.latest import io
 
 from ..artmancer.editor import Conditions, Editor
+
+ADVANCED = {"advanced": True}
+"""An input that the frontend folds away."""
 
 
 @io.comfytype(io_type="ARTMANCER_EDITOR")

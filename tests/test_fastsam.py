@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT
+from shapes import scene
 from test_masks import iou
 
 from artmancer.errors import ArtMancerError
@@ -20,9 +21,6 @@ from artmancer.masks.prompt import Prompt
 
 ASSETS = ROOT / "tests" / "assets"
 WEIGHTS = ASSETS / "tiny_fastsam.pt"
-sys.path.insert(0, str(ASSETS))
-
-from shapes import scene  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -43,22 +43,6 @@ def ask(
     return sampler.Task(prompt, conditions, *size, seed, **task or {}), Sampling(**{"steps": 2, **sampling})
 
 
-def stock(loaded: Any, task: sampler.Task, sampling: Sampling) -> torch.Tensor:
-    loaded.set_progress_bar_config(disable=True)
-    picture = loaded(
-        image=list(task.conditions),
-        prompt=task.prompt,
-        negative_prompt=sampling.negative if sampling.cfg != 1 else None,
-        true_cfg_scale=sampling.cfg,
-        height=task.height,
-        width=task.width,
-        num_inference_steps=sampling.steps,
-        generator=torch.Generator().manual_seed(task.seed),
-        output_type="pt",
-    ).images
-    return picture.permute(0, 2, 3, 1)
-
-
 def ours(loaded: pipeline.Base, task: sampler.Task, sampling: Sampling) -> torch.Tensor:
     return sampler.sample(loaded, task, sampling, no_progress)
 
@@ -75,12 +59,12 @@ def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 256 * 256)
     conditions = (PICTURES * 2)[:count]
     asked = ask(conditions, size, "remove it", count, steps=steps, cfg=cfg, condition_pixels=256 * 256)
-    assert (ours(base, *asked) - stock(base.pipeline, *asked)).abs().max() <= 1e-4
+    assert (ours(base, *asked) - tiny_qwen.stock(base.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_at_one_megapixel_the_result_is_the_stock_pipelines(base: pipeline.Base) -> None:
     asked = ask(PICTURES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=sampler.ONE_MEGAPIXEL)
-    assert (ours(base, *asked) - stock(base.pipeline, *asked)).abs().max() <= 1e-4
+    assert (ours(base, *asked) - tiny_qwen.stock(base.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_qwen_image_edit_2511_is_the_same_pipeline(
@@ -91,7 +75,7 @@ def test_qwen_image_edit_2511_is_the_same_pipeline(
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 128 * 128)
     newer = pipeline.load(tiny_qwen.save_base(tmp_path / "2511", zero_cond_t=True))
     asked = ask(PICTURES[:2], prompt="remove it", seed=1, condition_pixels=128 * 128)
-    assert (ours(newer, *asked) - stock(newer.pipeline, *asked)).abs().max() <= 1e-4
+    assert (ours(newer, *asked) - tiny_qwen.stock(newer.pipeline, *asked)).abs().max() <= 1e-4
 
 
 def test_a_single_step_is_sampled(base: pipeline.Base) -> None:
@@ -233,6 +217,12 @@ def test_a_lora_that_fits_only_in_part_is_refused_and_leaves_nothing(
             pictures(loaded, tmp_path / f"{name}.safetensors")
     assert torch.equal(pictures(loaded), bare)
     assert not torch.equal(pictures(loaded, loras[0]), bare)
+    with pytest.raises(ArtMancerError, match="fit no layer"):
+        pictures(loaded, tmp_path / "flux.safetensors")
+    assert torch.equal(pictures(loaded), bare), "also where another one acted before"
+    save_file({"text_encoder.q.lora_A.weight": torch.zeros(4, 64)}, tmp_path / "text.safetensors")
+    with pytest.raises(ArtMancerError, match=r"'text.safetensors' has no keys for the base's transformer"):
+        pictures(loaded, tmp_path / "text.safetensors")
 
 
 def test_an_interrupted_attach_leaves_nothing(

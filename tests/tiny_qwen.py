@@ -7,6 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artmancer.editor import Sampling
+from artmancer.qwen.sampler import Task
+
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 SPECIAL += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 TEXT_WIDTH = 64
@@ -136,3 +139,20 @@ def save_lora(
                 weights[f"{name}.alpha"] = torch.tensor(8.0)
     save_file(weights, path, metadata)
     return path
+
+
+def stock(pipeline: Any, task: Task, sampling: Sampling) -> Tensor:
+    """What diffusers' own call makes of the task: IMAGE [1, H, W, 3]."""
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline(
+        image=list(task.conditions),
+        prompt=task.prompt,
+        negative_prompt=sampling.negative if sampling.cfg != 1 else None,
+        true_cfg_scale=sampling.cfg,
+        height=task.height,
+        width=task.width,
+        num_inference_steps=sampling.steps,
+        generator=torch.Generator().manual_seed(task.seed),
+        output_type="pt",
+    ).images
+    return picture.permute(0, 2, 3, 1)

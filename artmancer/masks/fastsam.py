@@ -21,6 +21,7 @@ from ..cache import Cache, digest
 from ..errors import ArtMancerError
 from ..images import to_uint8
 from ..mover import Mover
+from ..onnx import refusals
 from ..progress import Progress, no_progress
 from .choose import Choice, choose
 from .prompt import Prompt, check
@@ -251,7 +252,7 @@ def _load_onnx(path: Path) -> FastSAM:
         ) from error
     try:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    except Exception as error:  # onnxruntime's own have no common base
+    except refusals() as error:
         raise _not_a_segmenter(path) from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     ranks = [len(output.shape) for output in outputs]

@@ -94,7 +94,7 @@ def use(base: Base, strengths: dict[Path, float]) -> None:
     changed = [_read_once(base, path) for path in strengths]
     if not any(changed) and strengths == base.acting:
         return
-    base.acting = {}
+    base.acting = None
     if strengths:
         set_adapter_layers(transformer, enabled=True)
         set_weights_and_activate_adapters(
@@ -112,7 +112,7 @@ def _read_once(base: Base, path: Path) -> bool:
     stamp = _stamp(path)
     if known and stamp in (known.stamp, None):
         return False
-    base.acting = {}
+    base.acting = None
     if known:
         del base.adapters[path]
         base.pipeline.transformer.delete_adapters(known.name)
@@ -122,7 +122,7 @@ def _read_once(base: Base, path: Path) -> bool:
     name = f"artmancer_{base.attached}"
     try:
         _attach(base.pipeline.transformer, path, name)
-    except BaseException:
+    except BaseException:  # A cancel in ComfyUI is one too; the half-attached adapter would act.
         if name in getattr(base.pipeline.transformer, "peft_config", {}):
             base.pipeline.transformer.delete_adapters(name)
         raise
@@ -141,13 +141,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _attach(transformer: Any, path: Path, name: str) -> None:
     weights = _weights(path)
     modules = {module for module, _ in transformer.named_modules()}
-    fits = {key for key in weights if key.endswith(SIDES) and key.rpartition(".lora_")[0] in modules}
-    if misfits := sorted(weights.keys() - fits):
+    misfits = [key for key in weights if not key.endswith(SIDES) or key.rpartition(".lora_")[0] not in modules]
+    if misfits or not weights:
+        what = f"{len(misfits)} of {len(weights)} keys of '{path.name}' fit no layer of the base, such as "
         raise ArtMancerError(
             "generation_failed",
-            f"{len(misfits)} of {len(weights)} keys of '{path.name}' fit no layer of the base, such as "
-            f"{', '.join(misfits[:3])}; expected transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a "
-            "LoRA for Qwen-Image-Edit.",
+            (what + ", ".join(misfits[:3]) if weights else f"'{path.name}' has no keys for the base's transformer")
+            + "; expected transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a LoRA for "
+            "Qwen-Image-Edit.",
         )
     try:
         with warnings.catch_warnings():
@@ -172,8 +173,11 @@ def _weights(path: Path) -> dict[str, Tensor]:
     """The file's tensors under the names of diffusers' layers."""
     from diffusers import QwenImageEditPlusPipeline
 
-    tensors = _open(path, lambda file: {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    converted: dict[str, Tensor] = QwenImageEditPlusPipeline.lora_state_dict(tensors)
+    def tensors(file: Any) -> dict[str, Tensor]:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}
+
+    converted: dict[str, Tensor] = QwenImageEditPlusPipeline.lora_state_dict(_open(path, tensors))
     for prefix in PREFIXES:
         converted = {key.removeprefix(prefix): value for key, value in converted.items()}
     return {key: value for key, value in converted.items() if not key.startswith(OTHERS)}

@@ -46,7 +46,7 @@ class Base:
     memory : where they lie
     cache : what its encoders made of prompts and pictures
     adapters : the checkpoints attached to its transformer, by their file
-    acting : those that act, and how strongly
+    acting : those that act, and how strongly; None: a change of them broke off
     attached : how many were so far, for their names
     lock : held during an edit, which sets the adapters
     """
@@ -55,7 +55,7 @@ class Base:
     memory: Memory
     cache: Cache = field(default_factory=Cache)
     adapters: dict[Path, "Adapter"] = field(default_factory=dict)
-    acting: dict[Path, float] = field(default_factory=dict)
+    acting: dict[Path, float] | None = field(default_factory=dict)
     attached: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -1,4 +1,6 @@
-"""What is made of a picture is kept by its content, so that the same picture costs nothing again."""
+"""What is made of a picture is kept by its content, so that the same picture
+costs nothing again.
+"""
 
 import hashlib
 from collections import OrderedDict
@@ -14,7 +16,9 @@ _digests = WeakTensorKeyDictionary()
 
 
 def digest(image: Tensor) -> str:
-    """Of an IMAGE's content; found at once for a tensor that was asked for before and has not changed since."""
+    """Of an IMAGE's content; found at once for a tensor that was asked for before and has not
+    changed since.
+    """
     version = 0 if image.is_inference() else image._version
     known = _digests.get(image)
     if known is None or known[0] != version:
@@ -35,7 +39,9 @@ class Cache:
         self._held: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under this key, or else what make gives: a tensor, a tuple of such, or what has `nbytes`."""
+        """What is kept under this key, or else what make gives: a tensor, a tuple of such, or what
+        has `nbytes`.
+        """
         if key not in self._held:
             self._held[key] = make()
             while len(self._held) > 1 and self.size > self.limit:

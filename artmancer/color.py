@@ -1,4 +1,6 @@
-"""Colours: fit an edit's to the picture around it, and carry a change of colours to full resolution."""
+"""Colours: fit an edit's to the picture around it,
+and carry a change of colours to full resolution.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ _MOST_GAIN = 1.25  # what an editor changes all over is small; more is a ring th
 def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:
     """Fit the colours of an edit to the original's just outside the mask, so that no seam shows.
 
-    Per channel a gain, an offset and a slope of the offset over the picture are fitted on the ring, robustly: what the
-    edit really changed there (a shadow, a reflection) counts as an outlier.
+    Per channel a gain, an offset and a slope of the offset over the picture are fitted on the ring,
+    robustly: what the edit really changed there (a shadow, a reflection) counts as an outlier.
 
     Parameters
     ----------
@@ -37,10 +39,14 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
         ring = (hole == 0) & (refine.distance((hole > 0).float()) <= width)
         if int(ring.sum()) < 64 or torch.equal(one[ring], before[ring]):
             continue
-        # Averaged over the ring alone: an edit that moved a little, or drew the texture anew, agrees in its averages.
+        # Averaged over the ring alone: an edit that moved a little, or drew the texture anew,
+        # agrees in its averages.
         share = cv2.blur(ring.float().numpy(), (width, width))[..., None]
         smooth = [
-            torch.from_numpy(cv2.blur((picture * ring.unsqueeze(-1)).numpy(), (width, width)) / np.maximum(share, 1e-6))
+            torch.from_numpy(
+                cv2.blur((picture * ring.unsqueeze(-1)).numpy(), (width, width))
+                / np.maximum(share, 1e-6)
+            )
             for picture in (one, before)
         ]
         y, x = (torch.linspace(-1, 1, side) for side in hole.shape)
@@ -49,9 +55,13 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
         for channel in range(3):
             features = torch.stack([smooth[0][..., channel], torch.ones_like(x), x, y], -1)[ring]
             target = smooth[1][ring][:, channel, None]
-            gain = float(_fit(features, target, torch.tensor([[1.0], [0.0], [0.0], [0.0]]), ridge=1e-3)[0])
+            gain = float(
+                _fit(features, target, torch.tensor([[1.0], [0.0], [0.0], [0.0]]), ridge=1e-3)[0]
+            )
             gain = min(max(gain, 1 / _MOST_GAIN), _MOST_GAIN)
-            rest = _fit(features[:, 1:], target - gain * features[:, :1], torch.zeros(3, 1), ridge=1e-3)[:, 0]
+            rest = _fit(
+                features[:, 1:], target - gain * features[:, :1], torch.zeros(3, 1), ridge=1e-3
+            )[:, 0]
             one[..., channel] = gain * one[..., channel] + rest[0] + rest[1] * x + rest[2] * y
     return matched.clamp_(0, 1)
 
@@ -94,7 +104,9 @@ def to_linear(srgb: Tensor) -> Tensor:
 
 def to_srgb(linear: Tensor) -> Tensor:
     """Linear light 0..1 to sRGB values (IEC 61966-2-1)."""
-    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0) ** (1 / 2.4) * 1.055 - 0.055)
+    return torch.where(
+        linear <= 0.0031308, linear * 12.92, linear.clamp(min=0) ** (1 / 2.4) * 1.055 - 0.055
+    )
 
 
 def _terms(linear: Tensor) -> Tensor:
@@ -105,15 +117,18 @@ def _terms(linear: Tensor) -> Tensor:
 def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tensor:
     """Weights w [n, c] so that features [m, n] @ w is near target [m, c].
 
-    Least squares, reweighted after Geman and McClure (1987): what lies far off hardly counts. A feature whose mean
-    square is not well above `ridge` keeps its prior [n, c]: noise shall not pass for a change.
+    Least squares, reweighted after Geman and McClure (1987): what lies far off hardly counts. A
+    feature whose mean square is not well above `ridge` keeps its prior [n, c]: noise shall not pass
+    for a change.
     """
     features, target, prior = features.double(), target.double(), prior.double()
     hold = ridge * torch.eye(len(prior), dtype=torch.double)
     trust = torch.full((len(features), 1), 1 / len(features), dtype=torch.double)
     for _ in range(_ROUNDS):
         weighted = (features * trust).T
-        weights: Tensor = torch.linalg.solve(weighted @ features + hold, weighted @ target + hold @ prior)
+        weights: Tensor = torch.linalg.solve(
+            weighted @ features + hold, weighted @ target + hold @ prior
+        )
         error = (features @ weights - target).norm(dim=1, keepdim=True)
         scale = 1.5 * error.median() + 1 / 512
         trust = (1 + (error / scale).square()).reciprocal().square()

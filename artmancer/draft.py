@@ -1,6 +1,7 @@
 """The draft editor: the three tasks without weights and without a GPU.
 
-It serves to try the pack, to test all of it, and for small removals. What it makes is called draft/... in the report.
+It serves to try the pack, to test all of it, and for small removals. What it makes is called
+draft/... in the report.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from .region import Crop, bounds
 
 _LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 _MOST_GAIN = 2.0  # of a channel: no lamp is further from white than that, but a red wall is
-_RIM = 3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
+_RIM = (
+    3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class DraftEditor:
         if self.variant not in VARIANTS:
             raise ArtMancerError(
                 "invalid_request",
-                f"The variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}. Choose one.",
+                f"The variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}. "
+                "Choose one.",
             )
 
     @property
@@ -54,12 +58,17 @@ class DraftEditor:
     def resolution(self) -> str:
         return "native"
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return ()
+
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit; of the request it takes the conditions and the seed.
 
         Raises
         ------
-        ArtMancerError : reference_missing for an insertion without one: words cannot be drawn without weights
+        ArtMancerError : reference_missing for an insertion without one: words cannot be drawn
+            without weights
         """
         crop = request.conditions.crop
         if self.variant == "removal":
@@ -69,8 +78,8 @@ class DraftEditor:
             if reference is None:
                 raise ArtMancerError(
                     "reference_missing",
-                    "The draft editor cannot draw from words: it inserts a reference, and there is none. "
-                    "Give a reference image and the mask that cuts the object out of it.",
+                    "The draft editor cannot draw from words: it inserts a reference, and there is "
+                    "none. Give a reference image and the mask that cuts the object out of it.",
                 )
             progress(0, 1, "inserting")
             return insert(crop, reference)
@@ -79,10 +88,11 @@ class DraftEditor:
 
 
 def insert(crop: Crop, reference: Reference) -> Tensor:
-    """Fit the reference into the mask's box and blend it in (Perez, Gangnet and Blake, Poisson Image Editing, 2003).
+    """Fit the reference into the mask's box and blend it in (Perez, Gangnet and Blake, Poisson
+    Image Editing, 2003).
 
-    Poisson blending alone gives a whole object the tint of what lies around it. So it rules the object's rim only;
-    inside, the object keeps its own colours.
+    Poisson blending alone gives a whole object the tint of what lies around it. So it rules the
+    object's rim only; inside, the object keeps its own colours.
 
     Parameters
     ----------
@@ -112,20 +122,26 @@ def _clone(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
     y, x = np.nonzero(cut_out)
     if np.ptp(y) < 2 or np.ptp(x) < 2:
         return source  # nothing but rim, which OpenCV does not take
-    # OpenCV wants the cut-out off the picture's border, and centres its bounding box on the point it is given.
-    padded = [cv2.copyMakeBorder(to_uint8(one).numpy(), 2, 2, 2, 2, cv2.BORDER_REPLICATE) for one in (source, target)]
+    # OpenCV wants the cut-out off the picture's border, and centres its bounding box on the point
+    # it is given.
+    padded = [
+        cv2.copyMakeBorder(to_uint8(one).numpy(), 2, 2, 2, 2, cv2.BORDER_REPLICATE)
+        for one in (source, target)
+    ]
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
     blended = cv2.seamlessClone(padded[0], padded[1], cut_out, center, cv2.NORMAL_CLONE)
     return torch.from_numpy(blended[2:-2, 2:-2].copy()).to(torch.float32).div_(255)
 
 
 def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
-    """Remove a colour cast: shades of grey (Finlayson and Trezzi, 2004), a gain per channel in linear light.
+    """Remove a colour cast: shades of grey (Finlayson and Trezzi, 2004), a gain per channel in
+    linear light.
 
     Parameters
     ----------
     image : IMAGE [B, h, w, 3]
-    mask : MASK [B, h, w]; the cast is estimated from what it covers, and removed from all of the image
+    mask : MASK [B, h, w]; the cast is estimated from what it covers,
+        and removed from all of the image
     strength : 0 = nothing changes, 1 = all of the cast goes
 
     Returns

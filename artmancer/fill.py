@@ -1,7 +1,7 @@
 """Fill the hole of a picture from what surrounds it.
 
-PatchMatch (Barnes, Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) through the library pypatchmatch. Where that has
-no wheel: OpenCV's inpainting after Telea (2004), which smears.
+PatchMatch (Barnes, Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) through the library
+pypatchmatch. Where that has no wheel: OpenCV's inpainting after Telea (2004), which smears.
 """
 
 import importlib
@@ -61,7 +61,8 @@ def fill(image: Tensor, mask: Tensor, seed: int, progress: Progress) -> Tensor:
         if hole.all():
             raise ArtMancerError(
                 "invalid_request",
-                "The mask covers the whole picture, so there is nothing to fill from. Leave some of it unmasked.",
+                "The mask covers the whole picture, so there is nothing to fill from. Leave some "
+                "of it unmasked.",
             )
 
         def check(done: int = index) -> None:
@@ -79,10 +80,15 @@ def _patchmatch(
 ) -> NDArray[np.uint8]:
     script = Path(__file__).with_name("patchmatch_process.py")
     with tempfile.TemporaryFile() as given:
-        np.savez(given, image=image, hole=hole, far=_far(hole), seed=seed % 2**32, radius=_PATCH_RADIUS)
+        np.savez(
+            given, image=image, hole=hole, far=_far(hole), seed=seed % 2**32, radius=_PATCH_RADIUS
+        )
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-P", str(script)], stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-P", str(script)],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
     try:
         while True:
@@ -100,8 +106,8 @@ def _patchmatch(
 
 
 def _far(hole: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What no patch may come from: all but a band around the hole as wide as the hole is deep, lest a face lands on a
-    wall."""
+    """What no patch may come from: all but a band around the hole as wide as the hole is deep, lest
+    a face lands on a wall."""
     depth = refine.distance(torch.from_numpy(~np.pad(hole, 1)).float()).max()
     return refine.distance(torch.from_numpy(hole).float()).numpy() > max(_MIN_REACH, float(depth))
 
@@ -111,5 +117,10 @@ def _telea(
 ) -> NDArray[np.uint8]:
     import cv2
 
-    logger.warning("pypatchmatch is not there, or has no wheel for this Python: OpenCV fills the hole, and smears.")
-    return np.asarray(cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA), dtype=np.uint8)
+    logger.warning(
+        "pypatchmatch is not there, or has no wheel for this Python: "
+        "OpenCV fills the hole, and smears."
+    )
+    return np.asarray(
+        cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA), dtype=np.uint8
+    )

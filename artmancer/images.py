@@ -1,6 +1,11 @@
-"""Pictures in and out: the only door for bytes from outside, with the limits they have to pass."""
+"""Pictures in and out: the only door for bytes from outside, with the limits they have to pass.
 
-import base64
+torch is imported where a tensor is made: whoever only looks at pictures, as the gateway does, needs
+none of its memory.
+"""
+
+from __future__ import annotations
+
 import binascii
 import io
 import os
@@ -8,13 +13,22 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import ArtMancerError
+
+try:
+    from pybase64 import b64decode
+except (
+    ImportError
+):  # It comes with the gateway, and takes a fiftieth of the standard library's time.
+    from base64 import b64decode  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_BYTES = 256 * 2**20
@@ -42,7 +56,8 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg")
 # What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
 _BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error)
 
-# ultralytics, once imported, tries HEIF for what Pillow does not know, and fails to import its plugin for it.
+# ultralytics, once imported, tries HEIF for what Pillow does not know, and fails to import its
+# plugin for it.
 _UNKNOWN = (UnidentifiedImageError, ImportError)
 
 
@@ -73,7 +88,8 @@ def load_mask(path: str | Path) -> Tensor:
 def decode(data: bytes, *, name: str = "the image") -> Picture:
     """Decode PNG, JPEG, WebP, BMP, TIFF or GIF (first frame).
 
-    EXIF rotation is applied, alpha is laid over white, 16-bit values are scaled, any mode becomes RGB.
+    EXIF rotation is applied, alpha is laid over white, 16-bit values are scaled,
+    any mode becomes RGB.
 
     Parameters
     ----------
@@ -82,7 +98,8 @@ def decode(data: bytes, *, name: str = "the image") -> Picture:
 
     Raises
     ------
-    ArtMancerError : invalid_image, image_too_large (judged from the header, before a pixel is decoded)
+    ArtMancerError : invalid_image, image_too_large
+        (judged from the header, before a pixel is decoded)
     """
     picture = _open(data, name)
     profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
@@ -97,7 +114,8 @@ def decode(data: bytes, *, name: str = "the image") -> Picture:
 
 
 def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
-    """Decode a picture of a mask: white (or any bright colour) = edit, black = keep, transparent = keep.
+    """Decode a picture of a mask: white (or any bright colour) = edit, black = keep,
+    transparent = keep.
 
     Returns
     -------
@@ -115,6 +133,24 @@ def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
     return _to_float(picture.convert("RGB")).amax(-1).unsqueeze(0)
 
 
+def inspect(data: bytes, *, name: str = "the image") -> tuple[str, int, int]:
+    """The format (one of FORMATS), width and height of a picture, upright, from its header: no
+    pixel is decoded.
+
+    Raises
+    ------
+    ArtMancerError : as `decode`, but for what is broken behind the header
+    """
+    picture = _header(data, name)
+    sideways = False
+    # Pillow decodes a PNG that has none to look for it at the file's end.
+    if picture.format != "PNG" or "exif" in picture.info:
+        with suppress(*_BROKEN):
+            sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    width, height = reversed(picture.size) if sideways else picture.size
+    return str(picture.format), width, height
+
+
 def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes behind base64 text, with or without a `data:...;base64,` prefix.
 
@@ -125,24 +161,30 @@ def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BY
     if len(text) > max_bytes * 4 // 3 + 1024:
         raise ArtMancerError(
             "image_too_large",
-            f"{name} has {len(text):,} characters of base64; at most {max_bytes // 2**20} MB of picture are read. "
-            "Send a smaller file.",
+            f"{name} has {len(text):,} characters of base64; at most {max_bytes // 2**20} MB of "
+            "picture are read. Send a smaller file.",
         )
     if text.startswith("data:"):
         header, comma, text = text.partition(",")
         if not comma or not header.endswith(";base64"):
             raise ArtMancerError(
-                "invalid_image", f"{name} starts with 'data:' but not with 'data:...;base64,'. Send it as base64."
+                "invalid_image",
+                f"{name} starts with 'data:' but not with 'data:...;base64,'. Send it as base64.",
             )
     try:
-        return base64.b64decode(text, validate=True)
+        return b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ArtMancerError("invalid_image", f"{name} is not base64 ({error}). Encode the file's bytes.") from None
+        raise ArtMancerError(
+            "invalid_image", f"{name} is not base64 ({error}). Encode the file's bytes."
+        ) from None
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Round one picture [H, W, 3] or one mask [H, W] in 0..1 to uint8 0..255; values outside are clipped."""
+    """Round one picture [H, W, 3] or one mask [H, W] in 0..1 to uint8 0..255;
+    values outside are clipped.
+    """
     import cv2
+    import torch
 
     values = image.numpy()
     # One pass over the picture; in torch it would be three.
@@ -168,7 +210,8 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
 
     Raises
     ------
-    ArtMancerError : invalid_request for what cannot be written, not_found for a folder that is not there
+    ArtMancerError : invalid_request for what cannot be written,
+        not_found for a folder that is not there
     """
     path = Path(path)
     check_writable(path)
@@ -176,10 +219,17 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
-            to_pil(image).save(file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format])
+            to_pil(image).save(
+                file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format]
+            )
         partial.replace(path)
-    except (OSError, ValueError) as error:  # ValueError: more pixels a side than the format can hold
-        raise ArtMancerError("invalid_request", f"'{path}' cannot be written ({error}). Write elsewhere.") from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: more pixels a side than the format can hold
+        raise ArtMancerError(
+            "invalid_request", f"'{path}' cannot be written ({error}). Write elsewhere."
+        ) from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -192,12 +242,17 @@ def check_writable(path: Path) -> None:
     if path.suffix.lower() not in _SUFFIXES:
         ending = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
         raise ArtMancerError(
-            "invalid_request", f"'{path.name}' {ending}; expected one of {', '.join(_SUFFIXES)}. Rename the output."
+            "invalid_request",
+            f"'{path.name}' {ending}; expected one of {', '.join(_SUFFIXES)}. Rename the output.",
         )
     if not path.parent.is_dir():
-        raise ArtMancerError("not_found", f"The folder '{path.parent}' does not exist. Make it, or write elsewhere.")
+        raise ArtMancerError(
+            "not_found", f"The folder '{path.parent}' does not exist. Make it, or write elsewhere."
+        )
     if not os.access(path.parent, os.W_OK):
-        raise ArtMancerError("invalid_request", f"The folder '{path.parent}' cannot be written to. Write elsewhere.")
+        raise ArtMancerError(
+            "invalid_request", f"The folder '{path.parent}' cannot be written to. Write elsewhere."
+        )
 
 
 def _read(path: str | Path) -> bytes:
@@ -211,35 +266,20 @@ def _read(path: str | Path) -> bytes:
 
 def _check_length(length: int, name: str) -> None:
     if length == 0:
-        raise ArtMancerError("invalid_image", f"{name} is empty (0 bytes); expected a picture. Save it again.")
+        raise ArtMancerError(
+            "invalid_image", f"{name} is empty (0 bytes); expected a picture. Save it again."
+        )
     if length > MAX_BYTES:
         raise ArtMancerError(
             "image_too_large",
-            f"{name} has {length / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are read. Send a smaller file.",
+            f"{name} has {length / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are read. Send a "
+            "smaller file.",
         )
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     """The first frame, decoded and turned upright, in the file's own mode."""
-    _check_length(len(data), name)
-    expected = f"expected {', '.join(FORMATS)}. Save it again in one of them."
-    try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise ArtMancerError("image_too_large", f"{name} is over {MAX_PIXELS:,} pixels. Scale it down.") from None
-    except _UNKNOWN:
-        raise ArtMancerError("invalid_image", f"{name} is not a picture that can be read; {expected}") from None
-    except _BROKEN as error:
-        raise ArtMancerError("invalid_image", f"{name} is broken ({error}); {expected}") from None
-    width, height = picture.size
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ArtMancerError(
-            "image_too_large",
-            f"{name} is {width}x{height}; at most {MAX_SIDE:,} pixels a side and {MAX_PIXELS:,} in all are read. "
-            "Scale it down.",
-        )
-    if picture.mode == "LAB":
-        raise ArtMancerError("invalid_image", f"{name} is in LAB colours, which cannot be read; {expected}")
+    picture = _header(data, name)
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)
@@ -249,8 +289,40 @@ def _open(data: bytes, name: str) -> Image.Image:
         ) from None
 
 
+def _header(data: bytes, name: str) -> Image.Image:
+    """The picture with none of its pixels decoded."""
+    _check_length(len(data), name)
+    expected = f"expected {', '.join(FORMATS)}. Save it again in one of them."
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ArtMancerError(
+            "image_too_large", f"{name} is over {MAX_PIXELS:,} pixels. Scale it down."
+        ) from None
+    except _UNKNOWN:
+        raise ArtMancerError(
+            "invalid_image", f"{name} is not a picture that can be read; {expected}"
+        ) from None
+    except _BROKEN as error:
+        raise ArtMancerError("invalid_image", f"{name} is broken ({error}); {expected}") from None
+    width, height = picture.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ArtMancerError(
+            "image_too_large",
+            f"{name} is {width}x{height}; at most {MAX_SIDE:,} pixels a side and {MAX_PIXELS:,} in "
+            "all are read. Scale it down.",
+        )
+    if picture.mode == "LAB":
+        raise ArtMancerError(
+            "invalid_image", f"{name} is in LAB colours, which cannot be read; {expected}"
+        )
+    return picture
+
+
 def _deep_gray(picture: Image.Image) -> Tensor:
     """[H, W] in 0..1 of a 16-bit or floating-point gray picture."""
+    import torch
+
     values = np.asarray(picture, dtype=np.float32)
     if picture.mode != "F":
         values = values / np.float32(65535)
@@ -263,5 +335,7 @@ def _over(picture: Image.Image, color: str) -> Image.Image:
 
 
 def _to_float(picture: Image.Image) -> Tensor:
+    import torch
+
     # Dividing (and not multiplying by 1/255) gives the very floats that ComfyUI's own loader gives.
     return torch.from_numpy(np.array(picture)).to(torch.float32).div_(255)

@@ -1,7 +1,7 @@
 """PatchMatch in a process of its own: a native fill cannot be interrupted, a process can be killed.
 
-A script, not a module of the package: it reads an npz file (image, hole, far, seed, radius) from standard input, and
-writes the filled image as npy to standard output.
+A script, not a module of the package: it reads an npz file (image, hole, far, seed, radius) from
+standard input, and writes the filled image as npy to standard output.
 """
 
 import io

@@ -15,7 +15,8 @@ class Progress(Protocol):
         ----------
         done, total : steps
         doing : what is being done, "sampling"
-        latents : [1, 16, h, w] on any device, of the picture as it stands, for a preview; None where there are none
+        latents : [1, 16, h, w] on any device, of the picture as it stands, for a preview; None
+            where there are none
         """
         ...
 

@@ -1,7 +1,9 @@
-"""Remove the background of a picture: rembg's models say what is the subject, pymatting refines its edge."""
+"""Remove the background of a picture: rembg's models say what is the subject,
+pymatting refines its edge.
+"""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from . import region
 from .errors import ArtMancerError
 from .images import to_pil
+from .masks import refine
 from .onnx import refusals
 from .progress import Progress, no_progress
 
@@ -23,7 +26,8 @@ DEVICES = ("auto", "cpu")
 
 _RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
 
-# What rembg takes for certain in a mask, and by how much it shrinks that, before pymatting judges the rest.
+# What rembg takes for certain in a mask, and by how much it shrinks that,
+# before pymatting judges the rest.
 _SUBJECT, _BACKGROUND, _SHRINK = 240, 10, 10
 _SOLVED = 2**20
 
@@ -32,7 +36,8 @@ _SOLVED = 2**20
 class Model:
     """One of rembg's models.
 
-    file : what its file is called where it is fetched from; NAME.onnx, as rembg calls it, is taken as well
+    file : what its file is called where it is fetched from;
+        NAME.onnx, as rembg calls it, is taken as well
     licence : of its weights
     free : whether that lets everybody use them, in business too
     """
@@ -57,9 +62,13 @@ MODELS = {
     "isnet-anime": Model("isnet-anime.onnx", "Apache-2.0"),
     "isnet-general-use": Model("isnet-general-use.onnx", _NOT_SAID, free=False),
     "silueta": Model("silueta.onnx", _NOT_SAID, free=False),
-    "bria-rmbg": Model("bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False),
+    "bria-rmbg": Model(
+        "bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False
+    ),
 }
-"""Those that find the subject by themselves, on this machine. Our default is not rembg's, which is bria-rmbg."""
+"""Those that find the subject by themselves, on this machine.
+Our default is not rembg's, which is bria-rmbg.
+"""
 
 DEFAULT = "u2net"
 
@@ -71,7 +80,8 @@ Session = Any
 class Cutout:
     """Pictures whose background is told apart.
 
-    image : IMAGE [B, H, W, 3]; where the mask is soft, the subject's own colours if they were asked for
+    image : IMAGE [B, H, W, 3]; where the mask is soft, the subject's own colours if they
+        were asked for
     mask : MASK [B, H, W], 1 = subject
     model : a key of MODELS
     provider : what it ran on: "CUDA", "CPU"...
@@ -96,7 +106,12 @@ class Cutout:
 
     def as_dict(self) -> dict[str, object]:
         """What was done, as JSON can hold it."""
-        done = {"model": self.model, "licence": MODELS[self.model].licence, "provider": self.provider, "why": self.why}
+        done = {
+            "model": self.model,
+            "licence": MODELS[self.model].licence,
+            "provider": self.provider,
+            "why": self.why,
+        }
         return {**done, "unrefined": list(self.unrefined)}
 
 
@@ -112,17 +127,37 @@ def color(text: str) -> Tensor:
     except ValueError:
         raise ArtMancerError(
             "invalid_request",
-            f"The colour is '{text}'; expected a name or #rrggbb. Write one, such as white or #ff8800.",
+            f"The colour is '{text}'; expected a name or #rrggbb. "
+            "Write one, such as white or #ff8800.",
         ) from None
 
 
-def found(folder: Path) -> list[str]:
-    """The models whose files lie in this folder, in the order of MODELS."""
-    return [name for name in MODELS if _file(folder, name)]
+def found(folders: Sequence[Path]) -> list[str]:
+    """The models whose files lie in these folders, in the order of MODELS."""
+    return [name for name in MODELS if _file(folders, name)]
 
 
-def find(folder: Path, name: str) -> Path:
-    """The file of a model in this folder; nothing is downloaded.
+def choose(folders: Sequence[Path]) -> str:
+    """The first model in these folders that everybody may use; DEFAULT where there is none at all.
+
+    Raises
+    ------
+    ArtMancerError : checkpoint_missing where there are others alone
+    """
+    names = found(folders)
+    free = [name for name in names if MODELS[name].free]
+    if names and not free:
+        raise ArtMancerError(
+            "checkpoint_missing",
+            f"auto takes a model that everybody may use, but there is only {', '.join(names)}. "
+            f"Choose it by its name, or download {_RELEASE}/{MODELS[DEFAULT].file} and put "
+            f"it into '{folders[-1]}'.",
+        )
+    return free[0] if free else DEFAULT
+
+
+def find(folders: Sequence[Path], name: str) -> Path:
+    """The file of a model in these folders; nothing is downloaded.
 
     Raises
     ------
@@ -130,18 +165,21 @@ def find(folder: Path, name: str) -> Path:
     """
     if name not in MODELS:
         raise _unknown("model", name, MODELS)
-    path = _file(folder, name)
+    path = _file(folders, name)
     if path is None:
+        places = " or ".join(f"'{folder}'" for folder in folders)
         raise ArtMancerError(
             "checkpoint_missing",
-            f"There is no {name}.onnx in '{folder}'. Download {_RELEASE}/{MODELS[name].file} and put it there.",
+            f"There is no {name}.onnx in {places}. "
+            f"Download {_RELEASE}/{MODELS[name].file} and put it there.",
         )
     return path
 
 
 @dataclass(eq=False)
 class Remover:
-    """One of rembg's models. It is loaded when it is first used, once a device, and kept as long as this is.
+    """One of rembg's models. It is loaded when it is first used, once a device,
+    and kept as long as this is.
 
     name : a key of MODELS
     path : its file, see find
@@ -165,10 +203,13 @@ class Remover:
         Parameters
         ----------
         image : IMAGE [B, H, W, 3]
-        alpha_matting : draw the mask's edge anew by closed-form matting (Levin, Lischinski and Weiss, 2008); slow
-        decontaminate : take the background's colour out of soft edges by multi-level estimation (Germer et al., 2020)
+        alpha_matting : draw the mask's edge anew by closed-form matting (Levin, Lischinski and
+            Weiss, 2008); slow
+        decontaminate : take the background's colour out of soft edges by multi-level estimation
+            (Germer et al., 2020)
         device : one of DEVICES; auto: the GPU where onnxruntime can use one
-        progress : told how many pictures of the batch are done; may raise to cancel, also within alpha matting
+        progress : told how many pictures of the batch are done; may raise to cancel, also within
+            alpha matting
 
         Raises
         ------
@@ -180,7 +221,9 @@ class Remover:
         image = image.to("cpu", torch.float32)
         if not image.sum().isfinite():
             raise ArtMancerError(
-                "invalid_request", "The image holds NaN or infinite values; expected 0..1. Look at the node before it."
+                "invalid_request",
+                "The image holds NaN or infinite values; expected 0..1. "
+                "Look at the node before it.",
             )
         if device not in self._sessions:
             # pymatting compiles itself when it is first imported on a machine.
@@ -213,11 +256,13 @@ class Remover:
             return np.asarray(session.predict(to_pil(picture))[0])
         except refusals() as error:
             self._sessions.clear()  # The next try may find another file, or more memory.
-            raise _failure(error, self.name, f"'{self.path}' does not run as {self.name}") from error
+            raise _failure(
+                error, self.name, f"'{self.path}' does not run as {self.name}"
+            ) from error
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    paths = (folder / file for file in (f"{name}.onnx", MODELS[name].file))
+def _file(folders: Sequence[Path], name: str) -> Path | None:
+    paths = (folder / file for folder in folders for file in (f"{name}.onnx", MODELS[name].file))
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -229,17 +274,21 @@ def _load(name: str, path: Path, device: str) -> Session:
     except ImportError as error:
         raise ArtMancerError(
             "generation_failed",
-            f"Removing a background needs rembg and onnxruntime ({error}). Install them into ComfyUI's Python: "
-            "pip install -U rembg onnxruntime, or onnxruntime-gpu in its place for an NVIDIA GPU.",
+            f"Removing a background needs rembg and onnxruntime ({error}). Install them into "
+            "ComfyUI's Python: pip install -U rembg onnxruntime, or onnxruntime-gpu in its place "
+            "for an NVIDIA GPU.",
         ) from error
     if name not in sessions:
         raise ArtMancerError(
             "generation_failed",
-            f"This rembg does not know {name}. Update it (pip install -U rembg), or choose another model.",
+            f"This rembg does not know {name}. "
+            "Update it (pip install -U rembg), or choose another model.",
         )
 
     class Local(sessions[name]):  # type: ignore[misc]  # rembg has no types
-        """rembg's own session with the weights at hand: it would look in the user's home, and download them."""
+        """rembg's own session with the weights at hand: it would look in the user's home, and
+        download them.
+        """
 
         @classmethod
         def download_models(cls, *args: object, **kwargs: object) -> str:
@@ -264,15 +313,17 @@ def _why(provider: str, device: str) -> str:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this onnxruntime is for the CPU alone; install onnxruntime-gpu in its place"
     return (
-        f"onnxruntime-gpu {onnxruntime.__version__} could not use CUDA, and the log says why; it may be built for "
-        f"another CUDA than PyTorch's {torch.version.cuda}"
+        f"onnxruntime-gpu {onnxruntime.__version__} could not use CUDA, and the log says why; it "
+        f"may be built for another CUDA than PyTorch's {torch.version.cuda}"
     )
 
 
 def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None]) -> Tensor | None:
-    """The mask with its edge drawn anew from the picture, [H, W]; None: nothing in it is certain, or no solution.
+    """The mask with its edge drawn anew from the picture, [H, W]; None: nothing in it is certain,
+    or no solution.
 
-    It is solved at _SOLVED pixels at most, beyond which it takes minutes and gigabytes, and carried to the full size.
+    It is solved at _SOLVED pixels at most, beyond which it takes minutes and gigabytes, and carried
+    to the full size.
     """
     import cv2
     from pymatting.alpha.estimate_alpha_cf import estimate_alpha_cf
@@ -281,44 +332,29 @@ def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None])
     height, width = mask.shape
     scale = min(1, (_SOLVED / (height * width)) ** 0.5)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(cv2.resize(picture.numpy(), size, interpolation=cv2.INTER_AREA), np.float32).clip(0, 1)
+    small = np.asarray(
+        cv2.resize(picture.numpy(), size, interpolation=cv2.INTER_AREA), np.float32
+    ).clip(0, 1)
     rough = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
     brush = np.ones((_SHRINK, _SHRINK), np.uint8)
     trimap = np.full(rough.shape, 0.5)
     for where, value in ((rough > _SUBJECT, 1), (rough < _BACKGROUND, 0)):
         # Beyond the picture's border lies background, as rembg has it.
-        sure = cv2.erode(where.astype(np.uint8), brush, borderType=cv2.BORDER_CONSTANT, borderValue=1 - value)
+        sure = cv2.erode(
+            where.astype(np.uint8), brush, borderType=cv2.BORDER_CONSTANT, borderValue=1 - value
+        )
         trimap[sure > 0] = value
     try:
-        alpha = estimate_alpha_cf(small.astype(np.float64), trimap, cg_kwargs={"callback": lambda *_: check()})
+        alpha = estimate_alpha_cf(
+            small.astype(np.float64), trimap, cg_kwargs={"callback": lambda *_: check()}
+        )
     except ValueError:
         return None
     if scale < 1:
-        alpha = _carry(alpha.astype(np.float32), small, picture.numpy())
+        alpha = refine.carry(alpha.astype(np.float32), small, picture.numpy())
         known = cv2.resize(trimap, (width, height), interpolation=cv2.INTER_NEAREST)
         alpha = np.where(known == 0.5, alpha, known)
     return torch.from_numpy(alpha).to(torch.float32)
-
-
-def _carry(alpha: NDArray[np.float32], small: NDArray[np.float32], large: NDArray[np.float32]) -> NDArray[np.float32]:
-    """An alpha [h, w] of a small picture to the large one [H, W, 3], by a guided filter (He and Sun, 2015).
-
-    In each small window alpha is linear in the colours; the large picture's own colours then give its details.
-    """
-    import cv2
-
-    def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.blur(plane, (3, 3)))
-
-    colors, mixed = mean(small), mean(small * alpha[..., None])
-    spread = np.stack([mean(small * small[..., i : i + 1]) - colors * colors[..., i : i + 1] for i in range(3)], -1)
-    shared = mixed - colors * mean(alpha)[..., None]
-    slope = np.linalg.solve(spread + 1e-5 * np.eye(3, dtype=np.float32), shared[..., None])[..., 0]
-    offset = mean(alpha) - (slope * colors).sum(-1)
-    carried = np.asarray(cv2.resize(mean(offset), large.shape[1::-1]), np.float32)
-    for channel in range(3):
-        carried += np.asarray(cv2.resize(mean(slope[..., channel]), large.shape[1::-1])) * large[..., channel]
-    return carried.clip(0, 1)
 
 
 def _unmix(picture: Tensor, mask: Tensor) -> Tensor:
@@ -332,7 +368,8 @@ def _unmix(picture: Tensor, mask: Tensor) -> Tensor:
 
 def _unknown(what: str, given: str, known: Iterable[str]) -> ArtMancerError:
     return ArtMancerError(
-        "invalid_request", f"The {what} is '{given}'; expected one of {', '.join(known)}. Choose one."
+        "invalid_request",
+        f"The {what} is '{given}'; expected one of {', '.join(known)}. Choose one.",
     )
 
 
@@ -340,8 +377,11 @@ def _failure(error: Exception, name: str, what: str) -> ArtMancerError:
     said = " ".join(str(error).split())
     if re.search(r"allocate|out of memory", said, re.IGNORECASE):
         return ArtMancerError(
-            "out_of_memory", f"The memory is too small for {name} ({said}). Unload other models, or choose device cpu."
+            "out_of_memory",
+            f"The memory is too small for {name} ({said}). "
+            "Unload other models, or choose device cpu.",
         )
     return ArtMancerError(
-        "generation_failed", f"{what} ({said}). Download {_RELEASE}/{MODELS[name].file} again and put it in its place."
+        "generation_failed",
+        f"{what} ({said}). Download {_RELEASE}/{MODELS[name].file} again and put it in its place.",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .doctor import comfyui_folder
 from .errors import ArtMancerError
+from .variants import FILES
 
 REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
 REVISION = "d3968ef930e841f4c73640fb8afa3b306a78167e"
@@ -28,15 +29,27 @@ def found() -> list[Model]:
     """The bases and LoRAs in ComfyUI's folders, and those that MODEL_PATH, MODEL_FILE... name."""
     from .qwen import checkpoints, pipeline
 
-    models = comfyui_folder() / "models"
-    folders = sorted((models / "diffusers").glob("*"))
-    files = sorted(path for name in ("artmancer", "loras") for path in (models / name).rglob("*.safetensors"))
+    folders, files = sorted((comfyui_folder() / "models" / "diffusers").glob("*")), _loras()
     if named := os.environ.get("MODEL_PATH"):
         folders.append(Path(named))
     bases = [Model("base", folder) for folder in folders if pipeline.is_base(folder)]
-    variants = {checkpoints.find(variant, files): variant for variant in checkpoints.FILES}
+    variants = {checkpoints.find(variant, files): variant for variant in FILES}
     listed = dict.fromkeys([*files, *(path for path in variants if path)])
     return bases + [_lora(path, variants.get(path, "lora")) for path in listed]
+
+
+def checkpoint(variant: str) -> Path | None:
+    """The variant's checkpoint among those that are found."""
+    from .qwen import checkpoints
+
+    return checkpoints.find(variant, _loras())
+
+
+def _loras() -> list[Path]:
+    models = comfyui_folder() / "models"
+    return sorted(
+        path for name in ("artmancer", "loras") for path in (models / name).rglob("*.safetensors")
+    )
 
 
 def _lora(path: Path, kind: str) -> Model:
@@ -51,7 +64,9 @@ def _lora(path: Path, kind: str) -> Model:
 
 
 def default_folder(kind: str) -> Path:
-    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them, or else here."""
+    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them,
+    or else here.
+    """
     comfyui = comfyui_folder()
     return comfyui / "models" / kind if (comfyui / "main.py").is_file() else Path()
 
@@ -61,7 +76,8 @@ FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d08
 
 
 def fetch_fastsam(folder: Path) -> Path:
-    """Download FastSAM-s, 24 MB, into a folder, and check it; its file, which is there whole or not at all.
+    """Download FastSAM-s, 24 MB, into a folder, and check it;
+    its file, which is there whole or not at all.
 
     Raises
     ------
@@ -70,20 +86,23 @@ def fetch_fastsam(folder: Path) -> Path:
     from torch.hub import download_url_to_file
 
     path = folder / "FastSAM-s.pt"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         download_url_to_file(FASTSAM_URL, str(path), hash_prefix=FASTSAM_SHA256)
     except (OSError, RuntimeError) as error:
         raise ArtMancerError(
             "download_failed",
-            f"FastSAM-s.pt could not be fetched ({error}). Run the command again, or download {FASTSAM_URL} and put it "
-            f"into '{folder}'.",
+            f"FastSAM-s.pt could not be fetched ({error}). Run the command again, or download "
+            f"{FASTSAM_URL} and put it into '{folder}'.",
         ) from error
     return path
 
 
 def fetch(folder: Path) -> None:
-    """Download the base, about 58 GB, at a pinned revision, and check every file; what is there already is kept.
+    """Download the base, about 58 GB, at a pinned revision, and check every file.
+
+    Whole files that are there are kept. One that broke off starts anew in the next run:
+    huggingface_hub keeps no part.
 
     Raises
     ------
@@ -97,13 +116,13 @@ def fetch(folder: Path) -> None:
     except Exception as error:  # Its client's HTTP library changes, and with it what is raised.
         raise ArtMancerError(
             "download_failed",
-            f"{REPOSITORY} could not be fetched ({error or type(error).__name__}). Run the command again: whole "
-            "files are kept.",
+            f"{REPOSITORY} could not be fetched ({error or type(error).__name__}). Run the command "
+            "again: whole files are kept.",
         ) from error
     broken = [*(one["path"] for one in checked.mismatches), *checked.missing_paths]
     if broken:
         raise ArtMancerError(
             "download_failed",
-            f"These files in '{folder}' are not what {REPOSITORY} holds: {', '.join(broken)}. Delete them and run the "
-            "command again.",
+            f"These files in '{folder}' are not what {REPOSITORY} holds: {', '.join(broken)}. "
+            "Delete them and run the command again.",
         )

@@ -5,5 +5,9 @@ def refusals() -> tuple[type[Exception], ...]:
     """onnxruntime's own exceptions, which have no common base, and Python's that it raises."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    own = [
+        kind
+        for kind in vars(state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     return (*own, IndexError, RuntimeError, TypeError, ValueError)

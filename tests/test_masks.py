@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from artmancer import images
 from artmancer.errors import ArtMancerError
 from artmancer.masks import prompt as prompts
 from artmancer.masks import refine
-from artmancer.masks.choose import choose
+from artmancer.masks.choose import choose, pack
 from artmancer.masks.grabcut import GrabCut
 from artmancer.masks.prompt import Prompt
 
@@ -39,8 +40,16 @@ TABLE, PLATE, CUP, LAMP = (
 MASKS, SCORES = torch.stack([TABLE, PLATE, CUP, LAMP]), torch.tensor([0.9, 0.8, 0.7, 0.6])
 
 
+def holding(masks: torch.Tensor, points: tuple[tuple[float, float], ...]) -> torch.Tensor:
+    """Which masks hold each point, bool [P, N]."""
+    x, y = torch.tensor(points).long().reshape(-1, 2).unbind(1)
+    return masks[:, y, x].T
+
+
 def meant(prompt: Prompt) -> list[tuple[int, ...]]:
-    return [choice.masks for choice in choose(MASKS, SCORES, prompt)]
+    points = [holding(MASKS, some) for some in (prompt.positive, prompt.negative)]
+    brush = None if prompt.brush is None else prompt.brush[0].numpy() >= 0.5
+    return [choice.masks for choice in choose(pack(MASKS, SCORES), *points, prompt.box, brush)]
 
 
 def test_a_point_means_the_smallest_object_under_it_and_then_the_larger_ones() -> None:
@@ -55,7 +64,9 @@ def test_a_negative_point_rules_out_what_holds_it() -> None:
 
 def test_points_on_different_parts_are_joined() -> None:
     assert meant(Prompt(((50, 60), (100, 10)))) == [(2, 3)]
-    assert meant(Prompt(((50, 60), (25, 60))))[0] == (1,), "one that holds both is joined with nothing"
+    assert meant(Prompt(((50, 60), (25, 60))))[0] == (1,), (
+        "one that holds both is joined with nothing"
+    )
 
 
 def test_nothing_under_a_point_is_nothing_and_not_the_next_best() -> None:
@@ -90,7 +101,8 @@ def test_what_is_chosen_holds_every_positive_point_and_no_negative_one(
     seed: int, points: list[tuple[int, int]], negative: list[tuple[int, int]]
 ) -> None:
     masks = torch.rand(12, 15, 20, generator=torch.Generator().manual_seed(seed)) < 0.4
-    choices = choose(masks, torch.rand(12), Prompt(tuple(points), tuple(negative)))
+    said = [holding(masks, tuple(some)) for some in (points, negative)]
+    choices = choose(pack(masks, torch.rand(12)), *said)
     areas = []
     for choice in choices:
         joined = masks[list(choice.masks)].any(0)
@@ -123,6 +135,9 @@ def test_a_prompt_is_read_from_json() -> None:
         '{"box": [1, 2, 3, 4]}',
         json.dumps({"points": [[1, 2]] * 1001}),
         "[" * 500,
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param(f'{{"points": [[{10**400}, 2]]}}', id="beyond a float"),
+        pytest.param(f'{{"bbox": [0, 0, 9, {"9" * 5000}]}}', id="beyond an integer"),
     ],
 )
 def test_a_malformed_prompt_is_refused_in_one_sentence(text: str) -> None:
@@ -143,6 +158,8 @@ def test_prompts_that_do_not_belong_to_the_picture_are_refused(selector, example
     ):
         with pytest.raises(ArtMancerError, match=said):
             selector.select(photo, prompt)
+    with pytest.raises(ArtMancerError, match=r"shape \[1, 400, 600, 4\]; expected"):
+        selector.select(torch.cat([photo, photo[..., :1]], -1), Prompt())
 
 
 def iou(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -163,21 +180,76 @@ def hand_made(name: str) -> torch.Tensor:
         ("chelsea", "chelsea_eye", Prompt(box=(130, 78, 212, 152)), 0.75),
     ],
 )
-def test_the_draft_model_cuts_out_what_a_hand_did(photo: str, mask: str, prompt: Prompt, least: float, example) -> None:
+def test_the_draft_model_cuts_out_what_a_hand_did(
+    photo: str, mask: str, prompt: Prompt, least: float, example
+) -> None:
     assert iou(GrabCut().select(example(photo), prompt).mask, hand_made(mask)) >= least
 
 
 def test_the_draft_model_follows_a_rough_brush(example) -> None:
     for photo, name in (("coffee", "coffee_cup"), ("astronaut", "astronaut_body")):
         rough = refine.grow(hand_made(name), 10)
-        assert iou(GrabCut().select(example(photo), Prompt(brush=rough)).mask, hand_made(name)) >= 0.85
+        assert (
+            iou(GrabCut().select(example(photo), Prompt(brush=rough)).mask, hand_made(name)) >= 0.85
+        )
+
+
+def wavy_disc(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A red disc with a wavy rim on green, IMAGE [1, H, W, 3] and MASK [1, H, W]."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    down, right = y - height / 2, x - width / 2
+    waves = 1 + 0.12 * np.sin(14 * np.arctan2(down, right))
+    inside = (np.hypot(down, right) <= 0.3 * height * waves).astype(np.float32)
+    soft = torch.from_numpy(cv2.GaussianBlur(inside, (0, 0), 0.8))[None, ..., None]
+    red, green = torch.tensor([0.85, 0.2, 0.15]), torch.tensor([0.15, 0.45, 0.3])
+    return torch.lerp(green, red, soft), torch.from_numpy(inside)[None]
+
+
+def rim(mask: torch.Tensor) -> np.ndarray:
+    return (
+        cv2.morphologyEx(
+            mask[0].numpy().astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)
+        )
+        > 0
+    )
+
+
+def test_the_draft_models_edge_is_the_pictures_own_at_4k() -> None:
+    image, disc = wavy_disc(2160, 3840)
+    found = GrabCut().select(image, Prompt(((1920, 1080),)), 2).mask
+    for one, other in ((found, disc), (disc, found)):
+        off = cv2.distanceTransform(
+            (~rim(other)).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+        )
+        assert off[rim(one)].mean() <= 2
+
+
+@pytest.mark.parametrize("thickness", [4, 14])
+def test_the_draft_model_sees_a_thin_stroke(thickness: int) -> None:
+    image, disc = wavy_disc(2048, 2048)
+    stroke = torch.zeros(1, 2048, 2048)
+    stroke[:, 1024 - thickness // 2 : 1024 + thickness // 2, 700:1350] = 1
+    found = GrabCut().select(image, Prompt(brush=stroke)).mask
+    assert found[stroke > 0].mean() > 0.95 and found[disc == 0].mean() < 0.001
+
+
+@pytest.mark.parametrize("apart", [1, 3, 10, 40])
+def test_the_draft_model_heeds_points_of_both_kinds_side_by_side(apart: int) -> None:
+    image, disc = wavy_disc(1080, 1920)
+    for x in (960, 960 + 324):  # in the disc, and at its rim
+        found = GrabCut().select(image, Prompt(((x, 540),), ((x + apart, 540),))).mask
+        assert found[0, 540, x] == 1 and found[0, 540, x + apart] == 0
+    around = GrabCut().select(image, Prompt(((960, 540),), ((960 + apart, 540),)), 2).mask
+    assert iou(around, disc) >= 0.9, "the rest of the object stays"
 
 
 def test_the_draft_model_steps_through_candidates_and_repeats_itself(example) -> None:
     photo, click = example("coffee"), Prompt(((300, 200),))
     first, second = GrabCut().select(photo, click, 0), GrabCut().select(photo, click, 1)
     assert first.count == 3 and not torch.equal(first.mask, second.mask)
-    assert torch.equal(GrabCut().select(photo, click, 3).mask, first.mask), "counted round, and the same each time"
+    assert torch.equal(GrabCut().select(photo, click, 3).mask, first.mask), (
+        "counted round, and the same each time"
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (100, 12000), (700, 40)])

@@ -18,11 +18,13 @@ import rembg_weights
 import torch
 from comfyui import ComfyUI, Event, Run
 from pictures import disc
-from places import EXAMPLES
+from places import EXAMPLES, ROOT
 from torch import Tensor
 
 from artmancer import images, matting
+from artmancer.doctor import comfyui_folder
 from artmancer.errors import ArtMancerError
+from artmancer.masks import refine
 from artmancer.matting import MODELS, Remover
 
 
@@ -37,16 +39,16 @@ def weights() -> Path:
 
 @pytest.fixture(scope="module")
 def remover(weights: Path) -> Remover:
-    return Remover("u2netp", matting.find(weights, "u2netp"))
+    return Remover("u2netp", matting.find([weights], "u2netp"))
 
 
 def red_disc_on_green() -> tuple[Tensor, Tensor]:
     """A disc with a soft edge, IMAGE [1, 200, 200, 3] and MASK [1, 200, 200]."""
-    from artmancer.masks import refine
-
     mask = refine.feather(disc(200, 200, 100, 100, 50), 12)
     colors = (torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.8, 0.1]))
-    return torch.lerp(colors[1].expand(1, 200, 200, 3), colors[0].expand(1, 200, 200, 3), mask.unsqueeze(-1)), mask
+    return torch.lerp(
+        colors[1].expand(1, 200, 200, 3), colors[0].expand(1, 200, 200, 3), mask.unsqueeze(-1)
+    ), mask
 
 
 @pytest.mark.parametrize("alpha_matting", [False, True])
@@ -73,7 +75,9 @@ def test_alpha_matting_is_rembgs(example, remover: Remover) -> None:
 
     photo = example("coffee")
     cutout = remover.cut_out(photo, alpha_matting=True)
-    expected = rembg.remove(images.to_pil(photo[0]), session=remover._sessions["auto"], alpha_matting=True)
+    expected = rembg.remove(
+        images.to_pil(photo[0]), session=remover._sessions["auto"], alpha_matting=True
+    )
     wanted = torch.from_numpy(np.array(expected)).float() / 255
     assert (cutout.mask[0] - wanted[..., 3]).abs().max() < 1.01 / 255, "rembg rounds down"
     edge = (cutout.mask[0] > 0.05) & (cutout.mask[0] < 0.95)
@@ -90,14 +94,19 @@ def test_beyond_a_megapixel_alpha_matting_is_solved_small_and_carried_over(
     carried = remover.cut_out(photo, alpha_matting=True).mask
     assert (carried - whole).abs().mean() < 0.007
     assert ((carried == 0) | (carried == 1)).float().mean() > 0.85
-    monkeypatch.setattr(matting, "_carry", lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1]))
+    monkeypatch.setattr(
+        refine, "carry", lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1])
+    )
     stretched = remover.cut_out(photo, alpha_matting=True).mask
     assert (carried - whole).abs().mean() < 0.95 * (stretched - whole).abs().mean()
 
 
 def test_the_backgrounds_colour_leaves_the_edge_and_nothing_else(remover: Remover) -> None:
     picture, _ = red_disc_on_green()
-    plain, clean = (remover.cut_out(picture, alpha_matting=True, decontaminate=switch) for switch in (False, True))
+    plain, clean = (
+        remover.cut_out(picture, alpha_matting=True, decontaminate=switch)
+        for switch in (False, True)
+    )
     assert torch.equal(plain.mask, clean.mask) and torch.equal(plain.image, picture)
     edge = (clean.mask > 0.3) & (clean.mask < 0.9)
     assert edge.sum() > 100
@@ -113,7 +122,9 @@ def test_over_a_colour_and_with_alpha(example, remover: Remover) -> None:
     assert torch.equal(layered[..., :3], cutout.image) and torch.equal(layered[..., 3], cutout.mask)
     assert torch.equal(over[cutout.mask == 1], cutout.image[cutout.mask == 1])
     assert torch.equal(over[0, 0, 0], torch.tensor([0, 128, 255]) / 255)
-    with pytest.raises(ArtMancerError, match="The colour is 'octarine'; expected a name or #rrggbb"):
+    with pytest.raises(
+        ArtMancerError, match="The colour is 'octarine'; expected a name or #rrggbb"
+    ):
         matting.color("octarine")
 
 
@@ -122,12 +133,16 @@ def test_a_batch_is_each_of_its_pictures(example, remover: Remover) -> None:
     batch = remover.cut_out(torch.cat([photo, photo.flip(2)]))
     for one, picture in enumerate((photo, photo.flip(2))):
         alone = remover.cut_out(picture)
-        assert torch.equal(batch.mask[one], alone.mask[0]) and torch.equal(batch.image[one], alone.image[0])
+        assert torch.equal(batch.mask[one], alone.mask[0]) and torch.equal(
+            batch.image[one], alone.image[0]
+        )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 2), (3, 3), (15, 1200)])
 @pytest.mark.parametrize("alpha_matting", [False, True])
-def test_the_smallest_and_longest_pictures(remover: Remover, size: tuple[int, int], alpha_matting: bool) -> None:
+def test_the_smallest_and_longest_pictures(
+    remover: Remover, size: tuple[int, int], alpha_matting: bool
+) -> None:
     picture = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(0))
     cutout = remover.cut_out(picture, alpha_matting=alpha_matting)
     assert cutout.mask.shape == (1, *size) and cutout.image.shape == picture.shape
@@ -138,7 +153,9 @@ def test_the_smallest_and_longest_pictures(remover: Remover, size: tuple[int, in
 def test_where_nothing_is_certain_alpha_matting_leaves_the_mask(remover: Remover) -> None:
     picture = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
     cutout = remover.cut_out(picture.repeat(2, 1, 1, 1), alpha_matting=True)
-    assert cutout.unrefined == (0, 1) and torch.equal(cutout.mask, remover.cut_out(picture).mask.repeat(2, 1, 1))
+    assert cutout.unrefined == (0, 1) and torch.equal(
+        cutout.mask, remover.cut_out(picture).mask.repeat(2, 1, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,14 +179,18 @@ def test_values_outside_the_range_are_clipped_for_the_model(example, remover: Re
 
 
 def test_progress_is_told_and_can_cancel_within_alpha_matting(example, weights: Path) -> None:
-    remover = Remover("u2netp", matting.find(weights, "u2netp"))
+    remover = Remover("u2netp", matting.find([weights], "u2netp"))
     told: list[tuple[int, int, str]] = []
     photo = example("coffee").repeat(2, 1, 1, 1)
     remover.cut_out(photo, alpha_matting=True, progress=lambda *step: told.append(step))
     assert told[0] == (0, 2, "loading u2netp (a minute, the very first time)")
     phases = ["removing the background", "alpha matting", "cleaning the edge's colours"]
-    assert list(dict.fromkeys(told[1:])) == [(index, 2, phase) for index in (0, 1) for phase in phases]
-    assert told.count((0, 2, "alpha matting")) > 3, "once before it, and at each step to the solution"
+    assert list(dict.fromkeys(told[1:])) == [
+        (index, 2, phase) for index in (0, 1) for phase in phases
+    ]
+    assert told.count((0, 2, "alpha matting")) > 3, (
+        "once before it, and at each step to the solution"
+    )
 
     def cancel(done: int, total: int, doing: str) -> None:
         heard.append(doing)
@@ -184,7 +205,9 @@ def test_progress_is_told_and_can_cancel_within_alpha_matting(example, weights: 
 
 
 @pytest.mark.parametrize("decontaminate", [False, True])
-def test_warm_it_takes_no_longer_than_rembg_itself(example, remover: Remover, decontaminate: bool) -> None:
+def test_warm_it_takes_no_longer_than_rembg_itself(
+    example, remover: Remover, decontaminate: bool
+) -> None:
     import rembg
 
     photo = example("astronaut")
@@ -213,7 +236,9 @@ def test_the_default_may_be_used_by_everybody() -> None:
     assert not MODELS["bria-rmbg"].free
 
 
-def test_the_models_are_rembgs_and_their_files_its_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_models_are_rembgs_and_their_files_its_downloads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import pooch
     from rembg.sessions import sessions
 
@@ -225,25 +250,47 @@ def test_the_models_are_rembgs_and_their_files_its_downloads(monkeypatch: pytest
         assert asked.pop() == f"{matting._RELEASE}/{model.file}"
 
 
-def test_what_lies_in_the_folder_is_found_under_either_name(tmp_path: Path) -> None:
-    assert matting.found(tmp_path) == matting.found(tmp_path / "missing") == []
-    for file in ("silueta.onnx", "BiRefNet-general-epoch_244.onnx", "u2net.onnx", "mine.onnx"):
+def test_what_lies_in_the_folders_is_found_under_either_name(tmp_path: Path) -> None:
+    mine, ours = folders = [tmp_path / "mine", tmp_path / "ours"]
+    assert matting.found(folders) == [] and matting.choose(folders) == "u2net"
+    for folder in folders:
+        folder.mkdir()
+    for file in ("silueta.onnx", "BiRefNet-general-epoch_244.onnx", "other.onnx"):
+        (mine / file).touch()
+    (ours / "u2net.onnx").touch()
+    (ours / "u2netp.onnx").mkdir()
+    assert matting.found(folders) == ["u2net", "birefnet-general", "silueta"]
+    assert matting.choose(folders) == "u2net"
+    assert matting.find(folders, "birefnet-general") == mine / "BiRefNet-general-epoch_244.onnx"
+    with pytest.raises(
+        ArtMancerError, match=f"There is no u2netp.onnx in '{mine}' or '{ours}'. Download"
+    ):
+        matting.find(folders, "u2netp")
+
+
+def test_auto_takes_none_that_not_everybody_may_use(tmp_path: Path) -> None:
+    for file in ("silueta.onnx", "bria-rmbg.onnx"):
         (tmp_path / file).touch()
-    (tmp_path / "u2netp.onnx").mkdir()
-    assert matting.found(tmp_path) == ["u2net", "birefnet-general", "silueta"]
-    assert matting.find(tmp_path, "birefnet-general") == tmp_path / "BiRefNet-general-epoch_244.onnx"
+    with pytest.raises(
+        ArtMancerError, match=r"there is only silueta, bria-rmbg\. Choose it by its name"
+    ) as caught:
+        matting.choose([tmp_path])
+    assert caught.value.code == "checkpoint_missing" and f"put it into '{tmp_path}'" in str(
+        caught.value
+    )
+    assert matting.find([tmp_path], "bria-rmbg").is_file(), "asked for by name it is taken"
 
 
 def test_missing_weights_are_asked_for_and_not_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ArtMancerError) as caught:
-        matting.find(tmp_path, "isnet-general-use")
+        matting.find([tmp_path], "isnet-general-use")
     assert caught.value.code == "checkpoint_missing"
     said = f"There is no isnet-general-use.onnx in '{tmp_path}'. Download https://github.com/danielgatis/rembg/releases"
     assert str(caught.value).startswith(said) and str(caught.value).endswith(
         "/isnet-general-use.onnx and put it there."
     )
     with pytest.raises(ArtMancerError, match="The model is 'sam'; expected one of u2net, "):
-        matting.find(tmp_path, "sam")
+        matting.find([tmp_path], "sam")
 
 
 def test_nothing_is_downloaded_or_written_to_the_home(
@@ -258,15 +305,18 @@ def test_nothing_is_downloaded_or_written_to_the_home(
     shutil.copy(weights / "u2netp.onnx", models)
     for name in ("HOME", "USERPROFILE", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(home))
-    Remover("u2netp", matting.find(models, "u2netp")).cut_out(torch.rand(1, 20, 20, 3))
-    assert list(home.iterdir()) == [] and [path.name for path in models.iterdir()] == ["u2netp.onnx"]
+    Remover("u2netp", matting.find([models], "u2netp")).cut_out(torch.rand(1, 20, 20, 3))
+    assert list(home.iterdir()) == [] and [path.name for path in models.iterdir()] == [
+        "u2netp.onnx"
+    ]
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "rembg"])
 def test_a_missing_library_is_named_and_does_not_end_the_process(missing: str) -> None:
     probe = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "import torch; from pathlib import Path; from artmancer.matting import Remover, ArtMancerError\n"
+        "import torch; from pathlib import Path; "
+        "from artmancer.matting import Remover, ArtMancerError\n"
         "try: Remover('u2net', Path('u2net.onnx')).cut_out(torch.zeros(1, 8, 8, 3))\n"
         "except ArtMancerError as error: print(error)\n"
         "print('still here')"
@@ -274,7 +324,10 @@ def test_a_missing_library_is_named_and_does_not_end_the_process(missing: str) -
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said, still_here = done.stdout.splitlines()
-    assert missing in said and "pip install -U rembg onnxruntime, or onnxruntime-gpu in its place" in said
+    assert (
+        missing in said
+        and "pip install -U rembg onnxruntime, or onnxruntime-gpu in its place" in said
+    )
     assert still_here == "still here"
 
 
@@ -315,7 +368,9 @@ def test_half_a_download_is_named(weights: Path, tmp_path: Path) -> None:
 def test_a_gpu_that_is_full_is_named(remover: Remover) -> None:
     class Full:
         def predict(self, picture: object) -> None:
-            raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"
+            )
 
     full = Remover("u2netp", remover.path)
     full._sessions["auto"] = Full()
@@ -337,7 +392,12 @@ def test_a_gpu_that_is_full_is_named(remover: Remover) -> None:
 )
 @pytest.mark.filterwarnings("ignore:.*CUDAExecutionProvider")
 def test_it_says_what_ran_and_why(
-    monkeypatch: pytest.MonkeyPatch, weights: Path, gpu: bool, providers: list[str], device: str, why: str
+    monkeypatch: pytest.MonkeyPatch,
+    weights: Path,
+    gpu: bool,
+    providers: list[str],
+    device: str,
+    why: str,
 ) -> None:
     import onnxruntime
 
@@ -345,7 +405,9 @@ def test_it_says_what_ran_and_why(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    cutout = Remover("u2netp", weights / "u2netp.onnx").cut_out(torch.rand(1, 20, 20, 3), device=device)
+    cutout = Remover("u2netp", weights / "u2netp.onnx").cut_out(
+        torch.rand(1, 20, 20, 3), device=device
+    )
     assert cutout.provider == "CPU" and why in cutout.why
     assert json.loads(json.dumps(cutout.as_dict())) == {
         "model": "u2netp",
@@ -356,11 +418,17 @@ def test_it_says_what_ran_and_why(
     }
 
 
-def test_on_the_gpu_there_is_nothing_to_explain(remover: Remover, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_gpu_there_is_nothing_to_explain(
+    remover: Remover, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remover.cut_out(torch.rand(1, 20, 20, 3))
     session = remover._sessions["auto"]
-    on_gpu = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setitem(remover._sessions, "auto", SimpleNamespace(predict=session.predict, inner_session=on_gpu))
+    on_gpu = SimpleNamespace(
+        get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setitem(
+        remover._sessions, "auto", SimpleNamespace(predict=session.predict, inner_session=on_gpu)
+    )
     cutout = remover.cut_out(torch.rand(1, 20, 20, 3))
     assert (cutout.provider, cutout.why) == ("CUDA", "")
 
@@ -394,11 +462,26 @@ def comfyui_with_weights(comfyui: ComfyUI, weights: Path) -> ComfyUI:
 
 def graph(comfyui: ComfyUI, **inputs: Any) -> dict[str, Any]:
     """A photo, without its background, saved with its mask."""
-    asked = {"model": "u2netp", "background": "alpha", "color": "white", "alpha_matting": False, "decontaminate": True}
+    asked = {
+        "model": "u2netp",
+        "background": "alpha",
+        "color": "white",
+        "alpha_matting": False,
+        "decontaminate": True,
+    }
     return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": comfyui.upload(EXAMPLES / "coffee.png")}},
-        "2": {"class_type": "ArtMancer_RemoveBackground", "inputs": {"image": ["1", 0], **asked, **inputs}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "cutout"}},
+        "1": {
+            "class_type": "LoadImage",
+            "inputs": {"image": comfyui.upload(EXAMPLES / "coffee.png")},
+        },
+        "2": {
+            "class_type": "ArtMancer_RemoveBackground",
+            "inputs": {"image": ["1", 0], **asked, **inputs},
+        },
+        "3": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["2", 0], "filename_prefix": "cutout"},
+        },
         "4": {"class_type": "MaskToImage", "inputs": {"mask": ["2", 1]}},
         "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "mask"}},
         "6": {"class_type": "PreviewAny", "inputs": {"source": ["2", 2]}},
@@ -415,28 +498,63 @@ def loadings(run: Run) -> int:
 
 
 @pytest.mark.comfyui
-def test_the_node_offers_what_is_there_first_and_warns_of_licences(comfyui_with_weights: ComfyUI) -> None:
-    described = comfyui_with_weights.get("/object_info/ArtMancer_RemoveBackground")["ArtMancer_RemoveBackground"]
+def test_the_node_offers_what_is_there_first_and_warns_of_licences(
+    comfyui_with_weights: ComfyUI,
+) -> None:
+    described = comfyui_with_weights.get("/object_info/ArtMancer_RemoveBackground")[
+        "ArtMancer_RemoveBackground"
+    ]
     inputs = {**described["input"]["required"], **described["input"]["optional"]}
     assert all(one[1]["tooltip"] for one in inputs.values())
     options = inputs["model"][1].get("options", inputs["model"][0])
-    assert options[0] == inputs["model"][1]["default"] == "u2netp" and set(options) == set(MODELS)
+    assert options[:2] == ["auto", "u2netp"] and set(options) == {"auto", *MODELS}
+    assert inputs["model"][1]["default"] == "u2netp"
     assert "bria-rmbg: business use needs an agreement" in inputs["model"][1]["tooltip"]
 
 
 @pytest.mark.comfyui
-def test_the_node_gives_what_the_library_gives(example, comfyui_with_weights: ComfyUI, remover: Remover) -> None:
+def test_the_node_gives_what_the_library_gives(
+    example, comfyui_with_weights: ComfyUI, remover: Remover
+) -> None:
     expected = remover.cut_out(example("coffee"))
     run = comfyui_with_weights.run(graph(comfyui_with_weights))
     layered = view(comfyui_with_weights, run, "3")
     assert layered.alpha is not None and (layered.alpha - expected.mask).abs().max() < 1.01 / 255
-    assert (view(comfyui_with_weights, run, "5").image[..., 0] - expected.mask).abs().max() < 1.01 / 255
+    assert (
+        view(comfyui_with_weights, run, "5").image[..., 0] - expected.mask
+    ).abs().max() < 1.01 / 255
     report = json.loads(run.outputs["6"]["text"][0])
     assert report == expected.as_dict() and report["provider"] == "CPU" and report["why"]
-    run = comfyui_with_weights.run(graph(comfyui_with_weights, background="colour", color="#ff8800"))
+    run = comfyui_with_weights.run(
+        graph(comfyui_with_weights, background="colour", color="#ff8800")
+    )
     over = view(comfyui_with_weights, run, "3")
     assert over.alpha is None
     assert (over.image - expected.over(matting.color("#ff8800"))).abs().max() < 1.01 / 255
+
+
+@pytest.mark.comfyui
+def test_the_endpoint_cuts_out_with_what_is_there(
+    example, comfyui_with_weights: ComfyUI, remover: Remover
+) -> None:
+    asked = json.loads((ROOT / "workflows" / "api" / "remove-background.json").read_text())
+    asked["1"]["inputs"]["image"] = comfyui_with_weights.upload(EXAMPLES / "coffee.png")
+    run = comfyui_with_weights.run(asked)
+    results = {
+        node["inputs"].get("name"): key
+        for key, node in asked.items()
+        if "Result" in node["class_type"]
+    }
+    layered, expected = (
+        view(comfyui_with_weights, run, results["image"]),
+        remover.cut_out(example("coffee")),
+    )
+    assert layered.alpha is not None and (layered.alpha - expected.mask).abs().max() < 1.01 / 255
+    assert (
+        view(comfyui_with_weights, run, results["mask"]).image[..., 0] - expected.mask
+    ).abs().max() < 1.01 / 255
+    assert json.loads(run.outputs[results["report"]]["text"][0])["model"] == "u2netp"
+    assert comfyui_with_weights.get("/artmancer/status")["rembg"] == ["u2netp"]
 
 
 @pytest.mark.comfyui
@@ -455,7 +573,9 @@ def test_the_node_says_what_is_missing_or_wrong(comfyui_with_weights: ComfyUI) -
         ({"background": "colour", "color": "octarine"}, "The colour is 'octarine'"),
     ):
         run = comfyui_with_weights.run(graph(comfyui_with_weights, **inputs))
-        assert run.outcome == "execution_error" and said in run.events[-1]["data"]["exception_message"]
+        assert (
+            run.outcome == "execution_error" and said in run.events[-1]["data"]["exception_message"]
+        )
 
 
 @pytest.mark.comfyui
@@ -468,3 +588,45 @@ def test_the_node_can_be_cancelled_within_alpha_matting(comfyui_with_weights: Co
     assert run.outcome == "execution_interrupted"
     run = comfyui_with_weights.run(graph(comfyui_with_weights, alpha_matting=True))
     assert run.outcome == "execution_success"
+
+
+LISTED = """
+import asyncio, json, logging, sys
+comfyui, pack, base, config = sys.argv[1:]
+sys.path.insert(0, comfyui)
+sys.argv[1:] = ["--cpu", "--base-directory", base]
+logging.disable()
+from comfy import options
+options.enable_args_parsing()
+import nodes, server
+from utils.extra_config import load_extra_path_config
+server.PromptServer(asyncio.new_event_loop())
+load_extra_path_config(config)
+asyncio.run(nodes.load_custom_node(pack))
+node = nodes.NODE_CLASS_MAPPINGS["ArtMancer_RemoveBackground"]
+print(json.dumps(node.INPUT_TYPES()["required"]["model"]))
+"""
+
+
+@pytest.mark.comfyui
+def test_weights_in_a_folder_of_the_users_own_are_found_too(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "cutters").mkdir(parents=True)
+    (tmp_path / "mine" / "cutters" / "birefnet-portrait.onnx").touch()
+    config = tmp_path / "extra_model_paths.yaml"
+    config.write_text(f"mine:\n  base_path: {tmp_path / 'mine'}\n  rembg: cutters\n")
+    command = [
+        sys.executable,
+        "-c",
+        LISTED,
+        str(comfyui_folder()),
+        str(ROOT),
+        str(tmp_path),
+        str(config),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kind, options = json.loads(done.stdout.splitlines()[-1])
+    assert options["default"] == "birefnet-portrait"
+    assert options.get("options", kind)[:2] == ["auto", "birefnet-portrait"]

@@ -17,7 +17,9 @@ def test_against_scipy(seed: int, density: float, pixels: int) -> None:
     shape = mask.numpy() > 0
     far = np.stack([distance_transform_edt(~one) for one in shape])
     assert (refine.grow(mask, pixels).numpy() == (far <= pixels)).all()
-    assert (refine.fill_holes(mask).numpy() == np.stack([binary_fill_holes(one) for one in shape])).all()
+    assert (
+        refine.fill_holes(mask).numpy() == np.stack([binary_fill_holes(one) for one in shape])
+    ).all()
     faded = refine.feather(mask, pixels).numpy()
     assert ((faded == 0) == (far >= pixels - 1e-4)).all()
     assert (faded[shape] == 1).all()

@@ -3,13 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from .prompt import Prompt
 
 COVERED = 0.5
 """Of a mask or of the brush: less in common is no match."""
+
+_ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
+"""How many bits of a byte are set."""
 
 
 @dataclass(frozen=True)
@@ -20,76 +23,134 @@ class Choice:
     score: float
 
 
-def choose(masks: Tensor, scores: Tensor, prompt: Prompt) -> list[Choice]:
+@dataclass(frozen=True)
+class Masks:
+    """The masks of everything in a picture, and what each click would otherwise have to find anew;
+    see pack.
+
+    size : (height, width)
+    bits : [N, h * w / 8], eight pixels to a byte
+    scores : [N], how sure the model is of each, 0..1
+    areas : [N], in pixels
+    extents : [N, 4], left, top, right, bottom
+    prominence : [N], how much each looks like the subject
+    """
+
+    size: tuple[int, int]
+    bits: NDArray[np.uint8]
+    scores: Tensor
+    areas: Tensor
+    extents: Tensor
+    prominence: Tensor
+
+
+def pack(masks: Tensor, scores: Tensor) -> Masks:
+    """From bool [N, h, w], none of them empty, and scores [N]."""
+    areas = masks.flatten(1).sum(1)
+    return Masks(
+        (masks.shape[1], masks.shape[2]),
+        np.packbits(masks.flatten(1).numpy(), axis=1),
+        scores,
+        areas,
+        _extents(masks),
+        _prominence(masks, areas, scores),
+    )
+
+
+def choose(
+    masks: Masks,
+    positive: Tensor,
+    negative: Tensor,
+    box: tuple[float, float, float, float] | None = None,
+    brush: NDArray[np.bool_] | None = None,
+) -> list[Choice]:
     """What a prompt may mean, the likeliest first; empty where nothing fits.
 
-    With points: what holds all positive points and none of the negative ones, the smallest first; points on different
-    parts are joined. With a box or a brush: what overlaps it best. With nothing: what is large, central and sure.
+    With points: what holds all positive points and none of the negative ones, the smallest first;
+    points on different parts are joined. With a box or a brush: what overlaps it best. With
+    nothing: what is large, central and sure.
 
     Parameters
     ----------
-    masks : bool [N, h, w]
-    scores : [N], how sure the model is of each, 0..1
-    prompt : in pixels of the masks, the brush of their size
+    positive, negative : bool [P, N], which masks hold each point
+    box : in pixels of the masks
+    brush : [h, w], as the masks
     """
-    fits = torch.ones(len(masks), dtype=torch.bool)
-    for x, y in prompt.negative:
-        fits &= ~masks[:, int(y), int(x)]
-    areas = masks.flatten(1).sum(1)
-    fits &= areas > 0
-    if prompt.box is not None or prompt.brush is not None:
-        overlap = _overlap(masks, areas, prompt)
-        fits &= overlap > 0
-        for x, y in prompt.positive:
-            fits &= masks[:, int(y), int(x)]
-        return _ranked(fits, overlap)
-    if prompt.positive:
-        return _under_points(masks, areas, scores, fits, prompt.positive)
-    return _ranked(fits, _prominence(masks, areas, scores))
+    fits = ~negative.any(0)
+    if brush is not None:
+        overlap = _with_brush(masks, brush)
+    elif box is not None:
+        overlap = _with_box(masks, box)
+    elif len(positive):
+        return _under_points(masks, positive & fits)
+    else:
+        return _ranked(fits, masks.prominence)
+    return _ranked(fits & positive.all(0) & (overlap > 0), overlap)
 
 
 def _ranked(fits: Tensor, values: Tensor) -> list[Choice]:
-    order = values.argsort(descending=True, stable=True).tolist()
-    return [Choice((index,), float(values[index])) for index in order if fits[index]]
+    order = values.argsort(descending=True, stable=True)
+    order = order[fits[order]]
+    return [
+        Choice((index,), value)
+        for index, value in zip(order.tolist(), values[order].tolist(), strict=True)
+    ]
 
 
-def _under_points(
-    masks: Tensor, areas: Tensor, scores: Tensor, fits: Tensor, points: tuple[tuple[float, float], ...]
-) -> list[Choice]:
-    held = torch.stack([masks[:, int(y), int(x)] for x, y in points]) & fits
-    found: dict[tuple[int, ...], tuple[float, float]] = {
-        (int(index),): (float(areas[index]), float(scores[index])) for index in held.all(0).nonzero().flatten()
+def _under_points(masks: Masks, held: Tensor) -> list[Choice]:
+    areas, scores = masks.areas, masks.scores
+    found: dict[tuple[int, ...], tuple[int, float]] = {
+        (index,): (int(areas[index]), float(scores[index]))
+        for index in held.all(0).nonzero().flatten().tolist()
     }
     if held.any(1).all():
         # The smallest under each point, joined: parts that no single mask holds.
-        smallest = [int(torch.where(one, areas, areas.max() + 1).argmin()) for one in held]
-        parts = tuple(sorted(set(smallest)))
-        area = float(masks[list(parts)].any(0).sum())
+        smallest = torch.where(held, areas, areas.max() + 1).argmin(1)
+        parts = tuple(sorted(set(smallest.tolist())))
+        area = int(_ONES[np.bitwise_or.reduce(masks.bits[list(parts)])].sum())
         found[parts] = (area, float(scores[list(parts)].min()))
-    return [Choice(parts, score) for parts, (_, score) in sorted(found.items(), key=lambda one: (one[1][0], one[0]))]
+    return [
+        Choice(parts, score)
+        for parts, (_, score) in sorted(found.items(), key=lambda one: (one[1][0], one[0]))
+    ]
 
 
-def _overlap(masks: Tensor, areas: Tensor, prompt: Prompt) -> Tensor:
-    """Intersection over union of each mask with the brush, or of its extent with the box; 0 where little is common."""
-    if prompt.brush is not None:
-        brush = prompt.brush[0] >= 0.5
-        common = (masks & brush).flatten(1).sum(1)
-        enough = (common >= COVERED * brush.sum()) | (common >= COVERED * areas)
-        return torch.where(enough, common / (areas + brush.sum() - common), 0.0)
-    assert prompt.box is not None
-    left, top, right, bottom = prompt.box
-    height, width = masks.shape[1:]
+def _with_brush(masks: Masks, brush: NDArray[np.bool_]) -> Tensor:
+    """Intersection over union of each mask with the brush; 0 where little is common."""
+    common, painted = _common(masks, brush), int(brush.sum())
+    enough = (common >= COVERED * painted) | (common >= COVERED * masks.areas)
+    return torch.where(enough, common / (masks.areas + painted - common), 0.0)
+
+
+def _with_box(masks: Masks, box: tuple[float, float, float, float]) -> Tensor:
+    """Intersection over union of each mask's extent with the box;
+    0 where little of the mask lies in it.
+    """
+    left, top, right, bottom = box
+    x0, y0, x1, y1 = masks.extents.unbind(1)
+    width = (x1.clamp(max=right) - x0.clamp(min=left)).clamp(min=0)
+    height = (y1.clamp(max=bottom) - y0.clamp(min=top)).clamp(min=0)
+    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - width * height
+    inside = np.zeros(masks.size, np.bool_)
+    inside[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
+    return torch.where(_common(masks, inside) >= COVERED * masks.areas, width * height / union, 0.0)
+
+
+def _common(masks: Masks, where: NDArray[np.bool_]) -> Tensor:
+    """How many pixels each mask has in common with bool [h, w]."""
+    return torch.from_numpy(_ONES.take(masks.bits & np.packbits(where)).sum(1, dtype=np.int64))
+
+
+def _extents(masks: Tensor) -> Tensor:
     rows, columns = masks.any(2), masks.any(1)
-    extents = [(_first(columns), _first(rows), width - _first(columns.flip(1)), height - _first(rows.flip(1)))]
-    x0, y0, x1, y1 = extents[0]
-    common = (x1.clamp(max=right) - x0.clamp(min=left)).clamp(min=0) * (y1.clamp(max=bottom) - y0.clamp(min=top)).clamp(
-        min=0
-    )
-    union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - common
-    inside = torch.zeros(height, width, dtype=torch.bool)
-    inside[max(0, math.floor(top)) : math.ceil(bottom), max(0, math.floor(left)) : math.ceil(right)] = True
-    enough = (masks & inside).flatten(1).sum(1) >= COVERED * areas
-    return torch.where(enough, common / union, 0.0)
+    height, width = masks.shape[1:]
+    sides = [
+        _first(columns),
+        _first(rows),
+        width - _first(columns.flip(1)),
+        height - _first(rows.flip(1)),
+    ]
+    return torch.stack(sides, 1)
 
 
 def _first(lines: Tensor) -> Tensor:
@@ -98,10 +159,18 @@ def _first(lines: Tensor) -> Tensor:
 
 
 def _prominence(masks: Tensor, areas: Tensor, scores: Tensor) -> Tensor:
-    """How much each mask looks like the subject: sure, central, large, and not cut off by the picture's border."""
+    """How much each mask looks like the subject: sure, central, large, and not cut off by the
+    picture's border.
+    """
     height, width = masks.shape[1:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    central = (masks * torch.exp(-2 * (x.square() + y.square()))).flatten(1).sum(1) / areas.clamp(min=1)
-    border = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).float().mean(1)
-    prominence: Tensor = scores * central * (areas / (height * width)).sqrt() * (1 - border).square()
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    central = masks.flatten(1).float() @ torch.exp(-2 * (x.square() + y.square())).flatten() / areas
+    border = (
+        torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], 1).float().mean(1)
+    )
+    prominence: Tensor = (
+        scores * central * (areas / (height * width)).sqrt() * (1 - border).square()
+    )
     return prominence

@@ -1,19 +1,21 @@
-"""FastSAM (Zhao and others, Fast Segment Anything, 2023): all masks of a picture in one run, and the one that is meant.
+"""FastSAM (Zhao and others, Fast Segment Anything, 2023): all masks of a picture in one run, and
+the one that is meant.
 
 The network and its post-processing are ultralytics'; which mask is meant is decided in choose.py.
 """
 
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,34 +25,50 @@ from ..images import to_uint8
 from ..mover import Mover
 from ..onnx import refusals
 from ..progress import Progress, no_progress
-from .choose import Choice, choose
-from .prompt import Prompt, check
+from .choose import Choice, Masks, choose, pack
+from .prompt import Prompt, check, shrink
 from .select import Selection
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".onnx")
 CONFIDENCE, OVERLAP, MOST = 0.3, 0.9, 300
-"""Masks the model is less sure of are dropped, then those that overlap a surer one by more, then the least sure."""
+"""Masks the model is less sure of are dropped, then those that overlap a surer one by more, then
+the least sure.
+"""
+
+# What reading a .pt raises on what is none, and on broken bytes, found by fuzzing.
+_BROKEN = (
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    OSError,
+    ValueError,
+    LookupError,
+    struct.error,
+)
 
 FINER = 4
 """How much finer a mask's values are made before it is drawn."""
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""A picture [1, 3, h, w] in 0..1 to detections [1, 4 + 1 + k, n] and prototypes [1, k, h / 4, w / 4]."""
+"""A picture [1, 3, h, w] in 0..1 to detections [1, 4 + 1 + k, n] and prototypes
+[1, k, h / 4, w / 4].
+"""
 
 
 @dataclass(frozen=True)
 class Everything:
-    """All masks of one picture, as the network gives them: any of them is drawn at full size when it is asked for.
+    """All masks of one picture, as the network gives them: any of them is drawn at full size when
+    it is asked for.
 
     size : (height, width) of the picture
     scale : pixels of the prototypes to one of the picture
     prototypes : [k, h, w]
     coefficients : [N, k], which mix the prototypes into each mask
-    boxes : [N, 4], left, top, right, bottom in pixels of the prototypes
-    scores : [N]
-    bits : the masks at the prototypes' size, [N, h * w / 8], eight to a byte
+    boxes : [N, 4], left, top, right, bottom in whole pixels of the picture: each mask ends there
+    masks : the same at the prototypes' size
     """
 
     size: tuple[int, int]
@@ -58,43 +76,37 @@ class Everything:
     prototypes: Tensor
     coefficients: Tensor
     boxes: Tensor
-    scores: Tensor
-    bits: NDArray[np.uint8]
+    masks: Masks
 
     @property
     def nbytes(self) -> int:
-        return self.prototypes.nbytes + self.coefficients.nbytes + self.bits.nbytes
+        return self.prototypes.nbytes + self.coefficients.nbytes + self.masks.bits.nbytes
 
     def choose(self, prompt: Prompt) -> list[Choice]:
         """What the prompt, in pixels of the picture, may mean; see choose.choose."""
-        height, width = self.prototypes.shape[1:]
-        if not len(self.scores):
+        if not len(self.boxes):
             return []
-        bits = np.unpackbits(self.bits, axis=1, count=height * width)
-        masks = torch.from_numpy(bits).view(len(bits), height, width).bool()
-
-        def small(x: float, y: float) -> tuple[float, float]:
-            return min(x * self.scale, width - 1), min(y * self.scale, height - 1)
-
-        brush = prompt.brush
-        if brush is not None:
-            brush = functional.interpolate(brush[None].float(), self._inner(), mode="area")[0]
-            brush = functional.pad(brush, (0, width - brush.shape[2], 0, height - brush.shape[1]))
-        corners = prompt.box and (*small(*prompt.box[:2]), *small(*prompt.box[2:]))
+        height, width = self._inner()
+        box = brush = None
+        if prompt.box is not None:
+            left, top, right, bottom = (one * self.scale for one in prompt.box)
+            box = (
+                max(0.0, left),
+                max(0.0, top),
+                min(float(width), right),
+                min(float(height), bottom),
+            )
+        if prompt.brush is not None:
+            brush = np.zeros(self.masks.size, np.bool_)
+            brush[:height, :width] = shrink(prompt.brush, (height, width))
         return choose(
-            masks,
-            self.scores,
-            replace(
-                prompt,
-                positive=tuple(small(*point) for point in prompt.positive),
-                negative=tuple(small(*point) for point in prompt.negative),
-                box=corners,
-                brush=brush,
-            ),
+            self.masks, self._holding(prompt.positive), self._holding(prompt.negative), box, brush
         )
 
     def draw(self, choice: Choice) -> Tensor:
-        """The mask of a choice at full size, MASK [1, H, W], 0 or 1; scaled up before its edge is cut."""
+        """The mask of a choice at full size, MASK [1, H, W], 0 or 1;
+        scaled up before its edge is cut.
+        """
         import cv2
 
         height, width = self.size
@@ -102,12 +114,11 @@ class Everything:
         mask = torch.from_numpy(np.zeros((1, height, width), np.float32))
         for index in choice.masks:
             values = _mix(self.coefficients[index : index + 1], self.prototypes)[0].numpy()
-            left, top, right, bottom = (self.boxes[index] / self.scale).tolist()
-            left, top = max(0, int(left)), max(0, int(top))
-            right, bottom = min(width, int(right) + 1), min(height, int(bottom) + 1)
+            left, top, right, bottom = self.boxes[index].tolist()
             if right <= left or bottom <= top:
                 continue
-            # Curves are drawn by the cubic steps; the last one, over many pixels, may then be linear and quick.
+            # Curves are drawn by the cubic steps; the last one, over many pixels, may then be
+            # linear and quick.
             finer = cv2.resize(values, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_CUBIC)
             scale = self.scale * FINER
             # From a pixel's centre in the window to its place among the finer values' centres.
@@ -123,9 +134,24 @@ class Everything:
             np.logical_or(part, window > 0, out=part, casting="unsafe")
         return mask
 
+    def _holding(self, points: tuple[tuple[float, float], ...]) -> Tensor:
+        """Which masks hold each point as they are drawn, bool [P, N]: at full size
+        an edge lies elsewhere.
+        """
+        x, y = torch.tensor(points, dtype=torch.float32).reshape(-1, 2).floor().unbind(1)
+        height, width = self.masks.size
+        rows, columns = (
+            _weights((y + 0.5) * self.scale, height),
+            _weights((x + 0.5) * self.scale, width),
+        )
+        values = torch.einsum("khw,pw,ph->pk", self.prototypes, columns, rows) @ self.coefficients.T
+        left, top, right, bottom = self.boxes.unbind(1)
+        x, y = x[:, None], y[:, None]
+        return (values > 0) & (x >= left) & (x < right) & (y >= top) & (y < bottom)
+
     def _inner(self) -> tuple[int, int]:
         """The part of the prototypes that shows the picture, without the padding."""
-        height, width = self.prototypes.shape[1:]
+        height, width = self.masks.size
         return (
             max(1, min(height, round(self.size[0] * self.scale))),
             max(1, min(width, round(self.size[1] * self.scale))),
@@ -168,8 +194,8 @@ class FastSAM:
         if not choices:
             raise ArtMancerError(
                 "object_not_found",
-                f"Of the {len(everything.scores)} masks in this picture none fits the prompt. Click on another part, "
-                "drag a box around the object, or take the draft model.",
+                f"Of the {len(everything.boxes)} masks in this picture none fits the prompt. Click "
+                "on another part, drag a box around the object, or take the draft model.",
             )
         choice = choices[candidate % len(choices)]
         return Selection(everything.draw(choice), choice.score, len(choices))
@@ -187,34 +213,49 @@ class FastSAM:
         inner = max(1, round(height * ratio)), max(1, round(width * ratio))
         interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
         picture = cv2.resize(to_uint8(image[0]).numpy(), inner[::-1], interpolation=interpolation)
-        padded = (self.side, self.side) if self.fixed else tuple(-(-one // 32) * 32 for one in inner)
+        padded = (
+            (self.side, self.side) if self.fixed else tuple(-(-one // 32) * 32 for one in inner)
+        )
         framed = np.full((*padded, 3), 114, np.uint8)
         framed[: inner[0], : inner[1]] = picture
-        detections, prototypes = self.network(torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 255)
+        detections, prototypes = self.network(
+            torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 255
+        )
         boxes, scores, coefficients = _suppress(detections, prototypes.shape[1])
         # The prototypes are at a quarter of the network's size, and its picture at `ratio` of ours.
-        boxes = boxes / 4
+        boxes, scale = boxes / 4, ratio / 4
         values = _mix(coefficients, prototypes[0])
         grid_height, grid_width = values.shape[1:]
         y, x = torch.arange(grid_height)[:, None] + 0.5, torch.arange(grid_width) + 0.5
         left, top, right, bottom = (one[:, None, None] for one in boxes.unbind(1))
         masks = (values > 0) & (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
         seen = masks.flatten(1).any(1)
-        bits = np.packbits(masks[seen].flatten(1).numpy(), axis=1)
+        corners = (boxes[seen] / scale).trunc().int()
+        corners[:, 2:] += 1
+        corners = corners.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
         return Everything(
-            (height, width), ratio / 4, prototypes[0], coefficients[seen], boxes[seen], scores[seen], bits
+            (height, width),
+            scale,
+            prototypes[0],
+            coefficients[seen],
+            corners,
+            pack(masks[seen], scores[seen]),
         )
 
 
 def load(path: Path, mover: Mover | None = None, progress: Progress = no_progress) -> FastSAM:
-    """Load a FastSAM, or any YOLO segmenter, from a .pt (its weights alone: no code in it is run) or an .onnx file.
+    """Load a FastSAM, or any YOLO segmenter, from a .pt (its weights alone: no code in it is run)
+    or an .onnx file.
 
     Raises
     ------
     ArtMancerError : checkpoint_missing, generation_failed
     """
     if not path.is_file():
-        raise ArtMancerError("checkpoint_missing", f"There is no model '{path.name}' in '{path.parent}'. Put it there.")
+        raise ArtMancerError(
+            "checkpoint_missing",
+            f"There is no model '{path.name}' in '{path.parent}'. Put it there.",
+        )
     if path.suffix == ".onnx":
         return _load_onnx(path)
     return _load_torch(path, mover or Mover(), progress)
@@ -224,22 +265,29 @@ def _load_torch(path: Path, mover: Mover, progress: Progress) -> FastSAM:
     with _quiet_ultralytics():
         from ultralytics.nn.tasks import SegmentationModel, torch_safe_load
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise ArtMancerError("generation_failed", "A .pt file is loaded safely by torch 2.6 or newer. Update torch.")
+        raise ArtMancerError(
+            "generation_failed", "A .pt file is loaded safely by torch 2.6 or newer. Update torch."
+        )
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
         model = checkpoint.get("ema") or checkpoint.get("model")
-    except (TypeError, AttributeError, RuntimeError, ImportError, OSError, ValueError) as error:
+    except _BROKEN as error:
         raise _not_a_segmenter(path) from error
     if not isinstance(model, SegmentationModel):
         raise _not_a_segmenter(path)
     model = model.float().eval()
+    with torch.no_grad():
+        _try_out(path, lambda picture: model(picture)[0], 64)
 
     def network(picture: Tensor) -> tuple[Tensor, Tensor]:
         mover.put(model, 2**30, progress)
         detections, prototypes = model(picture.to(mover.device))[0]
         return detections.cpu(), prototypes.cpu()
 
-    side = int(checkpoint.get("train_args", {}).get("imgsz", 1024))
+    side = 1024
+    match checkpoint.get("train_args"):
+        case {"imgsz": int(said) | [int(said), *_]} if said > 0:
+            side = said
     return FastSAM(path.stem, network, side)
 
 
@@ -248,30 +296,54 @@ def _load_onnx(path: Path) -> FastSAM:
         import onnxruntime
     except ImportError as error:
         raise ArtMancerError(
-            "generation_failed", f"'{path.name}' needs onnxruntime. Install it: pip install onnxruntime."
+            "generation_failed",
+            f"'{path.name}' needs onnxruntime. Install it: pip install onnxruntime.",
         ) from error
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(
+            str(path), providers=onnxruntime.get_available_providers()
+        )
     except refusals() as error:
         raise _not_a_segmenter(path) from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    ranks = [len(output.shape) for output in outputs]
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or ranks[:2] != [3, 4]:
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise _not_a_segmenter(path)
 
     def network(picture: Tensor) -> tuple[Tensor, Tensor]:
-        detections, prototypes = session.run(None, {inputs[0].name: picture.numpy()})[:2]
-        return torch.from_numpy(detections), torch.from_numpy(prototypes)
+        try:
+            detections, prototypes = session.run(None, {inputs[0].name: picture.numpy()})[:2]
+            return torch.from_numpy(detections), torch.from_numpy(prototypes)
+        except refusals() as error:
+            raise _not_a_segmenter(path, str(error)) from error
 
     height = inputs[0].shape[2]
     fixed = isinstance(height, int)
+    _try_out(path, network, height if fixed else 64)
     return FastSAM(path.stem, network, height if fixed else 1024, fixed)
 
 
-def _not_a_segmenter(path: Path) -> ArtMancerError:
+def _try_out(path: Path, network: Network, side: int) -> None:
+    """Refuse a network that makes of a blank picture anything else than Network says."""
+    try:
+        detections, prototypes = network(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AttributeError) as error:  # AttributeError: a .pt of another ultralytics
+        raise _not_a_segmenter(path, str(error)) from error
+    match [*detections.shape], [*prototypes.shape]:
+        # A model that has chosen its boxes itself gives a row for each, of 4 + 1 + 1 + k numbers.
+        case [1, numbers, boxes], [1, k, height, width] if numbers > 4 + k and boxes != 6 + k:
+            fits = height == width == side // 4
+        case _:
+            fits = False
+    if not fits:
+        raise _not_a_segmenter(path, f"it gives {[*detections.shape]} and {[*prototypes.shape]}")
+
+
+def _not_a_segmenter(path: Path, why: str = "") -> ArtMancerError:
+    because = f" ({' '.join(why.split())})" if why else ""
     return ArtMancerError(
         "generation_failed",
-        f"'{path.name}' is not a FastSAM or YOLO segmentation model, or not a whole one. Choose another file.",
+        f"'{path.name}' is not a FastSAM or YOLO segmentation model, or not a whole one{because}. "
+        "Choose another file.",
     )
 
 
@@ -291,9 +363,33 @@ def _mix(coefficients: Tensor, prototypes: Tensor) -> Tensor:
     return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
 
 
+def _weights(places: Tensor, count: int) -> Tensor:
+    """What each of `count` values in a row adds to what is drawn at these places [P] among them,
+    [P, count].
+    """
+    weights = _finer(count)
+    places = (places * FINER - 0.5).clamp(0, len(weights) - 1)
+    before = places.long()
+    after = (before + 1).clamp(max=len(weights) - 1)
+    return torch.lerp(weights[before], weights[after], (places - before)[:, None])
+
+
+@lru_cache(8)
+def _finer(count: int) -> Tensor:
+    """What each of `count` values in a row adds to each of the finer ones,
+    [FINER * count, count].
+    """
+    # torch's cubic steps are OpenCV's; with those the threads of the two would wait for each other.
+    return functional.interpolate(
+        torch.eye(count)[None, None], scale_factor=(FINER, 1.0), mode="bicubic"
+    )[0, 0]
+
+
 @contextmanager
 def _quiet_ultralytics() -> Iterator[None]:
-    """Import ultralytics without its settings file in the user's home, its telemetry and its installs by pip."""
+    """Import ultralytics without its settings file in the user's home, its telemetry and its
+    installs by pip.
+    """
     wanted = {
         "YOLO_CONFIG_DIR": tempfile.gettempdir(),
         "YOLO_AUTOINSTALL": "False",
@@ -307,7 +403,9 @@ def _quiet_ultralytics() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ArtMancerError(
-            "generation_failed", "Smart Mask's FastSAM needs ultralytics. Install it: pip install ultralytics."
+            "generation_failed",
+            f"Smart Mask's FastSAM needs ultralytics ({error}). Install it into ComfyUI's Python: "
+            "pip install -U ultralytics.",
         ) from error
     finally:
         for name, value in before.items():

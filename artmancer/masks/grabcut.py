@@ -1,5 +1,7 @@
 """Smart Mask without weights: GrabCut (Rother, Kolmogorov and Blake, 2004), from OpenCV."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,13 +9,22 @@ from torch import Tensor
 
 from ..errors import ArtMancerError
 from ..images import to_uint8
-from .prompt import Prompt, check
+from . import refine
+from .prompt import Prompt, check, shrink
 from .select import Selection
 
 SIDE = 400
-"""The picture is cut at this size; its edge is then drawn anew at full size."""
+"""The picture is cut at this size; its edge is then drawn anew at full size,
+by the colours there.
+"""
+WINDOW, FAINT = 3, 1e-3
+"""For that: how far it is looked around in pixels of the small picture, and the variance that is
+too faint for an edge.
+"""
 REACHES = (0.2, 0.1, 0.4)
-"""How far around the points the object may reach, as a share of the picture's diagonal: the candidates, in order."""
+"""How far around the points the object may reach, as a share of the picture's diagonal: the
+candidates, in order.
+"""
 ROUNDS = 5
 
 
@@ -35,7 +46,9 @@ class GrabCut:
         size = max(2, round(width * ratio)), max(2, round(height * ratio))
         picture = to_uint8(image[0]).numpy()
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        count = len(REACHES) if prompt.positive and prompt.box is None and prompt.brush is None else 1
+        count = (
+            len(REACHES) if prompt.positive and prompt.box is None and prompt.brush is None else 1
+        )
         labels = _labels(prompt, size, ratio, REACHES[candidate % count])
         if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
             raise _nothing()
@@ -44,15 +57,22 @@ class GrabCut:
         background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
         # OpenCV draws its clusters' first centres from a generator of the whole process.
         cv2.setRNGSeed(0)
-        cv2.grabCut(small, labels, (0, 0, 1, 1), background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(
+            small, labels, (0, 0, 1, 1), background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK
+        )
         shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
         shape = _under(shape, prompt, ratio)
-        if not shape.any():
+        even = cv2.medianBlur(shape, 3).astype(np.float32)
+        soft = refine.carry(
+            even, small.astype(np.float32) / np.float32(255), image[0].numpy(), WINDOW, FAINT
+        )
+        mask = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
+        for points, value in ((prompt.negative, 0), (prompt.positive, 1)):
+            for x, y in points:
+                mask[int(y), int(x)] = value
+        if not mask.any():
             raise _nothing()
-        soft = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 1.0)
-        values = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
-        mask = torch.from_numpy((values > 0.5).astype(np.float32))[None]
-        return Selection(mask, _on_edges(small, shape), count)
+        return Selection(torch.from_numpy(mask)[None].float(), _on_edges(small, shape), count)
 
 
 def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
@@ -63,7 +83,7 @@ def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
     inset = max(1, round(0.1 * min(size)))
     if prompt.brush is not None:
-        brush = cv2.resize(prompt.brush[0].cpu().numpy(), size, interpolation=cv2.INTER_AREA) >= 0.5
+        brush = shrink(prompt.brush, (height, width))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * inset + 1, 2 * inset + 1))
         core = cv2.erode(brush.astype(np.uint8), disc[::2, ::2]) > 0
         labels[cv2.dilate(brush.astype(np.uint8), disc) > 0] = cv2.GC_PR_BGD
@@ -81,22 +101,38 @@ def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -
             cv2.circle(labels, (round(x * ratio), round(y * ratio)), radius, cv2.GC_PR_FGD, -1)
     else:
         labels[inset : height - inset, inset : width - inset] = cv2.GC_PR_FGD
-    for points, label in ((prompt.positive, cv2.GC_FGD), (prompt.negative, cv2.GC_BGD)):
-        for x, y in points:
-            cv2.circle(labels, (int(x * ratio), int(y * ratio)), max(1, round(0.01 * max(size))), label, -1)
+    widest = max(1, round(0.01 * max(size)))
+    said = (
+        (prompt.negative, prompt.positive, cv2.GC_BGD),
+        (prompt.positive, prompt.negative, cv2.GC_FGD),
+    )
+    for points, others, label in said:
+        for point, (row, column) in zip(points, _places(points, ratio, size), strict=True):
+            # At most half of the way to a point that says the opposite.
+            room = min((math.dist(point, other) * ratio / 2 for other in others), default=widest)
+            cv2.circle(labels, (column, row), min(widest, int(room)), label, -1)
+    for points, _, label in said:
+        for place in _places(points, ratio, size):
+            labels[place] = label
     return labels
 
 
+def _places(
+    points: tuple[tuple[float, float], ...], ratio: float, size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """The row and column of each point in the small picture of (width, height)."""
+    return [(min(int(y * ratio), size[1] - 1), min(int(x * ratio), size[0] - 1)) for x, y in points]
+
+
 def _under(shape: NDArray[np.uint8], prompt: Prompt, ratio: float) -> NDArray[np.uint8]:
-    """The connected parts under the positive points; without points, all that are not small beside the largest."""
+    """The connected parts under the positive points;
+    without points, all that are not small beside the largest.
+    """
     import cv2
 
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(shape)
     if prompt.positive:
-        places = [
-            (min(int(y * ratio), shape.shape[0] - 1), min(int(x * ratio), shape.shape[1] - 1))
-            for x, y in prompt.positive
-        ]
+        places = _places(prompt.positive, ratio, shape.shape[::-1])
         kept = [parts[place] for place in places if parts[place]]
     else:
         areas = statistics[:, cv2.CC_STAT_AREA]
@@ -115,5 +151,6 @@ def _on_edges(small: NDArray[np.uint8], shape: NDArray[np.uint8]) -> float:
 def _nothing() -> ArtMancerError:
     return ArtMancerError(
         "object_not_found",
-        "The draft model finds no object there. Click on its middle, add a point, or drag a box around it.",
+        "The draft model finds no object there. "
+        "Click on its middle, add a point, or drag a box around it.",
     )

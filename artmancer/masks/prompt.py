@@ -1,15 +1,23 @@
-"""What a user says about the object: points, a box, a rough brush mask, or nothing, which means the main object."""
+"""What a user says about the object: points, a box, a rough brush mask, or nothing,
+which means the main object.
+"""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from .. import region
 from ..errors import ArtMancerError
 
 MOST_POINTS = 1000
+
+_FAR = 1e9
+"""Beyond any picture; it keeps out what is infinite or too large for a float, too."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,9 @@ def parse(text: str, brush: Tensor | None = None) -> Prompt:
 
     Parameters
     ----------
-    text : {"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": [left, top, right, bottom]}, all of them optional;
-        a label is 1 on the object and 0 beside it, and 1 where there are no labels. Nothing at all is an empty prompt.
+    text : {"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": [left, top, right, bottom]}, all
+        of them optional; a label is 1 on the object and 0 beside it, and 1 where there are no
+        labels. Nothing at all is an empty prompt.
 
     Raises
     ------
@@ -41,7 +50,7 @@ def parse(text: str, brush: Tensor | None = None) -> Prompt:
     """
     try:
         said = json.loads(text) if text.strip() else {}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(f"is not JSON ({error})") from error
     if not isinstance(said, dict) or set(said) - {"points", "labels", "bbox"}:
         raise _wrong(f"is {text[:80]!r}")
@@ -71,31 +80,44 @@ def check(prompt: Prompt, image: Tensor) -> None:
     ------
     ArtMancerError : invalid_request, mask_empty
     """
+    region.check(image, image[..., 0])
     height, width = image.shape[1:3]
     for x, y in (*prompt.positive, *prompt.negative):
         if not (0 <= x < width and 0 <= y < height):
             raise ArtMancerError(
                 "invalid_request",
-                f"The point ({x:g}, {y:g}) lies outside the picture of {width}x{height}. Click inside the picture.",
+                f"The point ({x:g}, {y:g}) lies outside the picture of {width}x{height}. Click "
+                "inside the picture.",
             )
     if prompt.box is not None:
         left, top, right, bottom = prompt.box
         if min(right, width) - max(left, 0) < 1 or min(bottom, height) - max(top, 0) < 1:
             raise ArtMancerError(
                 "invalid_request",
-                f"The box ({left:g}, {top:g}, {right:g}, {bottom:g}) covers no pixel of the picture of "
-                f"{width}x{height}. Drag a box around the object.",
+                f"The box ({left:g}, {top:g}, {right:g}, {bottom:g}) covers no pixel of the "
+                f"picture of {width}x{height}. Drag a box around the object.",
             )
     if prompt.brush is not None:
         if prompt.brush.shape[1:] != image.shape[1:3]:
             brush_height, brush_width = prompt.brush.shape[1:]
             raise ArtMancerError(
                 "invalid_request",
-                f"The brush mask is {brush_width}x{brush_height} but the image is {width}x{height}. Give the mask that "
-                "belongs to this image.",
+                f"The brush mask is {brush_width}x{brush_height} but the image is "
+                f"{width}x{height}. Give the mask that belongs to this image.",
             )
         if prompt.brush.max() < 0.5:
-            raise ArtMancerError("mask_empty", "The brush mask is black everywhere. Paint roughly over the object.")
+            raise ArtMancerError(
+                "mask_empty", "The brush mask is black everywhere. Paint roughly over the object."
+            )
+
+
+def shrink(brush: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A brush MASK [1, H, W] at another size (height, width);
+    strokes thinner than its pixels are kept.
+    """
+    share = functional.interpolate(brush[None].cpu().float(), size, mode="area")[0, 0].numpy()
+    mostly = share >= 0.5
+    return mostly if mostly.sum() >= 0.5 * share.sum() else share > 0
 
 
 def _list(value: Any) -> list[Any]:
@@ -109,7 +131,8 @@ def _list(value: Any) -> list[Any]:
 def _numbers(value: Any, count: int) -> list[float]:
     numbers = _list(value)
     if len(numbers) != count or not all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in numbers
+        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _FAR
+        for one in numbers
     ):
         raise _wrong(f"holds {str(value)[:80]} where {count} numbers belong")
     return [float(one) for one in numbers]
@@ -118,6 +141,6 @@ def _numbers(value: Any, count: int) -> list[float]:
 def _wrong(what: str) -> ArtMancerError:
     return ArtMancerError(
         "invalid_request",
-        f'The prompt {what}; expected {{"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": [left, top, right, '
-        "bottom]}. Clear it, and click again.",
+        f'The prompt {what}; expected {{"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": '
+        "[left, top, right, bottom]}. Clear it, and click again.",
     )

@@ -1,4 +1,6 @@
-"""Which conditioning images a checkpoint was trained on, in which order, and those images for one edit."""
+"""Which conditioning images a checkpoint was trained on, in which order,
+and those images for one edit.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from .region import Crop, Window, bounds, check
 
 @dataclass(frozen=True)
 class Recipe:
-    """conditions : names of the conditioning images, in order; purpose : the checkpoints that were trained so"""
+    """conditions : names of the conditioning images, in order;
+    purpose : the checkpoints that were trained so
+    """
 
     conditions: tuple[str, ...]
     purpose: str
@@ -25,8 +29,12 @@ class Recipe:
 
 RECIPES = {
     "mask_background_object": Recipe(("mask", "background", "object"), "all three variants"),
-    "reference_mask_background": Recipe(("reference", "mask", "background"), "insertion checkpoints trained so"),
-    "background_mask_fill": Recipe(("background", "mask", "fill"), "removal checkpoints trained so"),
+    "reference_mask_background": Recipe(
+        ("reference", "mask", "background"), "insertion checkpoints trained so"
+    ),
+    "background_mask_fill": Recipe(
+        ("background", "mask", "fill"), "removal checkpoints trained so"
+    ),
     "image_edges": Recipe(("image", "edges"), "white balance checkpoints trained so"),
 }
 DEFAULT_RECIPE = "mask_background_object"
@@ -34,7 +42,9 @@ DEFAULT_RECIPE = "mask_background_object"
 
 @dataclass(frozen=True)
 class Reference:
-    """The object to insert, cropped to its mask: IMAGE [1, h, w, 3] and MASK [1, h, w], 1 = the object."""
+    """The object to insert, cropped to its mask:
+    IMAGE [1, h, w, 3] and MASK [1, h, w], 1 = the object.
+    """
 
     image: Tensor
     mask: Tensor
@@ -73,11 +83,14 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
     image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
     if len(image) > 1:
         raise ArtMancerError(
-            "invalid_request", f"The reference holds {len(image)} images; expected one. Pick one of the batch."
+            "invalid_request",
+            f"The reference holds {len(image)} images; expected one. Pick one of the batch.",
         )
     if not image.sum().isfinite():
         raise ArtMancerError(
-            "invalid_request", "The reference holds NaN or infinite values; expected 0..1. Look at the node before it."
+            "invalid_request",
+            "The reference holds NaN or infinite values; expected 0..1. "
+            "Look at the node before it.",
         )
     box = bounds(mask[0], "The mask of the reference")
     return Reference(box.of(image[0]).unsqueeze(0), box.of(mask[0]).unsqueeze(0).clamp(0, 1))
@@ -88,11 +101,13 @@ def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
 
     Raises
     ------
-    ArtMancerError : reference_missing where the recipe has one and `sources` has none; invalid_request
+    ArtMancerError : reference_missing where the recipe has one and `sources` has none;
+        invalid_request
     """
     if recipe not in RECIPES:
         raise ArtMancerError(
-            "invalid_request", f"The recipe is '{recipe}'; expected one of {', '.join(RECIPES)}. Choose one."
+            "invalid_request",
+            f"The recipe is '{recipe}'; expected one of {', '.join(RECIPES)}. Choose one.",
         )
     return {name: condition(sources, name) for name in RECIPES[recipe].conditions}
 
@@ -103,7 +118,7 @@ def condition(sources: Sources, name: str) -> Tensor:
 
 
 def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference:
-    """The object on an empty canvas, scaled to fit a box and centred in it, its aspect ratio kept.
+    """Each object on an empty canvas, scaled to fit a box and centred in it, its aspect ratio kept.
 
     Parameters
     ----------
@@ -118,21 +133,38 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
     scale = min((box.bottom - box.top) / height, (box.right - box.left) / width)
     fitted = (max(1, round(height * scale)), max(1, round(width * scale)))
     # Premultiplied, so that what was around the object does not bleed into its edge.
-    layers = torch.cat([reference.image * reference.mask.unsqueeze(-1), reference.mask.unsqueeze(-1)], -1)
-    layers = functional.interpolate(layers.permute(0, 3, 1, 2), fitted, mode="bicubic", antialias=True)
+    layers = torch.cat(
+        [reference.image * reference.mask.unsqueeze(-1), reference.mask.unsqueeze(-1)], -1
+    )
+    layers = functional.interpolate(
+        layers.permute(0, 3, 1, 2), fitted, mode="bicubic", antialias=True
+    )
     y, x = (box.top + box.bottom - fitted[0]) // 2, (box.left + box.right - fitted[1]) // 2
-    canvas = functional.pad(layers, (x, size[1] - x - fitted[1], y, size[0] - y - fitted[0])).permute(0, 2, 3, 1)
+    canvas = functional.pad(
+        layers, (x, size[1] - x - fitted[1], y, size[0] - y - fitted[0])
+    ).permute(0, 2, 3, 1)
     mask = canvas[..., 3]
     image = (canvas[..., :3] / mask.clamp(min=1 / 255).unsqueeze(-1)).clamp(0, 1)
     return Reference(image, mask.clamp(0, 1))
 
 
 def edges(image: Tensor) -> Tensor:
-    """The edges of an IMAGE [B, H, W, 3] after Canny (1986), white on black, as an IMAGE of the same shape."""
+    """The edges of an IMAGE [B, H, W, 3] after Canny (1986), white on black,
+    as an IMAGE of the same shape.
+    """
     import cv2
 
-    lines = [cv2.Canny(cv2.cvtColor(to_uint8(one).numpy(), cv2.COLOR_RGB2GRAY), 100, 200) for one in image]
-    return torch.from_numpy(np.stack(lines)).to(torch.float32).div_(255).unsqueeze(-1).expand(-1, -1, -1, 3)
+    lines = [
+        cv2.Canny(cv2.cvtColor(to_uint8(one).numpy(), cv2.COLOR_RGB2GRAY), 100, 200)
+        for one in image
+    ]
+    return (
+        torch.from_numpy(np.stack(lines))
+        .to(torch.float32)
+        .div_(255)
+        .unsqueeze(-1)
+        .expand(-1, -1, -1, 3)
+    )
 
 
 def _background(sources: Sources) -> Tensor:
@@ -153,7 +185,8 @@ def _reference(sources: Sources) -> Tensor:
     if sources.reference is None:
         raise ArtMancerError(
             "reference_missing",
-            "This recipe shows the editor the object to insert, and there is no reference. Give a reference image.",
+            "This recipe shows the editor the object to insert, and there is no reference. Give a "
+            "reference image.",
         )
     height, width = sources.crop.mask.shape[1:]
     placed = place(sources.reference, (height, width), Window(0, 0, height, width))

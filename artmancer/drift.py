@@ -1,20 +1,26 @@
-"""How far an edit moved what it should have left alone."""
+"""How far an edit moved what it should have left alone, and how it is moved back."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _CUTOFF = 0.1  # cycles per pixel: above, resampling and noise have spoiled the phases
 _STEP = 0.02  # pixels
 _AGREEMENT = 0.2  # of the peak that two equal pictures have
 
 
-def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
-    """The length of the shift between two pictures, by phase correlation.
+Shift = tuple[float, float]
+"""(down, right) in pixels."""
 
-    Phase correlation after Kuglin and Hines (1975), its peak sought on a fine grid as in Guizar-Sicairos, Thurman and
-    Fienup (2008). Shifts down to about 0.05 pixels are told from none.
+
+def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift] | None:
+    """The shifts between two pictures, by phase correlation.
+
+    Phase correlation after Kuglin and Hines (1975), its peak sought on a fine grid as in
+    Guizar-Sicairos, Thurman and Fienup (2008). Shifts down to about 0.05 pixels are told from none.
 
     Parameters
     ----------
@@ -23,8 +29,8 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
 
     Returns
     -------
-    Pixels, the largest of the batch; None where it cannot be told: less than a tenth of a picture is outside, or the
-    two have nothing in common there.
+    One for each picture of the batch; None where it cannot be told: less than a tenth of a picture
+    is outside, or the two have nothing in common there.
     """
     import cv2
 
@@ -34,17 +40,50 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> float | None:
     window = torch.from_numpy(cv2.createHanningWindow((width, height), cv2.CV_32F))
     moved = []
     for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
-        # The edge of the hole stands still in both pictures: it has to be soft, or it would be what is found.
-        soft = torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8)).mul_(2).sub_(1).clamp_(0, 1)
+        # The edge of the hole stands still in both pictures:
+        # it has to be soft, or it would be what is found.
+        soft = (
+            torch.from_numpy(cv2.GaussianBlur(kept.float().numpy(), (0, 0), 8))
+            .mul_(2)
+            .sub_(1)
+            .clamp_(0, 1)
+        )
         shift = _shift(*((one - one[kept].mean()) * soft * window for one in (old, new)))
         if shift is None:
             return None
-        moved.append(math.hypot(*shift))
-    return max(moved)
+        moved.append(shift)
+    return moved
 
 
-def _shift(old: Tensor, new: Tensor) -> tuple[float, float] | None:
-    """(down, right) in pixels, from old [h, w] to new [h, w]; None where no shift makes them agree."""
+def realign(after: Tensor, moved: Sequence[Shift]) -> Tensor:
+    """Move an edit back by the shifts that `drift` found.
+
+    Parameters
+    ----------
+    after : IMAGE [B, h, w, 3]
+
+    Returns
+    -------
+    IMAGE [B, h, w, 3]; past the edges, which moved into the picture, their pixels are repeated
+    """
+    height, width = after.shape[1:3]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grids = [
+        torch.stack([(2 * (x + right) + 1) / width - 1, (2 * (y + down) + 1) / height - 1], -1)
+        for down, right in moved
+    ]
+    planes = functional.grid_sample(
+        after.movedim(-1, 1),
+        torch.stack(grids),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return planes.movedim(1, -1).clamp(0, 1)
+
+
+def _shift(old: Tensor, new: Tensor) -> Shift | None:
+    """From old [h, w] to new [h, w]; None where no shift makes them agree."""
     height, width = old.shape
     y, x = torch.fft.fftfreq(height).unsqueeze(1), torch.fft.fftfreq(width).unsqueeze(0)
     cross = torch.fft.fft2(new) * torch.fft.fft2(old).conj()

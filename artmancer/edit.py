@@ -1,21 +1,25 @@
-"""The straight line: crop and split into conditions (`prepare`), then edit, stitch and report (`edit`)."""
+"""The straight line: crop and split into conditions (`prepare`), then edit,
+stitch and report (`edit`).
+"""
 
 import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import color, region
-from .conditions import DEFAULT_RECIPE, Sources, cut_out, split
-from .drift import drift
+from .conditions import DEFAULT_RECIPE, RECIPES, Reference, Sources, cut_out, place, split
+from .drift import drift, realign
 from .editor import DEFAULT_SAMPLING, Conditions, Editor, EditRequest, EditResult, Report, Sampling
 from .errors import ArtMancerError
 from .masks import refine
 from .progress import Progress, no_progress
+from .spill import spill
 
 RESOLUTIONS: dict[str, dict[str, int]] = {
     "native": {},
@@ -27,6 +31,11 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
 """The sizes a crop is offered at, by name: the options of region.crop."""
 
 TRANSFERS = ("colours", "pixels")
+
+REALIGNED = (0.1, 16.0)
+"""Pixels of the crop that a drift is moved back by:
+less is not seen, and more is another picture.
+"""
 
 
 def prepare(
@@ -49,9 +58,12 @@ def prepare(
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
-    mask : MASK [B or 1, H, W], 1 = edit here; None = all of the picture, which only white balance can do
-    reference, reference_mask : IMAGE [1, h, w, 3] of the object to insert, MASK [1, h, w] that cuts it out (None: all)
-    fill : IMAGE [B, H, W, 3], the picture with its hole filled, for recipes that show one; None: PatchMatch fills it
+    mask : MASK [B or 1, H, W], 1 = edit here; None = all of the picture,
+        which only white balance can do
+    reference, reference_mask : IMAGE [1, h, w, 3] of the object to insert, MASK [1, h, w] that cuts
+        it out (None: all)
+    fill : IMAGE [B, H, W, 3], the picture with its hole filled, for recipes that show one; None:
+        PatchMatch fills it
     recipe : a key of RECIPES
     resolution : a key of RESOLUTIONS
     context, grow, fill_holes, feather : see region.crop
@@ -64,7 +76,8 @@ def prepare(
     if resolution not in RESOLUTIONS:
         raise ArtMancerError(
             "invalid_request",
-            f"The resolution is '{resolution}'; expected one of {', '.join(RESOLUTIONS)}. Choose one.",
+            f"The resolution is '{resolution}'; expected one of {', '.join(RESOLUTIONS)}. "
+            "Choose one.",
         )
     where = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
     region.check(image, where)
@@ -99,6 +112,42 @@ def prepare(
     )
 
 
+def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
+    """The same with one more conditioning image after the others: "extra 1", "extra 2"...
+
+    Parameters
+    ----------
+    image : IMAGE [B or 1, H, W, 3]; it is scaled to fit into the crop's size, its aspect ratio
+        kept, centred on white
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    region.check(image, image[..., 0], "extra image")
+    image, count = image.to("cpu", torch.float32), len(conditions.image)
+    if len(image) not in (1, count):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The extra image is a batch of {len(image)}; expected 1, or {count}, as many as there "
+            "are images to edit. Pick one of the batch.",
+        )
+    if not image.sum().isfinite():
+        raise ArtMancerError(
+            "invalid_request",
+            "The extra image holds NaN or infinite values; expected 0..1. "
+            "Look at the node before it.",
+        )
+    height, width = conditions.crop.region.size
+    whole = region.Window(0, 0, height, width)
+    placed = place(Reference(image, torch.ones(image.shape[:3])), (height, width), whole)
+    on_white = torch.lerp(torch.ones(()), placed.image, placed.mask.unsqueeze(-1)).expand(
+        count, -1, -1, -1
+    )
+    number = len(conditions.images) - len(RECIPES[conditions.recipe].conditions) + 1
+    return replace(conditions, images={**conditions.images, f"extra {number}": on_white})
+
+
 def edit(
     editor: Editor,
     conditions: Conditions,
@@ -108,6 +157,7 @@ def edit(
     sampling: Sampling = DEFAULT_SAMPLING,
     match: bool = True,
     transfer: str = "colours",
+    widen: bool = False,
     progress: Progress = no_progress,
 ) -> EditResult:
     """Let an editor edit the crop, put the result back, and report.
@@ -117,18 +167,23 @@ def edit(
     conditions : what `prepare` gave
     prompt, seed, sampling : see EditRequest
     match : fit the edit's colours to the picture's at the rim of the mask
-    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours is fitted and
-        applied to the picture's own pixels, at full resolution; "pixels": it is stitched, as any other edit is
+    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours
+        is fitted and applied to the picture's own pixels, at full resolution; "pixels": it is
+        stitched, as any other edit is
+    widen : stitch what the edit changed around the feathered mask, too,
+        such as a shadow or a reflection
     progress : told where the editor is; may raise to cancel
 
     Raises
     ------
-    ArtMancerError : mask_missing, generation_failed where the edit is not finite, and what the editor raises
+    ArtMancerError : mask_missing, generation_failed where the edit is not finite, and what the
+        editor raises
     """
     if not conditions.masked and editor.variant != "white_balance":
         raise ArtMancerError(
             "mask_missing",
-            f"A mask is needed for {editor.variant}: it says where. Paint what should change white, and give the mask.",
+            f"A mask is needed for {editor.variant}: it says where. Paint what should change "
+            "white, and give the mask.",
         )
     crop, seconds = conditions.crop, dict(conditions.seconds)
     if torch.cuda.is_available():
@@ -138,16 +193,26 @@ def edit(
     _check_sane(editor, edited, crop.image)
     progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
+        feathered = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale))
+        outside, where = feathered == 0, crop.region
+        aligned, drift_px = _aligned(edited, crop.image, outside)
+        spilled = torch.zeros_like(feathered)
         if editor.variant == "white_balance" and transfer == "colours":
-            changes = [color.fit_change(old, new) for old, new in zip(crop.image, edited, strict=True)]
+            changes = [
+                color.fit_change(old, new) for old, new in zip(crop.image, aligned, strict=True)
+            ]
             result = region.recolor(changes, conditions.image, crop.region)
         else:
             fits = match and editor.variant != "white_balance"
-            pasted = color.match_rim(edited, crop.image, crop.mask) if fits else edited
-            result = region.stitch(pasted, conditions.image, crop.region)
-    outside = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale)) == 0
+            pasted = color.match_rim(aligned, crop.image, crop.mask) if fits else aligned
+            if editor.variant != "white_balance":
+                spilled = spill(pasted, crop.image, feathered)
+            if widen:
+                where = region.widen(where, spilled)
+            result = region.stitch(pasted, conditions.image, where)
     report = Report(
         editor=editor.name,
+        adapters=editor.adapters,
         recipe=conditions.recipe,
         conditions=tuple(conditions.images),
         seed=seed,
@@ -156,10 +221,26 @@ def edit(
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         peak_memory=_peak_memory(),
         outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
-        outside_psnr=_psnr(region.outside_error(result, conditions.image, crop.region)),
-        drift_px=drift(edited, crop.image, outside),
+        outside_psnr=_psnr(region.outside_error(result, conditions.image, where)),
+        drift_px=drift_px,
+        realigned=aligned is not edited,
+        spill=round(float(spilled.mean()), 4),
+        widened=widen,
     )
-    return EditResult(result, report)
+    return EditResult(result, region.uncrop(spilled, crop.region), report)
+
+
+def _aligned(edited: Tensor, before: Tensor, outside: Tensor) -> tuple[Tensor, float | None]:
+    """The edit, moved back where it had moved, and how far it had; see drift.drift."""
+    moved = drift(edited, before, outside)
+    if moved is None:
+        return edited, None
+    pixels = max(math.hypot(*shift) for shift in moved)
+    if not REALIGNED[0] <= pixels <= REALIGNED[1]:
+        return edited, pixels
+    aligned = realign(edited, moved)
+    error, left = ((one - before)[outside].square().mean() for one in (edited, aligned))
+    return (aligned if left < error else edited), pixels
 
 
 def _check_sane(editor: Editor, edited: Tensor, before: Tensor) -> None:
@@ -167,12 +248,14 @@ def _check_sane(editor: Editor, edited: Tensor, before: Tensor) -> None:
     if not edited.sum().isfinite():
         raise ArtMancerError(
             "generation_failed",
-            f"{editor.name} gave NaN or infinite values. Try another seed, checkpoint or precision.",
+            f"{editor.name} gave NaN or infinite values. "
+            "Try another seed, checkpoint or precision.",
         )
     black = (edited.amax(dim=(1, 2, 3)) < 2 / 255) & (before.amax(dim=(1, 2, 3)) > 0.1)
     if black.any():
         raise ArtMancerError(
-            "generation_failed", f"{editor.name} gave a black picture. Try another checkpoint, attention or precision."
+            "generation_failed",
+            f"{editor.name} gave a black picture. Try another checkpoint, attention or precision.",
         )
 
 
@@ -192,7 +275,9 @@ def _peak_memory() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @contextmanager

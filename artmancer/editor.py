@@ -3,9 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from .conditions import Reference
+from .conditions import DEFAULT_RECIPE, Reference
+from .errors import ArtMancerError
 from .progress import Progress
 from .region import Crop
 
@@ -20,7 +22,8 @@ class Conditions:
     masked : False where no mask was given, and all of the picture is to be edited
     crop : the part around the mask
     recipe : which conditioning images there are
-    images : those images by name, in order, each an IMAGE [B, h, w, 3] of the crop's size
+    images : those images by name, in order, each an IMAGE [B, h, w, 3] of the crop's size; after
+        the recipe's come those the user adds, "extra 1" and so on
     reference : the object to insert
     seconds : what it took to make them, by stage
     """
@@ -43,7 +46,9 @@ class Sampling:
     negative : what to avoid, in words; read only where cfg is above 1
     condition_pixels : the area each conditioning image is encoded at; None = the crop's own size
     keep_background : draw the latents outside the feathered mask back to the picture's at each step
-    step_cache : how far the first block's output may move before the others are computed anew, 0 = off
+    step_cache : how far a step may be from those before to be made of them, 0 = off;
+        see qwen.speed.STEP_CACHES
+    step_cache_kind : a key of qwen.speed.STEP_CACHES
     attention : a key of qwen.speed.ATTENTION
     compile : compile the transformer's blocks
     """
@@ -54,6 +59,7 @@ class Sampling:
     condition_pixels: int | None = None
     keep_background: bool = False
     step_cache: float = 0.0
+    step_cache_kind: str = "first block"
     attention: str = "default"
     compile: bool = False
 
@@ -82,6 +88,7 @@ class Editor(Protocol):
     name : for the report, "draft/removal"
     variant : one of VARIANTS
     recipe, resolution : what its checkpoint was trained on, keys of RECIPES and RESOLUTIONS
+    adapters : the files of the LoRAs on its base, the checkpoint first
     """
 
     @property
@@ -96,9 +103,45 @@ class Editor(Protocol):
     @property
     def resolution(self) -> str: ...
 
+    @property
+    def adapters(self) -> tuple[str, ...]: ...
+
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """The edited crop, IMAGE [B, h, w, 3] of the size of `request.conditions.crop`."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """Stands for an editor that has edited already, as ComfyUI's own sampler has.
+
+    image : IMAGE [B, h, w, 3], the crop after the edit
+    """
+
+    image: Tensor
+    variant: str
+    name: str = "given"
+    recipe: str = DEFAULT_RECIPE
+    resolution: str = "native"
+    adapters: tuple[str, ...] = ()
+
+    def edit(self, request: EditRequest, progress: Progress) -> Tensor:
+        """See Editor.edit.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request where it is no edit of this crop
+        """
+        expected, came = (
+            list(image.shape) for image in (request.conditions.crop.image, self.image)
+        )
+        if came != expected:
+            raise ArtMancerError(
+                "invalid_request",
+                f"The edited crop has shape {came}; expected {expected}. Give what was made of "
+                "these conditions, at its size.",
+            )
+        return self.image.to("cpu", torch.float32)
 
 
 @dataclass(frozen=True)
@@ -106,19 +149,26 @@ class Report:
     """What one edit did.
 
     editor : who did it
+    adapters : the files of the LoRAs it used, the checkpoint first
     recipe, conditions : which conditioning images it saw, in order
     seed : of the first picture
     crop_size : (height, width) the editor worked at
     box : (top, left, height, width) of the first picture's crop in the picture
     seconds : by stage: crop, split, edit, stitch
     peak_memory : bytes: of the GPU where one is used, else of this process so far
-    outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching; infinite: equal, None:
-        there is no outside
+    outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching;
+        infinite: equal, None: there is no outside
     outside_psnr : the same after stitching
-    drift_px : how far the edit moved outside the mask, in pixels of the crop; None where too little is left to tell
+    drift_px : how far the edit moved outside the mask, in pixels of the crop; None where too little
+        is left to tell
+    realigned : whether it was moved back
+    spill : share of the crop that the edit changed around the feathered mask, such as by a shadow;
+        see spill.spill
+    widened : whether that was stitched, too
     """
 
     editor: str
+    adapters: tuple[str, ...]
     recipe: str
     conditions: tuple[str, ...]
     seed: int
@@ -129,15 +179,27 @@ class Report:
     outside_psnr_raw: float | None
     outside_psnr: float | None
     drift_px: float | None
+    realigned: bool
+    spill: float
+    widened: bool
 
     def as_dict(self) -> dict[str, object]:
         """For JSON, which has no infinity: an infinite figure is the string "infinite"."""
-        return {key: "infinite" if value == float("inf") else value for key, value in asdict(self).items()}
+        return {
+            key: "infinite" if value == float("inf") else value
+            for key, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)
 class EditResult:
-    """image : IMAGE [B, H, W, 3]; report : what was done to get it"""
+    """What came of an edit.
+
+    image : IMAGE [B, H, W, 3]
+    spill : MASK [B, H, W], 1 where the edit changed something around the feathered mask
+    report : what was done
+    """
 
     image: Tensor
+    spill: Tensor
     report: Report

@@ -25,14 +25,18 @@ class Mover:
             self.device = torch.device("cuda", torch.cuda.current_device())
 
     def room(self) -> int | None:
-        """Bytes that models could have on the device beside those that are there; None: no need to ask."""
+        """Bytes that models could have on the device beside those that are there;
+        None: no need to ask.
+        """
         if self.device.type != "cuda":
             return None
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def make_room(self, work: int) -> None:
-        """See that this many bytes are free on the device, for work without a model of its own there."""
+        """See that this many bytes are free on the device,
+        for work without a model of its own there.
+        """
 
     def put(self, model: Module, work: int, progress: Progress) -> None:
         """Put a model on the device, and see that this many bytes are free for its work."""
@@ -55,11 +59,16 @@ def size(model: Module, device: torch.device | None = None) -> int:
 
 
 def move(model: Module, device: torch.device, progress: Progress) -> None:
-    """Move a model layer by layer, telling the megabytes that are done; if `progress` raises, all of it goes back."""
+    """Move a model layer by layer, telling the megabytes that are done; if `progress` raises, all
+    of it goes back.
+    """
     waiting = [
         module
         for module in model.modules()
-        if any(tensor.device != device for tensor in chain(module.parameters(False), module.buffers(False)))
+        if any(
+            tensor.device != device
+            for tensor in chain(module.parameters(False), module.buffers(False))
+        )
     ]
     total = sum(_own(module) for module in waiting)
     done = 0
@@ -68,7 +77,9 @@ def move(model: Module, device: torch.device, progress: Progress) -> None:
             progress(done >> 20, (total >> 20) + 1, f"moving {type(model).__name__} to {device}")
             done += _own(module)
             module._apply(lambda tensor: tensor.to(device), recurse=False)
-    except BaseException:  # A cancel in ComfyUI is one too; a model half on the device cannot compute.
+    except (
+        BaseException
+    ):  # A cancel in ComfyUI is one too; a model half on the device cannot compute.
         model.to("cpu")
         raise
     # What is neither parameter nor buffer, and moves with the whole.

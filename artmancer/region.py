@@ -1,7 +1,7 @@
 """Crop a picture to its mask at the resolution an editor works at, and stitch the edit back.
 
-The cost follows the mask: only the search for the mask's bounding box reads the whole mask, and only the copy of the
-result reads the whole picture.
+The cost follows the mask: only the search for the mask's bounding box reads the whole mask, and
+only the copy of the result reads the whole picture.
 """
 
 import math
@@ -17,7 +17,9 @@ from .errors import ArtMancerError
 from .masks import refine
 
 MULTIPLE = 32
-"""Sides of a crop are multiples of this: the patches of Qwen-Image's VAE and transformer are 16 pixels, in pairs."""
+"""Sides of a crop are multiples of this: the patches of Qwen-Image's VAE and transformer are 16
+pixels, in pairs.
+"""
 
 NATIVE_LIMIT = 1536
 """Longest side, in pixels, up to which a crop keeps the picture's own resolution."""
@@ -37,7 +39,9 @@ class Window(NamedTuple):
     right: int
 
     def widen(self, pixels: int) -> "Window":
-        return Window(self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels)
+        return Window(
+            self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels
+        )
 
     def clip(self, other: "Window") -> "Window":
         return Window(
@@ -56,7 +60,9 @@ class Window(NamedTuple):
 
 
 class Fade(NamedTuple):
-    """What an edit touches of one picture: the window, and how much of the edit shows in it, alpha [h, w] in 0..1."""
+    """What an edit touches of one picture: the window, and how much of the edit shows in it, alpha
+    [h, w] in 0..1.
+    """
 
     window: Window
     alpha: Tensor
@@ -66,8 +72,8 @@ class Fade(NamedTuple):
 class Region:
     """Where a crop came from, and how to go back.
 
-    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture was filled up with
-    the picture's edge pixels.
+    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture
+    was filled up with the picture's edge pixels.
 
     image_size : (height, width) of the picture
     box_size : (height, width) of the part that was taken, in pixels of the picture
@@ -90,14 +96,18 @@ class Region:
         return self.size[0] / self.box_size[0]
 
     def visible(self, index: int) -> Window:
-        """The part of a crop that shows the picture, and not its repeated edge, in pixels of the crop."""
+        """The part of a crop that shows the picture, and not its repeated edge,
+        in pixels of the crop.
+        """
         top, left = self.corners[index]
         box = Window(0, 0, *self.image_size).move(-top, -left).clip(Window(0, 0, *self.box_size))
         return Window(*(round(edge * self.scale) for edge in box))
 
 
 class Crop(NamedTuple):
-    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back. h x w = region.size"""
+    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back.
+    h x w = region.size
+    """
 
     image: Tensor
     mask: Tensor
@@ -117,17 +127,20 @@ def crop(
 ) -> Crop:
     """Take the part of a picture that an edit needs to see.
 
-    The part is the mask's bounding box, widened, at a size whose sides are multiples of 32. They become so by taking
-    more of the picture (past its end: by repeating its edge pixels), never by stretching.
+    The part is the mask's bounding box, widened, at a size whose sides are multiples of 32. They
+    become so by taking more of the picture (past its end: by repeating its edge pixels), never by
+    stretching.
 
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
     mask : MASK [B, H, W], or [1, H, W] for all pictures of the batch; 1 = edit here
-    longest_side : the crop's longest side in pixels, for an editor trained at that size (rounded to 32)
-    pixels : the most pixels the crop may have. With neither, the crop keeps the picture's resolution as long as its
-        longest side is at most NATIVE_LIMIT
-    context : the box's size over the mask's, at least 1; there are always MIN_MARGIN pixels around the mask
+    longest_side : the crop's longest side in pixels, for an editor trained at that size
+        (rounded to 32)
+    pixels : the most pixels the crop may have. With neither, the crop keeps the picture's
+        resolution as long as its longest side is at most NATIVE_LIMIT
+    context : the box's size over the mask's, at least 1;
+        there are always MIN_MARGIN pixels around the mask
     grow : pixels by which the mask is widened
     fill_holes : close the holes that the mask encloses
     feather : pixels over which the edit fades into the picture, outwards from the mask
@@ -138,8 +151,14 @@ def crop(
     """
     check(image, mask)
     height, width = image.shape[1:3]
-    names = ["The mask"] if len(mask) == 1 else [f"Mask {number} of the batch" for number in range(1, len(mask) + 1)]
-    boxes = [bounds(one, name).widen(grow) for one, name in zip(mask, names, strict=True)] * (len(image) // len(mask))
+    names = (
+        ["The mask"]
+        if len(mask) == 1
+        else [f"Mask {number} of the batch" for number in range(1, len(mask) + 1)]
+    )
+    boxes = [bounds(one, name).widen(grow) for one, name in zip(mask, names, strict=True)] * (
+        len(image) // len(mask)
+    )
 
     margin = max(MIN_MARGIN, feather)
     needed_height, needed_width = (
@@ -154,7 +173,10 @@ def crop(
         image_size=(height, width),
         box_size=box_size,
         corners=tuple(
-            (_place(box.top, box.bottom, box_size[0], height), _place(box.left, box.right, box_size[1], width))
+            (
+                _place(box.top, box.bottom, box_size[0], height),
+                _place(box.left, box.right, box_size[1], width),
+            )
             for box in boxes
         ),
         size=size,
@@ -164,17 +186,22 @@ def crop(
     if not part.sum().isfinite():
         raise ArtMancerError(
             "invalid_request",
-            "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look at the node before.",
+            "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look "
+            "at the node before.",
         )
     hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
     hole = refine.grow(refine.fill_holes(hole) if fill_holes else hole, grow)
-    fades = [_fade(one, box, corner, region) for one, box, corner in zip(hole, boxes, region.corners, strict=True)]
-    hole = _resize(hole.unsqueeze(-1), size, "bilinear")[..., 0]
-    return Crop(_resize(part, size), hole, replace(region, fades=tuple(fades)))
+    fades = [
+        _fade(one, box, corner, region)
+        for one, box, corner in zip(hole, boxes, region.corners, strict=True)
+    ]
+    hole = resample(hole.unsqueeze(-1), size, "bilinear")[..., 0]
+    return Crop(resample(part, size), hole, replace(region, fades=tuple(fades)))
 
 
 def take(image: Tensor, region: Region) -> Tensor:
-    """The same part of another picture of the same size: IMAGE [B, H, W, 3] to IMAGE [B, h, w, 3], region.size.
+    """The same part of another picture of the same size:
+    IMAGE [B, H, W, 3] to IMAGE [B, h, w, 3], region.size.
 
     Raises
     ------
@@ -187,7 +214,7 @@ def take(image: Tensor, region: Region) -> Tensor:
             f"The fill has shape {list(image.shape)}; expected {list(expected)}, as the image. "
             "Give the filled version of this image.",
         )
-    return _resize(_extract(image, region), region.size)
+    return resample(_extract(image, region), region.size)
 
 
 def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
@@ -201,22 +228,61 @@ def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
 
     Returns
     -------
-    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit. An unchanged crop gives `image`
-    exactly where nothing was resampled, else within 2 of 255 levels for what has no detail finer than 40 of its pixels.
+    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit. An unchanged
+    crop gives `image` exactly where nothing was resampled, else within 2 of 255 levels for what has
+    no detail finer than 40 of its pixels.
 
     Raises
     ------
     ValueError : the crop's size is not the region's.
     """
     if edited.shape[:3] != (len(region.corners), *region.size):
-        raise ValueError(f"stitch: the edited crop is {list(edited.shape)}, the region's is {region.size}.")
+        raise ValueError(
+            f"stitch: the edited crop is {list(edited.shape)}, the region's is {region.size}."
+        )
     result = image.clone()
-    for index, ((window, alpha), (top, left)) in enumerate(zip(region.fades, region.corners, strict=True)):
-        piece = window.move(-top, -left).of(_resize(edited[index : index + 1], region.box_size)[0].to(image))
+    for index, ((window, alpha), (top, left)) in enumerate(
+        zip(region.fades, region.corners, strict=True)
+    ):
+        piece = window.move(-top, -left).of(
+            resample(edited[index : index + 1], region.box_size)[0].to(image)
+        )
         base = window.of(result[index])
         for rows in _strips(base):
             _blend(base[rows], piece[rows], alpha[rows])
     return result
+
+
+def widen(region: Region, more: Tensor) -> Region:
+    """The same crop, of which more shows: what is already in the fade, and this,
+    faded out in its turn.
+
+    Parameters
+    ----------
+    more : MASK [B, h, w], h x w = region.size
+    """
+    extra = resample(more.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
+    fades = []
+    for one, fade, corner in zip(extra, region.fades, region.corners, strict=True):
+        if one.any():
+            added = _fade(one, bounds(one).move(*corner), corner, region)
+            fade = _united(fade, added)
+        fades.append(fade)
+    return replace(region, fades=tuple(fades))
+
+
+def uncrop(mask: Tensor, region: Region) -> Tensor:
+    """A mask of the crop, MASK [B, h, w], where it lies in the picture, MASK [B, H, W];
+    black around.
+    """
+    whole = torch.zeros(len(mask), *region.image_size)
+    boxes = resample(mask.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
+    for out, box, (top, left) in zip(whole, boxes, region.corners, strict=True):
+        inside = (
+            Window(0, 0, *region.box_size).move(top, left).clip(Window(0, 0, *region.image_size))
+        )
+        inside.of(out).copy_(inside.move(-top, -left).of(box))
+    return whole
 
 
 def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region: Region) -> Tensor:
@@ -224,7 +290,8 @@ def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region
 
     Parameters
     ----------
-    changes : for each picture of the batch: gives the new colours [..., 3] of old ones [..., 3], in 0..1
+    changes : for each picture of the batch: gives the new colours [..., 3] of old ones [..., 3],
+        in 0..1
     image, region : as for `stitch`
 
     Returns
@@ -240,7 +307,8 @@ def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region
 
 
 def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
-    """The mean square error between two pictures where the feathered mask is 0, a scalar; NaN: it is 0 nowhere.
+    """The mean square error between two pictures where the feathered mask is 0, a scalar; NaN: it
+    is 0 nowhere.
 
     It looks at the rectangle around the feathered mask; nothing else is ever written to.
     """
@@ -270,18 +338,21 @@ def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
     if not image.is_floating_point() or not mask.is_floating_point():
         raise ArtMancerError(
             "invalid_request",
-            f"The {what} is {image.dtype} and its mask {mask.dtype}; expected float32 in 0..1. Divide bytes by 255.",
+            f"The {what} is {image.dtype} and its mask {mask.dtype}; expected float32 in 0..1. "
+            "Divide bytes by 255.",
         )
     if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
         raise ArtMancerError(
             "invalid_request",
-            f"The mask of the {what} has shape {list(mask.shape)}; expected [batch, height, width] with a batch of "
-            f"{image.shape[0]}, as many as there are images, or 1. Give the masks that belong to these images.",
+            f"The mask of the {what} has shape {list(mask.shape)}; expected [batch, height, width] "
+            f"with a batch of {image.shape[0]}, as many as there are images, or 1. Give the masks "
+            "that belong to these images.",
         )
     if mask.shape[1:] != image.shape[1:3]:
         raise ArtMancerError(
             "invalid_request",
-            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is {image.shape[2]}x{image.shape[1]}. "
+            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is "
+            f"{image.shape[2]}x{image.shape[1]}. "
             f"Resize the mask, or give the mask that belongs to this {what}.",
         )
 
@@ -295,10 +366,15 @@ def bounds(mask: Tensor, name: str = "The mask") -> Window:
     """
     rows = mask.amax(1)
     if rows.isnan().any():
-        raise ArtMancerError("invalid_request", f"{name} holds NaN values; expected 0..1. Look at the node before it.")
+        raise ArtMancerError(
+            "invalid_request",
+            f"{name} holds NaN values; expected 0..1. Look at the node before it.",
+        )
     used = torch.nonzero(rows > 0)
     if len(used) == 0:
-        raise ArtMancerError("mask_empty", f"{name} is black everywhere; paint what should change white.")
+        raise ArtMancerError(
+            "mask_empty", f"{name} is black everywhere; paint what should change white."
+        )
     top, bottom = int(used[0]), int(used[-1]) + 1
     columns = torch.nonzero(mask[top:bottom].amax(0) > 0)
     return Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
@@ -307,7 +383,9 @@ def bounds(mask: Tensor, name: str = "The mask") -> Window:
 def _plan(
     height: int, width: int, longest_side: int | None, pixels: int | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The crop's size, and the size of the box in the picture: of one aspect ratio, at least height x width."""
+    """The crop's size, and the size of the box in the picture:
+    of one aspect ratio, at least height x width.
+    """
     if pixels is not None:
         scale = math.sqrt(pixels / (height * width))
         size = (_round_down(height * scale), _round_down(width * scale))
@@ -317,8 +395,12 @@ def _plan(
     else:
         longest_side = _round_down(longest_side or NATIVE_LIMIT)
         scale = longest_side / max(height, width)
-        size = (min(_round_up(height * scale), longest_side), min(_round_up(width * scale), longest_side))
-    # The smallest whole multiple of the size's ratio in lowest terms that holds what is needed: no stretching at all.
+        size = (
+            min(_round_up(height * scale), longest_side),
+            min(_round_up(width * scale), longest_side),
+        )
+    # The smallest whole multiple of the size's ratio in lowest terms that holds what is needed: no
+    # stretching at all.
     divisor = math.gcd(*size)
     ratio = (size[0] // divisor, size[1] // divisor)
     times = max(math.ceil(height / ratio[0]), math.ceil(width / ratio[1]))
@@ -334,27 +416,35 @@ def _round_down(value: float) -> int:
 
 
 def _place(start: int, end: int, size: int, whole: int) -> int:
-    """Where a box of this size starts: around [start, end), inside [0, whole) where it fits, else around that."""
+    """Where a box of this size starts: around [start, end), inside [0, whole) where it fits,
+    else around that.
+    """
     if size >= whole:
         return -((size - whole) // 2)
     return min(max((start + end - size) // 2, 0), whole - size)
 
 
 def _extract(pictures: Tensor, region: Region) -> Tensor:
-    """The boxes [B, h, w, ...] of pictures [B, H, W, ...]; past a picture's end its edge pixels are repeated."""
+    """The boxes [B, h, w, ...] of pictures [B, H, W, ...];
+    past a picture's end its edge pixels are repeated.
+    """
     parts = []
     for picture, corner in zip(pictures, region.corners, strict=True):
-        for dim, (start, size, whole) in enumerate(zip(corner, region.box_size, region.image_size, strict=True)):
+        for dim, (start, size, whole) in enumerate(
+            zip(corner, region.box_size, region.image_size, strict=True)
+        ):
             if start >= 0 and start + size <= whole:
                 picture = picture.narrow(dim, start, size)
             else:
-                index = torch.arange(start, start + size, device=picture.device).clamp_(0, whole - 1)
+                index = torch.arange(start, start + size, device=picture.device).clamp_(
+                    0, whole - 1
+                )
                 picture = picture.index_select(dim, index)
         parts.append(picture)
     return torch.stack(parts)
 
 
-def _resize(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
     """[B, H, W, C] to [B, h, w, C] in 0..1, antialiased."""
     if tuple(picture.shape[1:3]) == size:
         return picture
@@ -367,6 +457,20 @@ def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) ->
     window = box.widen(region.feather).clip(Window(0, 0, *region.image_size))
     here = window.move(-corner[0], -corner[1]).of(hole)
     return Fade(window, refine.feather(here.unsqueeze(0), region.feather)[0])
+
+
+def _united(one: Fade, other: Fade) -> Fade:
+    window = Window(
+        min(one.window.top, other.window.top),
+        min(one.window.left, other.window.left),
+        max(one.window.bottom, other.window.bottom),
+        max(one.window.right, other.window.right),
+    )
+    alpha = torch.zeros(window.bottom - window.top, window.right - window.left)
+    for fade in (one, other):
+        part = fade.window.move(-window.top, -window.left).of(alpha)
+        torch.maximum(part, fade.alpha, out=part)
+    return Fade(window, alpha)
 
 
 def _strips(picture: Tensor) -> Iterator[slice]:

@@ -1,14 +1,16 @@
-"""What crop and stitch cost, beside the limits that a machine sets: one look at the mask, one copy of the picture.
+"""What crop and stitch cost, beside the limits that a machine sets: one look at the mask, one copy
+of the picture.
 
-Each size is measured in a fresh process, and results are kept alive, as ComfyUI's cache keeps them: every copy and
-every stitch pays for memory of its own. The order of the calls is drawn anew in each round. The rows "in used memory"
-have no limit: there each result goes where the one before it was freed, and a copy of a small picture never leaves the
-processor's cache.
+Each size is measured in a fresh process, and results are kept alive, as ComfyUI's cache keeps them:
+every copy and every stitch pays for memory of its own. The order of the calls is drawn anew in each
+round. The rows "in used memory" have no limit: there each result goes where the one before it was
+freed, and a copy of a small picture never leaves the processor's cache.
 
 Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
 
---peer : a checkout of ComfyUI-Inpaint-CropAndStitch, whose nodes are then measured beside ours (in ComfyUI's modules,
-    from $COMFYUI_PATH or ~/comfy/ComfyUI), with their own default settings on the CPU
+--peer : a checkout of ComfyUI-Inpaint-CropAndStitch, whose nodes are then measured beside ours (in
+    ComfyUI's modules, from $COMFYUI_PATH or ~/comfy/ComfyUI), with their own default settings on
+    the CPU
 """
 
 import argparse
@@ -99,13 +101,17 @@ class Peer:
         self.cropper, self.stitcher = module.InpaintCropImproved(), module.InpaintStitchImproved()
         inputs = self.cropper.INPUT_TYPES()["required"]
         self.settings: dict[str, Any] = {
-            name: given[1]["default"] for name, given in inputs.items() if len(given) > 1 and "default" in given[1]
+            name: given[1]["default"]
+            for name, given in inputs.items()
+            if len(given) > 1 and "default" in given[1]
         }
         self.settings["device_mode"] = "cpu (compatible)"
 
     def rows(self, size: str, image: torch.Tensor, mask: torch.Tensor) -> list[Row]:
         start = time.perf_counter()
-        stitcher, cropped, _ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)[:3]
+        stitcher, cropped, _ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)[
+            :3
+        ]
         middle = time.perf_counter()
         result = self.stitcher.inpaint_stitch(stitcher, torch.rand_like(cropped))[0]
         end = time.perf_counter()
@@ -127,7 +133,7 @@ logging.disable()
 from comfy import options
 options.enable_args_parsing()
 import nodes
-import comfy_api.latest, comfy_config.config_parser, server  # what ComfyUI imports itself before its first pack
+import comfy_api.latest, comfy_config.config_parser, server  # ComfyUI has them by then
 start = time.perf_counter()
 asyncio.run(nodes.load_custom_node(pack))
 print(time.perf_counter() - start)
@@ -141,7 +147,10 @@ def import_time() -> Row:
         return Row(f"{name}: not measured, no ComfyUI", None, "s", 0.1)
     command = [sys.executable, "-c", IMPORT, str(comfyui_folder()), str(ROOT)]
     taken = [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) for _ in range(3)
+        float(
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
+        for _ in range(3)
     ]
     return Row(name, min(taken), "s", 0.1)
 
@@ -150,7 +159,9 @@ def edit_of_24_megapixels() -> list[Row]:
     """Peak memory of `artmancer edit` on a noisy 6000x4000 photo, for each task."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        photo, mask, result = (str(Path(folder) / name) for name in ("photo.png", "mask.png", "result.png"))
+        photo, mask, result = (
+            str(Path(folder) / name) for name in ("photo.png", "mask.png", "result.png")
+        )
         # Made in little memory: a process starts with the peak of the one that starts it.
         smooth = Image.open(ROOT / "workflows/examples/astronaut.png").resize((6000, 4000))
         noise = Image.effect_noise((6000, 4000), 32).convert("RGB")
@@ -167,16 +178,22 @@ def edit_of_24_megapixels() -> list[Row]:
         }
         for task, options in tasks.items():
             command = [sys.executable, "-m", "artmancer.cli", "edit", photo, *options, "-o", result]
-            process = subprocess.Popen([*command, "--task", task.split(",")[0]], stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [*command, "--task", task.split(",")[0]], stdout=subprocess.DEVNULL
+            )
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 sys.exit(f"artmancer edit failed: {task}")
-            rows.append(Row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2))
+            rows.append(
+                Row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2)
+            )
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--peer", type=Path)

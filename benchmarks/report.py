@@ -38,7 +38,9 @@ class Row:
 def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
     )
     name = names[0].split(":")[1].strip() if names else platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -51,12 +53,17 @@ def table(rows: list[Row]) -> str:
     for one in rows:
         value = "not measured" if one.value is None else f"{one.value:.2f} {one.unit}"
         limit = "" if one.limit is None else f"{one.limit:.2f} {one.unit}"
-        lines.append(f"{one.name:{width}}  {value:>12}  {limit:>12}  {'MISSED' if one.ok is False else ''}".rstrip())
+        missed = "  MISSED" if one.ok is False else ""
+        lines.append(f"{one.name:{width}}  {value:>12}  {limit:>12}{missed}".rstrip())
     return "\n".join(lines)
 
 
 def finish(rows: list[Row], as_json: bool) -> int:
     """Print the rows; the exit code."""
-    text = json.dumps([{**asdict(one), "ok": one.ok} for one in rows], indent=1) if as_json else table(rows)
+    text = (
+        json.dumps([{**asdict(one), "ok": one.ok} for one in rows], indent=1)
+        if as_json
+        else table(rows)
+    )
     sys.stdout.write(text + "\n")
     return 1 if any(one.ok is False for one in rows) else 0

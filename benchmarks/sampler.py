@@ -1,9 +1,11 @@
-"""What an edit with Qwen-Image-Edit costs, beside diffusers' own pipeline on the same components with the same seed.
+"""What an edit with Qwen-Image-Edit costs, beside diffusers' own pipeline on the same components
+with the same seed.
 
-On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and random weights. On a
-CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights, the real VAE and text encoder.
+On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and
+random weights. On a CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights, the real
+VAE and text encoder.
 
-Usage: python benchmarks/sampler.py [--json] [--pairs N]
+Usage: python benchmarks/sampler.py [--json] [--pairs N] [--save]
 """
 
 import argparse
@@ -25,7 +27,7 @@ import tiny_qwen
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
 from PIL import Image
-from report import THREADS, Row, finish
+from report import THREADS, Row, finish, table
 from torch.nn import functional
 
 from artmancer import images
@@ -55,7 +57,9 @@ def ours(base: pipeline.Base, asked: sampler.Task, sampling: Sampling) -> torch.
     return sampler.sample(base, asked, sampling, no_progress)
 
 
-def stock(base: pipeline.Base, asked: sampler.Task, sampling: Sampling, condition_pixels: int) -> torch.Tensor:
+def stock(
+    base: pipeline.Base, asked: sampler.Task, sampling: Sampling, condition_pixels: int
+) -> torch.Tensor:
     stock_module.VAE_IMAGE_SIZE = condition_pixels
     return tiny_qwen.stock(base.pipeline, asked, sampling)
 
@@ -77,21 +81,38 @@ def against_the_stock_pipeline(base: pipeline.Base, pairs: int) -> Iterator[Row]
 
     asked, side = task(256), 256 * 256
     difference = (ours(base, asked, two) - stock(base, asked, two, side)).abs().max()
+    yield Row("equal condition size, 256x256: largest difference", float(difference), "", 1e-4)
+    for side, sampling in ((256, two), (512, plain)):
+        ratio = median_ratio(base, task(side), sampling, pairs)
+        name = (
+            f"equal condition size, {side}x{side}, 3 conditions: "
+            f"our time over diffusers', of {pairs}"
+        )
+        yield Row(name, ratio, "x", 1.02)
+
+
+def median_ratio(base: pipeline.Base, asked: sampler.Task, sampling: Sampling, pairs: int) -> float:
+    """Our time over diffusers' at equal condition size, measured in pairs,
+    each the first in turn.
+    """
     ratios = []
     for index in range(pairs):
-        calls = [lambda: ours(base, asked, two), lambda: stock(base, asked, two, side)]
+        calls = [
+            lambda: ours(base, asked, sampling),
+            lambda: stock(base, asked, sampling, asked.height * asked.width),
+        ]
         taken = [seconds(call) for call in (calls if index % 2 else reversed(calls))]
         ratios.append(taken[0] / taken[1] if index % 2 else taken[1] / taken[0])
-    yield Row("equal condition size, 256x256: largest difference", float(difference), "", 1e-4)
-    yield Row(
-        f"equal condition size, 256x256: our time over diffusers', of {pairs}", statistics.median(ratios), "x", 1.02
-    )
+    return statistics.median(ratios)
 
 
 @contextmanager
 def timed(base: pipeline.Base) -> Iterator[dict[str, list[float]]]:
     """The seconds of every call of the transformer, the VAE's two halves and the text encoder."""
-    loaded, taken = base.pipeline, {"transformer": [], "text encoder": [], "VAE encoder": [], "VAE decoder": []}
+    loaded, taken = (
+        base.pipeline,
+        {"transformer": [], "text encoder": [], "VAE encoder": [], "VAE decoder": []},
+    )
     places = [
         (loaded.transformer, "forward", "transformer"),
         (loaded.text_encoder, "forward", "text encoder"),
@@ -120,7 +141,12 @@ def overhead(base: pipeline.Base) -> Iterator[Row]:
     base.cache.clear()
     with timed(base) as taken:
         whole = seconds(lambda: sampler.sample(base, asked, four, no_progress))
-    yield Row("256x256, 4 steps: our loop over its models' own time", whole / sum(map(sum, taken.values())), "x", 1.03)
+    yield Row(
+        "256x256, 4 steps: our loop over its models' own time",
+        whole / sum(map(sum, taken.values())),
+        "x",
+        1.03,
+    )
     with timed(base) as taken:
         sampler.sample(base, replace(asked, seed=1), four, no_progress)
     yield Row("the same with another seed: text encoder calls", len(taken["text encoder"]), "", 0)
@@ -134,9 +160,15 @@ def read_bytes() -> int:
 
 
 def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
-    loras = [tiny_qwen.save_lora(folder / f"{seed}.safetensors", folder / "base", seed=seed) for seed in (1, 2)]
+    loras = [
+        tiny_qwen.save_lora(folder / f"{seed}.safetensors", folder / "base", seed=seed)
+        for seed in (1, 2)
+    ]
     for lora in loras:
         checkpoints.use(base, {lora: 1.0})
+    for lora in loras:
+        lora.unlink()
+    maps = Path("/proc/self/maps").read_text()
     before = read_bytes()
     switches = [seconds(lambda lora=lora: checkpoints.use(base, {lora: 1.0})) for lora in loras * 5]
     read = read_bytes() - before - len(Path("/proc/self/io").read_bytes())
@@ -146,18 +178,27 @@ def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
     yield Row("loading the base anew", 1000 * load, "ms")
     yield Row("switching the variant", 1000 * switch, "ms")
     yield Row("switching over loading, as many times faster, at least", load / switch, "x", 50)
-    yield Row("bytes read from disk in ten switches", read, "B", 0)
+    yield Row("bytes read in ten switches, after the files were deleted", read, "B", 0)
+    yield Row(
+        "of the two files still mapped into memory", sum(str(lora) in maps for lora in loras), "", 0
+    )
 
 
 def picture_size(base: pipeline.Base) -> Iterator[Row]:
     editor, asked, taken = QwenEditor(base, "removal"), Sampling(steps=2, cfg=1.0), {}
     side, photo = 360, images.load(ROOT / "workflows/examples/astronaut.png").image
     for width, height in ((1024, 1024), (7680, 4320)):
-        image = functional.interpolate(photo.movedim(-1, 1), (height, width)).movedim(1, -1).contiguous()
+        image = (
+            functional.interpolate(photo.movedim(-1, 1), (height, width))
+            .movedim(1, -1)
+            .contiguous()
+        )
         mask = torch.zeros(1, height, width)
         mask[:, 300 : 300 + side, 300 : 300 + side] = 1
         base.cache.clear()
-        taken[width] = seconds(lambda image=image, mask=mask: edit(editor, prepare(image, mask), sampling=asked))
+        taken[width] = seconds(
+            lambda image=image, mask=mask: edit(editor, prepare(image, mask), sampling=asked)
+        )
         yield Row(f"a {side}-pixel edit in {width}x{height}", taken[width], "s")
     yield Row("the 8K edit over the 1K edit", taken[7680] / taken[1024], "x", 1.15)
 
@@ -182,17 +223,25 @@ REAL_VISION = {
 
 
 def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
-    """The real transformer, VAE and text encoder in bfloat16, with random weights made on the device."""
+    """The real transformer, VAE and text encoder in bfloat16,
+    with random weights made on the device.
+    """
     base = pipeline.load(folder, "bf16", Mover(device))
     loaded = base.pipeline
-    config = {**loaded.transformer.config, "num_layers": layers, "joint_attention_dim": REAL_TEXT["hidden_size"]}
+    config = {
+        **loaded.transformer.config,
+        "num_layers": layers,
+        "joint_attention_dim": REAL_TEXT["hidden_size"],
+    }
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
         transformer = type(loaded.transformer).from_config(config)
         text_encoder = tiny_qwen.text_encoder(loaded.tokenizer, REAL_TEXT, REAL_VISION)
         vae = type(loaded.vae)(**REAL_VAE)
     torch.set_default_dtype(torch.float32)
-    loaded.register_modules(transformer=transformer.eval(), text_encoder=text_encoder.eval(), vae=vae.eval())
+    loaded.register_modules(
+        transformer=transformer.eval(), text_encoder=text_encoder.eval(), vae=vae.eval()
+    )
     base.memory = memory.Memory(loaded, Mover(device))
     return base
 
@@ -201,36 +250,47 @@ def peak_flops(device: torch.device) -> float:
     """The device's measured bfloat16 peak, FLOP a second."""
     side = 8192
     one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    taken = min(seconds(lambda: torch.stack([(one @ one)[0, 0] for _ in range(10)]).tolist()) for _ in range(5))
+    taken = min(
+        seconds(lambda: torch.stack([(one @ one)[0, 0] for _ in range(10)]).tolist())
+        for _ in range(5)
+    )
     return 10 * 2 * side**3 / taken
 
 
 def forward_flops(tokens: int, layers: int) -> float:
-    """Of one forward of the real transformer: 13.6 GFLOP a token in 60 blocks' linear layers, and attention."""
+    """Of one forward of the real transformer: 13.6 GFLOP a token in 60 blocks' linear layers,
+    and attention.
+    """
     return layers / 60 * 13.6e9 * tokens + layers * 4 * tokens**2 * 3072
 
 
-def seconds_a_step(base: pipeline.Base, asked: sampler.Task, sampling: Sampling) -> float:
+def seconds_a_step(call: Callable[[Sampling], torch.Tensor], sampling: Sampling) -> float:
+    """Of an edit with these settings, which `call` makes; its result must be on the CPU, so that
+    the GPU is done.
+    """
     taken = {}
     for steps in (2, 4, 12):  # the first warms up
         longer = replace(sampling, steps=steps)
-        start = time.perf_counter()
-        sampler.sample(base, asked, longer, no_progress)  # its result is on the CPU: the GPU is done
-        taken[steps] = time.perf_counter() - start
+        taken[steps] = seconds(lambda longer=longer: call(longer).cpu())
     return (taken[12] - taken[4]) / 8
 
 
 CUDA_ROWS = ("seconds a step", "share of the bf16 peak", "peak memory")
 CUDA_CASES: dict[str, tuple[str, Sampling]] = {
+    "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=sampler.ONE_MEGAPIXEL)),
+    "bf16, diffusers' pipeline at equal condition size": ("stock", Sampling()),
     "bf16": ("bf16", Sampling()),
     "bf16, compiled": ("bf16", Sampling(compile=True)),
     "bf16, step cache 0.1": ("bf16", Sampling(step_cache=0.1)),
+    "bf16, step cache taylor 0.5": ("bf16", Sampling(step_cache=0.5, step_cache_kind="taylor")),
     "bf16, both halves in one batch": ("batch", Sampling()),
     "fp8 storage": ("fp8", Sampling()),
 }
 
 
-def on_cuda(folder: Path, device: torch.device | None, layers: int = 60, side: int = 512) -> Iterator[Row]:
+def on_cuda(
+    folder: Path, device: torch.device | None, layers: int = 60, side: int = 512
+) -> Iterator[Row]:
     """At the real size; device None: there is none, and the rows say so."""
     if device is None:
         for case, figure in itertools.product(CUDA_CASES, CUDA_ROWS):
@@ -240,7 +300,7 @@ def on_cuda(folder: Path, device: torch.device | None, layers: int = 60, side: i
     yield Row("CUDA: measured bf16 peak", peak / 1e12, "TFLOP/s")
     base = real_base(folder, device, layers)
     asked = task(side)
-    tokens = 4 * (side // 16) ** 2 + sampler._embed(base, asked.prompt, asked.conditions, lambda part: None)[0].shape[1]
+    words = sampler._embed(base, asked.prompt, asked.conditions, lambda part: None)[0].shape[1]
     for case, (how, sampling) in CUDA_CASES.items():
         if how == "fp8":
             base.pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
@@ -250,21 +310,37 @@ def on_cuda(folder: Path, device: torch.device | None, layers: int = 60, side: i
         base.memory.mover.put(base.pipeline.vae, 0, no_progress)
         base.memory.mover.put(base.pipeline.text_encoder, 0, no_progress)
         torch.cuda.reset_peak_memory_stats()
-        with speed.settings(base.pipeline.transformer, sampling):
-            step = seconds_a_step(base, asked, sampling)
+        with speed.settings(base, sampling):
+            if how == "stock":
+                area = sampling.condition_pixels or side**2
+                step = seconds_a_step(
+                    lambda asked_for, area=area: stock(base, asked, asked_for, area), sampling
+                )
+            else:
+                step = seconds_a_step(
+                    lambda asked_for: sampler.sample(base, asked, asked_for, no_progress), sampling
+                )
         base.memory.bring = bring
         name = f"CUDA, {side}x{side}, {case}"
         yield Row(f"{name}: seconds a step", step, "s")
         if not sampling.step_cache:
-            yield Row(f"{name}: share of the bf16 peak", 2 * forward_flops(tokens, layers) / step / peak, "")
+            tokens = asked.pixels(sampling.condition_pixels) // 16**2 + words
+            yield Row(
+                f"{name}: share of the bf16 peak",
+                2 * forward_flops(tokens, layers) / step / peak,
+                "",
+            )
         yield Row(f"{name}: peak memory", torch.cuda.max_memory_allocated() / 2**30, "GB")
         gc.collect()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     device = torch.device("cuda") if torch.cuda.is_available() else None
@@ -282,6 +358,9 @@ def main() -> int:
         ]
         del base
         rows.extend(on_cuda(folder / "base", device))
+    if options.save:
+        gpu = f", {torch.cuda.get_device_name()}" if device else ""
+        (ROOT / "benchmarks" / "results" / f"sampler{gpu}.txt").write_text(table(rows) + "\n")
     return finish(rows, options.json)
 
 

@@ -4,11 +4,18 @@ from comfy_api.latest import io
 
 from ..artmancer.edit import TRANSFERS, edit
 from ..artmancer.editor import Conditions, Editor, Sampling
-from ..artmancer.qwen.speed import ATTENTION
+from ..artmancer.qwen.speed import ATTENTION, STEP_CACHES
 from . import comfy_host
-from .types import ADVANCED, ConditionsType, EditorType
+from .types import ConditionsType, EditorType, advanced, spill, widen
 
-CONDITION_PIXELS = {"crop": None, "1 megapixel": 1024 * 1024, "768": 768 * 768, "512": 512 * 512, "384": 384 * 384}
+CONDITION_PIXELS = {
+    "crop": None,
+    "1 megapixel": 1024 * 1024,
+    "768": 768 * 768,
+    "512": 512 * 512,
+    "384": 384 * 384,
+}
+MEGAPIXELS = "megapixels"
 
 
 class EditSampler(io.ComfyNode):
@@ -18,13 +25,16 @@ class EditSampler(io.ComfyNode):
             node_id="ArtMancer_EditSampler",
             display_name="Edit Sampler",
             category="ArtMancer",
-            description="Edit the crop, match its colours at the mask's rim, and stitch it into the photo. "
-            "Every pixel outside the feathered mask stays as it was.",
+            description="Edit the crop, match its colours at the mask's rim, and stitch it into "
+            "the photo. Every pixel outside the feathered mask stays as it was.",
             inputs=[
                 EditorType.Input("editor", tooltip="From Load Editor."),
                 ConditionsType.Input("conditions", tooltip="From Split Conditions."),
                 io.String.Input(
-                    "prompt", default="", multiline=True, tooltip="The edit in words. The draft editor ignores it."
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="The edit in words. The draft editor ignores it.",
                 ),
                 io.String.Input(
                     "negative",
@@ -39,10 +49,15 @@ class EditSampler(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     control_after_generate=True,
-                    tooltip="The same seed gives the same edit. Each picture of a batch has the next one.",
+                    tooltip="The same seed gives the same edit. "
+                    "Each picture of a batch has the next one.",
                 ),
                 io.Int.Input(
-                    "steps", default=10, min=1, max=100, tooltip="Denoising steps. The draft editor ignores them."
+                    "steps",
+                    default=10,
+                    min=1,
+                    max=100,
+                    tooltip="Denoising steps. The draft editor ignores them.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -50,73 +65,116 @@ class EditSampler(io.ComfyNode):
                     min=0.5,
                     max=20.0,
                     step=0.1,
-                    tooltip="How closely the edit follows the prompt; 1 halves the time of a step, and ignores the "
-                    "negative. The draft editor ignores it.",
+                    tooltip="How closely the edit follows the prompt; 1 halves the time of a step, "
+                    "and ignores the negative. The draft editor ignores it.",
                 ),
                 io.Boolean.Input(
                     "match_colors",
                     default=True,
-                    tooltip="Fit the edit's colours to the photo's just outside the mask, so that no seam shows.",
+                    tooltip="Fit the edit's colours to the photo's just outside the mask, so that "
+                    "no seam shows.",
                 ),
                 io.Combo.Input(
                     "transfer",
                     options=list(TRANSFERS),
                     default="colours",
                     optional=True,
-                    tooltip="White balance: colours fits the change of colours and applies it to the photo's own "
-                    "pixels, so that no texture is lost. pixels takes the editor's pixels.",
+                    tooltip="White balance: colours fits the change of colours and applies it to "
+                    "the photo's own pixels, so that no texture is lost. "
+                    "pixels takes the editor's pixels.",
                 ),
                 io.Boolean.Input(
                     "keep_background",
                     default=False,
                     optional=True,
-                    tooltip="Hold the crop outside the mask to the photo in every step. The edit then fits what is "
-                    "around it more closely, but cannot cast a shadow there. Costs one more encoding.",
+                    tooltip="Hold the crop outside the mask to the photo in every step. The edit "
+                    "then fits what is around it more closely, but cannot cast a shadow there. "
+                    "Costs one more encoding.",
                 ),
-                io.Combo.Input(
-                    "condition_size",
-                    options=list(CONDITION_PIXELS),
-                    default="crop",
-                    optional=True,
-                    tooltip="The size each conditioning image is encoded at. crop: its own, fastest. 1 megapixel: as "
-                    "the stock pipeline does, 4 times the work at 512x512. A number: that many pixels squared.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "condition_size",
+                        options=[*CONDITION_PIXELS, MEGAPIXELS],
+                        default="crop",
+                        optional=True,
+                        tooltip="The size each conditioning image is encoded at. crop: its own, "
+                        "fastest. 1 megapixel: as the stock pipeline does, 4 times the work at "
+                        "512x512. A number: that many pixels squared. megapixels: as "
+                        "condition_megapixels says.",
+                    )
                 ),
-                io.Float.Input(
-                    "step_cache",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Skip most of a step when its first block changes less than this; 0 = never. 0.1 is a "
-                    "start for 20 steps or more. Costs detail.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Float.Input(
+                        "step_cache",
+                        default=0.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="How readily a step is made of those before it instead of being "
+                        "computed; 0 = never. For 20 steps or more; costs detail. What the number "
+                        "means is up to step_cache_kind.",
+                    )
                 ),
-                io.Combo.Input(
-                    "attention",
-                    options=list(ATTENTION),
-                    default="default",
-                    optional=True,
-                    tooltip="The attention kernel. All but default and cudnn must be installed first; sage computes "
-                    "in 8 bits, which changes the result a little.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "attention",
+                        options=list(ATTENTION),
+                        default="default",
+                        optional=True,
+                        tooltip="The attention kernel. All but default and cudnn must be installed "
+                        "first; sage computes in 8 bits, which changes the result a little.",
+                    )
                 ),
-                io.Boolean.Input(
-                    "compile",
-                    default=False,
-                    optional=True,
-                    tooltip="Compile the transformer's blocks. The first edit at each size then takes a minute or "
-                    "more, later ones less. Switching the variant compiles anew.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Boolean.Input(
+                        "compile",
+                        default=False,
+                        optional=True,
+                        tooltip="Compile the transformer's blocks. The first edit at each size "
+                        "then takes a minute or more, later ones less. Switching the variant "
+                        "compiles anew.",
+                    )
                 ),
+                advanced(
+                    io.Float.Input(
+                        "condition_megapixels",
+                        default=0.25,
+                        min=0.05,
+                        max=4.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="The area each conditioning image is encoded at where "
+                        "condition_size is megapixels; 0.25 = 512x512. Twice the area is at least "
+                        "twice the work.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "step_cache_kind",
+                        options=list(STEP_CACHES),
+                        default="first block",
+                        optional=True,
+                        tooltip="What step_cache does. first block: skips the other blocks where "
+                        "the first changes less than this, say 0.1; adapts to the picture. sea: "
+                        "skips all blocks until the picture has moved this far, say 0.25; at most "
+                        "two steps in a row. taylor: extrapolates this share of the steps, 0.5 = "
+                        "every other one, which then cost next to nothing; the first three and the "
+                        "last are computed.",
+                    )
+                ),
+                widen(),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The edited photo, at its own resolution."),
+                io.Image.Output(
+                    display_name="image", tooltip="The edited photo, at its own resolution."
+                ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What was done, as JSON: who edited, seconds, memory, drift, change outside the mask.",
+                    tooltip="What was done, as JSON: who edited, seconds, memory, drift, change "
+                    "outside the mask. For Report.",
                 ),
+                spill(),
             ],
         )
 
@@ -137,8 +195,14 @@ class EditSampler(io.ComfyNode):
         step_cache: float = 0.0,
         attention: str = "default",
         compile: bool = False,
+        condition_megapixels: float = 0.25,
+        step_cache_kind: str = "first block",
+        widen: bool = False,
     ) -> io.NodeOutput:
         progress = comfy_host.progress()
+        pixels = {**CONDITION_PIXELS, MEGAPIXELS: round(2**20 * condition_megapixels)}[
+            condition_size
+        ]
         result = edit(
             editor,
             conditions,
@@ -148,17 +212,21 @@ class EditSampler(io.ComfyNode):
                 steps=steps,
                 cfg=cfg,
                 negative=negative,
-                condition_pixels=CONDITION_PIXELS[condition_size],
+                condition_pixels=pixels,
                 keep_background=keep_background,
                 step_cache=step_cache,
+                step_cache_kind=step_cache_kind,
                 attention=attention,
                 compile=compile,
             ),
             match=match_colors,
             transfer=transfer,
+            widen=widen,
             progress=progress,
         )
         report = result.report
         progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
         shown = comfy_host.before_after(conditions.image, result.image)
-        return io.NodeOutput(result.image, json.dumps(report.as_dict(), indent=2), ui=shown)
+        return io.NodeOutput(
+            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=shown
+        )

@@ -1,3 +1,5 @@
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..artmancer.draft import DraftEditor
@@ -8,9 +10,13 @@ from ..artmancer.qwen.editor import QwenEditor
 from ..artmancer.qwen.memory import MODES
 from ..artmancer.qwen.pipeline import PRECISIONS
 from . import comfy_host
-from .types import ADVANCED, EditorType
+from .types import EditorType, advanced
 
-AUTO, NONE = "auto", "none"
+DRAFT, AUTO, NONE = "draft", "auto", "none"
+
+
+def _chosen(editor: str) -> str:
+    return next(iter(comfy_host.bases()), DRAFT) if editor == AUTO else editor
 
 
 class LoadEditor(io.ComfyNode):
@@ -21,23 +27,24 @@ class LoadEditor(io.ComfyNode):
             node_id="ArtMancer_LoadEditor",
             display_name="Load Editor",
             category="ArtMancer",
-            description="Choose who edits, and the task. The draft editor needs no weights and no GPU; any other is a "
-            "Qwen-Image-Edit model in models/diffusers.",
+            description="Choose who edits, and the task. The draft editor needs no weights and no "
+            "GPU; any other is a Qwen-Image-Edit model in models/diffusers.",
             inputs=[
                 io.Combo.Input(
                     "editor",
-                    options=["draft", *comfy_host.bases()],
-                    default="draft",
-                    tooltip="draft: PatchMatch fills a hole, Poisson blending inserts a reference, shades of grey "
-                    "balances the colours; it does not read the prompt. Others: folders of Qwen-Image-Edit-2509 or "
-                    "2511 in models/diffusers, or in MODEL_PATH.",
+                    options=[DRAFT, AUTO, *comfy_host.bases()],
+                    default=DRAFT,
+                    tooltip="draft: PatchMatch fills a hole, Poisson blending inserts a reference, "
+                    "shades of grey balances the colours; it does not read the prompt. Others: "
+                    "folders of Qwen-Image-Edit-2509 or 2511 in models/diffusers, or in "
+                    "MODEL_PATH. auto: the first of these, or draft where there is none.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default="removal",
-                    tooltip="insertion: put the reference where the mask is. removal: take out what the mask covers. "
-                    "white_balance: remove a colour cast; needs no mask.",
+                    tooltip="insertion: put the reference where the mask is. removal: take out "
+                    "what the mask covers. white_balance: remove a colour cast; needs no mask.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -45,46 +52,59 @@ class LoadEditor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Of the draft editor's white balance, or of the Qwen editor's checkpoint.",
+                    tooltip="Of the draft editor's white balance, "
+                    "or of the Qwen editor's checkpoint.",
                 ),
                 io.Combo.Input(
                     "checkpoint",
                     options=[AUTO, NONE, *files],
                     default=AUTO,
                     optional=True,
-                    tooltip="The variant's LoRA, from models/artmancer or models/loras. auto: the file of the "
-                    "variant's own name (removal_cp.safetensors...), or what MODEL_FILE... names. none: the base "
-                    "alone. Switching costs no reload.",
+                    tooltip="The variant's LoRA, from models/artmancer or models/loras. auto: the "
+                    "file of the variant's own name (removal_cp.safetensors...), or what "
+                    "MODEL_FILE... names. none: the base alone. Switching costs no reload.",
                 ),
                 io.Combo.Input(
                     "acceleration",
                     options=[NONE, *files],
                     default=NONE,
                     optional=True,
-                    tooltip="A LoRA for few steps on top, such as Qwen-Image-Lightning. It samples with CFG 1 and a "
-                    "shift of 3; set the steps in Edit Sampler to its 4 or 8.",
+                    tooltip="A LoRA for few steps on top, such as Qwen-Image-Lightning. It samples "
+                    "with CFG 1 and a shift of 3; set the steps in Edit Sampler to its 4 or 8.",
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(PRECISIONS),
-                    default=AUTO,
-                    optional=True,
-                    tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8 halves the transformer's memory (20 GB instead "
-                    "of 40) and rounds them, which changes the result a little.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "precision",
+                        options=list(PRECISIONS),
+                        default=AUTO,
+                        optional=True,
+                        tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8 halves the "
+                        "transformer's memory (20 GB instead of 40) and rounds them, which changes "
+                        "the result a little.",
+                    )
                 ),
-                io.Combo.Input(
-                    "memory",
-                    options=[AUTO, *MODES],
-                    default=AUTO,
-                    optional=True,
-                    tooltip="auto: the first of the three that fits. one model at a time: moves 16 and 40 GB in each "
-                    "new edit. group offload: streams the weights through a small GPU in every step; slowest.",
-                    extra_dict=ADVANCED,
+                advanced(
+                    io.Combo.Input(
+                        "memory",
+                        options=[AUTO, *MODES],
+                        default=AUTO,
+                        optional=True,
+                        tooltip="auto: the first of the three that fits. one model at a time: "
+                        "moves 16 and 40 GB in each new edit. group offload: streams the weights "
+                        "through a small GPU in every step; slowest.",
+                    )
                 ),
             ],
-            outputs=[EditorType.Output(display_name="editor", tooltip="For Split Conditions and Edit Sampler.")],
+            outputs=[
+                EditorType.Output(
+                    display_name="editor", tooltip="For Split Conditions and Edit Sampler."
+                )
+            ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, editor: str = DRAFT, **_: Any) -> str:
+        return _chosen(editor)
 
     @classmethod
     def execute(
@@ -97,15 +117,17 @@ class LoadEditor(io.ComfyNode):
         precision: str = AUTO,
         memory: str = AUTO,
     ) -> io.NodeOutput:
-        if editor == "draft":
+        editor = _chosen(editor)
+        if editor == DRAFT:
             return io.NodeOutput(DraftEditor(variant, strength))
         files = comfy_host.loras()
-        path = checkpoints.find(variant, files.values()) if checkpoint == AUTO else files.get(checkpoint)
+        path = comfy_host.checkpoint(variant) if checkpoint == AUTO else files.get(checkpoint)
         if checkpoint == AUTO and path is None:
             raise ArtMancerError(
                 "checkpoint_missing",
-                f"There is no checkpoint for {variant}: expected {' or '.join(checkpoints.FILES[variant])} in "
-                "models/artmancer or models/loras. Put it there, choose a file, or choose 'none' for the base alone.",
+                f"There is no checkpoint for {variant}: expected "
+                f"{' or '.join(checkpoints.expected(variant))} in models/artmancer or "
+                "models/loras. Put it there, choose a file, or choose 'none' for the base alone.",
             )
         return io.NodeOutput(
             QwenEditor(

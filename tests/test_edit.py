@@ -12,11 +12,15 @@ from artmancer import region
 from artmancer.color import to_linear
 from artmancer.draft import DraftEditor, balance
 from artmancer.drift import drift
-from artmancer.edit import edit, prepare
+from artmancer.edit import edit, prepare, with_extra
 from artmancer.editor import VARIANTS, EditRequest, Report, Sampling
 from artmancer.errors import ArtMancerError
 from artmancer.masks import refine
 from artmancer.progress import Progress
+
+needs_patchmatch = pytest.mark.skipif(
+    filling.method() != "patchmatch", reason="pypatchmatch has no wheel for this Python"
+)
 
 
 class Stand_in:
@@ -24,6 +28,7 @@ class Stand_in:
 
     name = "stand-in"
     variant = "removal"
+    adapters = ()
 
     def __init__(self, change) -> None:
         self.change = change
@@ -40,13 +45,51 @@ def stripes(height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_leaves_every_bit_outside_the_mask(example, variant: str) -> None:
     photo, mask = example("coffee"), example("coffee_mask")
-    conditions = prepare(photo, mask, reference=example("astronaut"), reference_mask=example("astronaut_patch_mask"))
+    conditions = prepare(
+        photo, mask, reference=example("astronaut"), reference_mask=example("astronaut_patch_mask")
+    )
     result = edit(DraftEditor(variant), conditions)
     outside = refine.feather(mask, 16) == 0
     assert torch.equal(result.image[outside], photo[outside])
     assert not torch.equal(result.image[mask == 1], photo[mask == 1])
     assert result.report.editor == f"draft/{variant}"
     assert result.report.outside_psnr == math.inf
+
+
+def test_more_pictures_come_after_the_recipes_in_their_shape(example) -> None:
+    conditions = prepare(example("coffee"), example("coffee_mask"))
+    height, width = conditions.crop.region.size
+    wide = torch.full((1, height, 2 * width, 3), 0.25)
+    more = with_extra(with_extra(conditions, wide), example("coffee"))
+    assert list(more.images) == ["mask", "background", "object", "extra 1", "extra 2"]
+    assert list(conditions.images) == ["mask", "background", "object"]
+    first = more.images["extra 1"]
+    assert first.shape == conditions.crop.image.shape
+    assert torch.allclose(
+        first[:, height // 4 + 2 : -height // 4 - 2], torch.tensor(0.25), atol=1e-5
+    )
+    assert torch.equal(first[:, : height // 4 - 2], torch.ones(1, height // 4 - 2, width, 3))
+    fitting = with_extra(conditions, conditions.crop.image).images["extra 1"]
+    assert torch.allclose(fitting, conditions.crop.image, atol=1e-5)
+    result = edit(DraftEditor("white_balance"), more)
+    assert result.report.conditions == tuple(more.images)
+    assert torch.equal(result.image, edit(DraftEditor("white_balance"), conditions).image)
+
+
+def test_an_extra_picture_is_one_or_as_many_as_there_are_photos(example) -> None:
+    photos = torch.cat([example("coffee"), 1 - example("coffee")])
+    conditions = prepare(photos, example("coffee_mask"))
+    assert len(with_extra(conditions, example("astronaut")).images["extra 1"]) == 2
+    both = with_extra(conditions, photos).images["extra 1"]
+    assert torch.allclose(both[1, 100:120], 1 - both[0, 100:120], atol=0.1)
+    for wrong, said in (
+        (photos.repeat(2, 1, 1, 1), "batch of 4; expected 1, or 2"),
+        (photos[..., :1], r"The extra image has shape \[2, 400, 600, 1\]"),
+        (photos * torch.nan, "NaN"),
+    ):
+        with pytest.raises(ArtMancerError, match=said) as caught:
+            with_extra(conditions, wrong)
+        assert caught.value.code == "invalid_request"
 
 
 def test_removal_continues_the_pattern_around_the_hole() -> None:
@@ -61,14 +104,20 @@ def test_removal_does_not_fetch_a_face_for_the_wall(example) -> None:
     photo, mask = example("astronaut"), example("astronaut_shuttle_mask")
     mask[:, 60:220, 345:375] = 1
     filled = filling.fill(photo, mask, 0, lambda *_: None)[mask == 1]
-    assert ((filled[:, 0] - filled[:, 2]) > 0.25).float().mean() < 0.005, "neither skin nor orange cloth"
+    assert ((filled[:, 0] - filled[:, 2]) > 0.25).float().mean() < 0.005, (
+        "neither skin nor orange cloth"
+    )
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_objects_a_pixel_or_two_thin_are_inserted(side: int) -> None:
     photo, mask = torch.rand(1, 200, 300, 3), torch.zeros(1, 200, 300)
     mask[:, 100 : 100 + side, 100:160] = 1
-    result = edit(DraftEditor("insertion"), prepare(photo, mask, reference=torch.ones(1, 4, 240, 3)), match=False).image
+    result = edit(
+        DraftEditor("insertion"),
+        prepare(photo, mask, reference=torch.ones(1, 4, 240, 3)),
+        match=False,
+    ).image
     assert not torch.equal(result, photo)
 
 
@@ -102,6 +151,7 @@ def test_what_cannot_be_prepared_is_refused(example, given: dict, said: str) -> 
         prepare(example("coffee"), example("coffee_mask"), **given)
 
 
+@needs_patchmatch
 def test_a_fill_that_is_cancelled_does_not_hold_up_the_next() -> None:
     photo, mask = torch.rand(1, 1400, 1400, 3), torch.zeros(1, 1400, 1400)
     mask[:, 200:1200, 200:1200] = 1
@@ -118,6 +168,7 @@ def test_a_fill_that_is_cancelled_does_not_hold_up_the_next() -> None:
     assert "patchmatch_process" not in running
 
 
+@needs_patchmatch
 def test_a_patchmatch_without_its_native_part_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     import patchmatch
 
@@ -126,6 +177,7 @@ def test_a_patchmatch_without_its_native_part_is_none(monkeypatch: pytest.Monkey
     assert filling.method() == "telea"
 
 
+@needs_patchmatch
 def test_the_same_seed_gives_the_same_edit_and_a_batch_counts_up(example) -> None:
     photo, mask = example("astronaut"), example("astronaut_shuttle_mask")
     once = edit(DraftEditor("removal"), prepare(photo, mask), seed=5).image
@@ -146,7 +198,9 @@ def test_without_patchmatch_opencv_fills_the_hole(monkeypatch: pytest.MonkeyPatc
 
 def test_insertion_puts_the_reference_into_the_masks_box_in_its_own_colours(example) -> None:
     photo, mask = example("coffee"), example("coffee_mask")
-    conditions = prepare(photo, mask, reference=example("astronaut"), reference_mask=example("astronaut_patch_mask"))
+    conditions = prepare(
+        photo, mask, reference=example("astronaut"), reference_mask=example("astronaut_patch_mask")
+    )
     result = edit(DraftEditor("insertion"), conditions).image
     red, green, blue = result[0, 300:340, 500:540].mean((0, 1))
     assert blue > red > green, "the patch is violet, the table under it is brown"
@@ -154,7 +208,11 @@ def test_insertion_puts_the_reference_into_the_masks_box_in_its_own_colours(exam
 
 def test_words_alone_cannot_be_drawn_without_weights(example) -> None:
     with pytest.raises(ArtMancerError, match="cannot draw from words") as caught:
-        edit(DraftEditor("insertion"), prepare(example("coffee"), example("coffee_mask")), prompt="a spoon")
+        edit(
+            DraftEditor("insertion"),
+            prepare(example("coffee"), example("coffee_mask")),
+            prompt="a spoon",
+        )
     assert caught.value.code == "reference_missing"
 
 
@@ -232,7 +290,9 @@ def test_progress_is_told_and_can_cancel(example) -> None:
 def test_colours_are_matched_at_the_rim_unless_told_not_to(example) -> None:
     photo, mask = example("coffee"), example("coffee_mask")
     darker = Stand_in(lambda crop: crop * 0.8)
-    matched, raw = (edit(darker, prepare(photo, mask), match=match).image for match in (True, False))
+    matched, raw = (
+        edit(darker, prepare(photo, mask), match=match).image for match in (True, False)
+    )
     inside = mask == 1
     assert (matched - photo)[inside].abs().mean() < 0.02 < (raw - photo)[inside].abs().mean()
 
@@ -243,7 +303,7 @@ def test_the_report_measures_what_the_editor_did_outside(example) -> None:
     assert noisy.outside_psnr_raw == pytest.approx(40, abs=0.5) and noisy.outside_psnr == math.inf
     assert noisy.drift_px == pytest.approx(0, abs=0.05)
     moved = edit(Stand_in(lambda crop: crop.roll(3, 2)), prepare(photo, mask, context=3)).report
-    assert moved.drift_px == pytest.approx(3, abs=0.3)
+    assert moved.drift_px == pytest.approx(3, abs=0.3) and moved.realigned and not noisy.realigned
     assert set(noisy.seconds) == {"crop", "split", "edit", "stitch"} and noisy.peak_memory > 2**20
 
 
@@ -251,15 +311,75 @@ def test_the_report_measures_what_the_editor_did_outside(example) -> None:
 def test_drift_is_found_to_sub_pixel(example, shift: tuple[float, float]) -> None:
     photo = example("astronaut")
     matrix = torch.tensor([[1, 0, shift[0]], [0, 1, shift[1]]]).numpy()
-    moved = cv2.warpAffine(photo[0].numpy(), matrix, (512, 512), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(
+        photo[0].numpy(), matrix, (512, 512), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
     outside = disc(512, 512, 250, 250, 90) == 0
     found = drift(torch.from_numpy(moved).unsqueeze(0), photo, outside)
-    assert found == pytest.approx(math.hypot(*shift), abs=0.05)
+    assert found is not None and found[0] == pytest.approx(shift[::-1], abs=0.05)
+
+
+def test_an_edit_that_moved_is_moved_back_before_it_is_stitched(example) -> None:
+    photo, mask = example("astronaut"), disc(512, 512, 250, 250, 60)
+    conditions = prepare(photo, mask, context=3)
+    inside = mask == 1
+
+    def moves(crop: torch.Tensor) -> torch.Tensor:
+        matrix = torch.tensor([[1, 0, 1.5], [0, 1, -0.75]]).numpy()
+        size = crop.shape[2], crop.shape[1]
+        return torch.from_numpy(
+            cv2.warpAffine(
+                crop[0].numpy(),
+                matrix,
+                size,
+                flags=cv2.INTER_CUBIC,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        )[None].clamp(0, 1)
+
+    result = edit(Stand_in(moves), conditions, match=False)
+    assert result.report.realigned and result.report.drift_px == pytest.approx(
+        math.hypot(1.5, 0.75), abs=0.05
+    )
+    left = (result.image - photo)[inside].abs().mean()
+    before = (
+        (moves(conditions.crop.image) - conditions.crop.image)[conditions.crop.mask == 1]
+        .abs()
+        .mean()
+    )
+    assert left < before / 5
+
+
+@pytest.mark.parametrize("resolution", ["native", "512"])
+def test_a_shadow_beside_the_mask_is_found_and_stitched_if_asked(example, resolution: str) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    shade = disc(400, 600, 215, 350, 28) * (1 - mask)
+    conditions = prepare(photo, mask, context=3, feather=4, resolution=resolution)
+    darker = region.take(photo * (1 - 0.4 * shade.unsqueeze(-1)), conditions.crop.region)
+    editor = Stand_in(lambda crop: darker)
+    cut, whole = (edit(editor, conditions, widen=widen) for widen in (False, True))
+    found, truth = cut.spill > 0.5, (shade > 0) & (refine.feather(mask, 4) == 0)
+    assert float((found & truth).sum() / (found | truth).sum()) > 0.8
+    assert cut.report.spill > 0.01 and not cut.report.widened and whole.report.widened
+    assert torch.equal(cut.image[truth], photo[truth])
+    assert (whole.image - photo)[found & truth].mean() < -0.05
+    far = refine.feather(((shade + mask) > 0).float(), 14) == 0
+    assert torch.equal(whole.image[far], photo[far])
+
+
+def test_what_a_vae_does_to_every_pixel_is_no_change(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    noise = 0.03 * torch.randn(1, 400, 600, 3, generator=torch.Generator().manual_seed(0))
+    conditions = prepare(photo, mask, context=3)
+    noisy = region.take((photo + noise).clamp(0, 1), conditions.crop.region)
+    result = edit(Stand_in(lambda crop: noisy), conditions)
+    assert result.report.spill == 0 and not result.spill.any()
 
 
 def test_noise_has_no_drift_to_tell() -> None:
     walls = [
-        0.5 + 0.005 * torch.randn(1, 256, 256, 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)
+        0.5 + 0.005 * torch.randn(1, 256, 256, 3, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 2)
     ]
     assert drift(walls[0], walls[1], torch.ones(1, 256, 256, dtype=torch.bool)) is None
 
@@ -297,7 +417,9 @@ def test_white_balance_judges_what_the_mask_covers(example) -> None:
     assert (balanced.amax(-1) - balanced.amin(-1)).max() < 0.01
     linear = to_linear(photo[:, :, :64]).mean((0, 1, 2)), to_linear(balanced).mean((0, 1, 2))
     weights = torch.tensor([0.2126, 0.7152, 0.0722])
-    assert float(weights @ linear[0]) == pytest.approx(float(weights @ linear[1]), rel=0.02), "its luminance stays"
+    assert float(weights @ linear[0]) == pytest.approx(float(weights @ linear[1]), rel=0.02), (
+        "its luminance stays"
+    )
 
 
 def test_a_red_wall_stays_red() -> None:
@@ -312,6 +434,22 @@ def test_where_hardly_anything_is_outside_there_is_no_drift_to_tell(example) -> 
 
 
 def test_the_report_is_json_without_infinities() -> None:
-    report = Report("e", "r", ("a",), 1, (2, 3), (0, 0, 2, 3), {"edit": 1.0}, 5, math.inf, math.inf, None)
+    report = Report(
+        "e",
+        (),
+        "r",
+        ("a",),
+        1,
+        (2, 3),
+        (0, 0, 2, 3),
+        {"edit": 1.0},
+        5,
+        math.inf,
+        math.inf,
+        None,
+        False,
+        0.0,
+        False,
+    )
     assert report.as_dict()["outside_psnr"] == "infinite"
     assert report.as_dict()["drift_px"] is None

@@ -1,4 +1,6 @@
-"""What an edit with the Qwen editor may ask for: memory modes, precision, speed; and that nothing of it stays."""
+"""What an edit with the Qwen editor may ask for: memory modes, precision, speed;
+and that nothing of it stays.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +23,26 @@ from artmancer.qwen.editor import QwenEditor
 PICTURE = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((96, 96))
 
 
+GPU_IS_FULL = torch.OutOfMemoryError("CUDA out of memory.")
+
+
 @pytest.fixture
 def base(tiny_base: Path) -> pipeline.Base:
     return pipeline.load(tiny_base)
 
 
-def picture(base: pipeline.Base, task: dict[str, Any] | None = None, **sampling: Any) -> torch.Tensor:
+def picture(
+    base: pipeline.Base, task: dict[str, Any] | None = None, **sampling: Any
+) -> torch.Tensor:
     asked = sampler.Task(
-        **{"prompt": "x", "conditions": [PICTURE], "height": 96, "width": 96, "seed": 0, **(task or {})}
+        **{
+            "prompt": "x",
+            "conditions": [PICTURE],
+            "height": 96,
+            "width": 96,
+            "seed": 0,
+            **(task or {}),
+        }
     )
     return sampler.sample(base, asked, Sampling(**{"steps": 2, **sampling}), no_progress)
 
@@ -75,7 +89,9 @@ def test_layers_that_are_attached_while_weights_are_streamed_are_streamed_too(
             if isinstance(layer, torch.nn.Linear):
                 assert layer._diffusers_hook.get_hook("group_offloading"), name
     base.memory.use(memory.MODES[0], 0)
-    hooks = [getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()]
+    hooks = [
+        getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()
+    ]
     assert not any(hook and hook.get_hook("group_offloading") for hook in hooks)
 
 
@@ -100,7 +116,8 @@ def test_one_model_at_a_time_takes_the_others_off_the_device(base: pipeline.Base
 
 
 @pytest.mark.parametrize(
-    ("room", "mode"), [(None, memory.MODES[0]), (100, memory.MODES[0]), (12, memory.MODES[1]), (4, memory.MODES[2])]
+    ("room", "mode"),
+    [(None, memory.MODES[0]), (100, memory.MODES[0]), (12, memory.MODES[1]), (4, memory.MODES[2])],
 )
 def test_auto_takes_the_first_mode_that_fits(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch, room: int | None, mode: str
@@ -128,14 +145,14 @@ def test_a_cancelled_move_goes_back(base: pipeline.Base) -> None:
     assert back == ["cpu"]
 
 
-def fails_first(base: pipeline.Base, times: int) -> None:
+def fails_first(base: pipeline.Base, times: int, error: Exception = GPU_IS_FULL) -> None:
     """Let the transformer run out of memory this many times."""
     forward, left = base.pipeline.transformer.forward, [times]
 
     def spent(*args: Any, **kwargs: Any) -> Any:
         if left[0]:
             left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         return forward(*args, **kwargs)
 
     base.pipeline.transformer.forward = spent
@@ -145,12 +162,39 @@ def test_out_of_memory_is_tried_once_more_in_a_leaner_mode(base: pipeline.Base, 
     asked = conditions(example)
     expected = edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1)).image
     fails_first(base, 1)
-    assert torch.equal(edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1)).image, expected)
+    assert torch.equal(
+        edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1)).image, expected
+    )
     fails_first(base, 2)
     with pytest.raises(ArtMancerError, match="GPU's memory is too small") as caught:
         edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1))
     assert caught.value.code == "out_of_memory" and caught.value.status == 507
-    assert torch.equal(edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1)).image, expected)
+    assert torch.equal(
+        edit(QwenEditor(base, "removal"), asked, sampling=Sampling(steps=1)).image, expected
+    )
+
+
+def test_a_full_main_memory_is_said(base: pipeline.Base, example) -> None:
+    fails_first(
+        base,
+        1,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    )
+    with pytest.raises(ArtMancerError, match="This computer's memory is too small") as caught:
+        edit(QwenEditor(base, "removal"), conditions(example), sampling=Sampling(steps=1))
+    assert caught.value.code == "out_of_memory"
+
+
+def test_where_a_batch_of_both_halves_is_too_much_they_go_in_turn(
+    base: pipeline.Base, example
+) -> None:
+    editor, asked = QwenEditor(base, "removal", memory="group offload"), conditions(example)
+    with counted(base.pipeline.transformer.proj_out) as calls:
+        together = edit(editor, asked, sampling=Sampling(steps=1)).image
+        assert len(calls) == 1
+        fails_first(base, 1)
+        apart = edit(editor, asked, sampling=Sampling(steps=1)).image
+    assert len(calls) == 3 and (apart - together).abs().max() <= 1e-4
 
 
 def test_a_batch_of_both_halves_gives_what_they_give_in_turn(base: pipeline.Base) -> None:
@@ -161,19 +205,35 @@ def test_a_batch_of_both_halves_gives_what_they_give_in_turn(base: pipeline.Base
     assert len(calls) == 2 and (apart - together).abs().max() <= 1e-4
 
 
-def test_eight_bits_are_stored_and_computed_with_in_sixteen(tiny_base: Path, loras: list[Path]) -> None:
+def test_eight_bits_are_stored_and_computed_with_in_sixteen(
+    tiny_base: Path, loras: list[Path]
+) -> None:
     stored = pipeline.load(tiny_base, "fp8")
     weight = stored.pipeline.transformer.transformer_blocks[0].attn.to_q.weight
     assert weight.dtype == torch.float8_e4m3fn
     rounded = pipeline.load(tiny_base, "bf16")
     for ours, plain in zip(
-        stored.pipeline.transformer.parameters(), rounded.pipeline.transformer.parameters(), strict=True
+        stored.pipeline.transformer.parameters(),
+        rounded.pipeline.transformer.parameters(),
+        strict=True,
     ):
         plain.data = ours.data.to(torch.bfloat16)
     assert torch.equal(picture(stored), picture(rounded))
     for base in (stored, rounded):
         checkpoints.use(base, {loras[0]: 1.0})
     assert (picture(stored) - picture(rounded)).abs().max() <= 1e-2
+
+
+def test_rounding_to_eight_bits_is_told_and_can_be_cancelled(tiny_base: Path) -> None:
+    told = []
+
+    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
+        told.append((done, doing))
+        if told[-1] == (3, "rounding the transformer to 8 bits"):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pipeline.load(tiny_base, "fp8", progress=cancel)
 
 
 def test_auto_is_the_precision_it_stands_for() -> None:
@@ -190,7 +250,9 @@ def test_an_acceleration_lora_stacks_and_brings_its_schedule(
     monkeypatch.setattr(
         sampler,
         "sample",
-        lambda base, task, sampling, tell: seen.append(sampling) or sample(base, task, sampling, tell),
+        lambda base, task, sampling, *rest: (
+            seen.append(sampling) or sample(base, task, sampling, *rest)
+        ),
     )
     plain = QwenEditor(base, "removal", checkpoints.read(loras[0]))
     fast = QwenEditor(base, "removal", checkpoints.read(loras[0]), acceleration=loras[1])
@@ -208,7 +270,10 @@ def test_the_background_is_kept_where_the_mask_is_black(base: pipeline.Base) -> 
     nowhere, everywhere = torch.zeros(96, 96), torch.ones(96, 96)
     vae, processor = base.pipeline.vae, base.pipeline.image_processor
     pixels = processor.preprocess(PICTURE, 96, 96).unsqueeze(2)
-    still = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[:, :, 0].permute(0, 2, 3, 1) / 2 + 0.5
+    still = (
+        vae.decode(vae.encode(pixels).latent_dist.mode()).sample[:, :, 0].permute(0, 2, 3, 1) / 2
+        + 0.5
+    )
     kept = picture(base, {"background": (PICTURE, nowhere)})
     assert (kept - still.clamp(0, 1)).abs().max() <= 1e-5
     assert torch.equal(picture(base, {"background": (PICTURE, everywhere)}), picture(base))
@@ -221,29 +286,42 @@ def test_the_background_is_kept_outside_the_feathered_mask(base: pipeline.Base, 
     assert kept.outside_psnr == free.outside_psnr and kept.outside_psnr_raw != free.outside_psnr_raw
 
 
-def test_the_step_cache_saves_blocks_and_leaves_nothing(base: pipeline.Base, example) -> None:
+@pytest.mark.parametrize(("kind", "much"), [("first block", 1.0), ("sea", 1.0), ("taylor", 0.5)])
+def test_a_step_cache_saves_blocks_and_leaves_nothing(
+    base: pipeline.Base, example, kind: str, much: float
+) -> None:
     asked, editor = conditions(example), QwenEditor(base, "removal")
     last = base.pipeline.transformer.transformer_blocks[-1].img_mlp
-    expected = edit(editor, asked, sampling=Sampling(steps=4)).image
+    expected = edit(editor, asked, sampling=Sampling(steps=6)).image
 
     def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
         if doing == "sampling" and done == 2:
             raise InterruptedError
 
-    cached = Sampling(steps=4, step_cache=1.0)
+    cached = Sampling(steps=6, step_cache=much, step_cache_kind=kind)
     with pytest.raises(InterruptedError):
         edit(editor, asked, sampling=cached, progress=cancel)
     with counted(last) as calls:
         first = edit(editor, asked, sampling=cached).image
-    assert len(calls) < 8
+    assert len(calls) < 12 and (first - expected).abs().max() <= 0.02
     assert torch.equal(edit(editor, asked, sampling=cached).image, first)
-    assert torch.equal(edit(editor, asked, sampling=Sampling(steps=4)).image, expected)
+    hardly = Sampling(steps=6, step_cache=0.001, step_cache_kind=kind)
+    assert torch.equal(edit(editor, asked, sampling=hardly).image, expected)
+    assert torch.equal(edit(editor, asked, sampling=Sampling(steps=6)).image, expected)
 
 
-def test_the_step_cache_forgets_between_the_pictures_of_a_batch(base: pipeline.Base, example) -> None:
+@pytest.mark.parametrize(("kind", "much"), [("first block", 1.0), ("sea", 1.0), ("taylor", 0.5)])
+def test_a_step_cache_forgets_between_the_pictures_of_a_batch(
+    base: pipeline.Base, example, kind: str, much: float
+) -> None:
     photo, mask = example("coffee")[:, ::4, ::4], example("coffee_mask")[:, ::4, ::4]
-    cached, editor = Sampling(steps=4, step_cache=1.0), QwenEditor(base, "removal")
-    both = edit(editor, prepare(photo.repeat(2, 1, 1, 1), mask, feather=4), seed=4, sampling=cached).image
+    cached, editor = (
+        Sampling(steps=5, step_cache=much, step_cache_kind=kind),
+        QwenEditor(base, "removal"),
+    )
+    both = edit(
+        editor, prepare(photo.repeat(2, 1, 1, 1), mask, feather=4), seed=4, sampling=cached
+    ).image
     alone = edit(editor, prepare(photo, mask, feather=4), seed=5, sampling=cached).image
     assert torch.equal(both[1:], alone)
 
@@ -252,19 +330,25 @@ def test_compiled_blocks_give_the_same_picture_and_are_left(base: pipeline.Base)
     from artmancer.qwen import speed
 
     expected = picture(base)
-    with speed.settings(base.pipeline.transformer, Sampling(compile=True)):
+    with speed.settings(base, Sampling(compile=True)):
         assert (picture(base) - expected).abs().max() <= 1e-4
-    with speed.settings(base.pipeline.transformer, Sampling(compile=True, step_cache=0.01)):
-        assert (picture(base) - expected).abs().max() <= 1e-4, "nothing to skip, and hooks that leave the graph"
-    with speed.settings(base.pipeline.transformer, Sampling()):
+    with speed.settings(base, Sampling(compile=True, step_cache=0.01)):
+        assert (picture(base) - expected).abs().max() <= 1e-4, (
+            "nothing to skip, and hooks that leave the graph"
+        )
+    with speed.settings(base, Sampling()):
         assert torch.equal(picture(base), expected)
 
 
-def test_attention_that_is_not_installed_is_refused_and_nothing_stays(base: pipeline.Base, example) -> None:
+@pytest.mark.parametrize("attention", ["sage", "cudnn"])
+def test_attention_that_cannot_run_here_is_refused_and_nothing_stays(
+    base: pipeline.Base, example, attention: str
+) -> None:
+    """One is not installed, the other has no kernel for the CPU."""
     asked, editor = conditions(example), QwenEditor(base, "removal")
     expected = edit(editor, asked, sampling=Sampling(steps=1)).image
-    with pytest.raises(ArtMancerError, match="attention 'sage' cannot be used here"):
-        edit(editor, asked, sampling=Sampling(steps=1, attention="sage", step_cache=0.5))
+    with pytest.raises(ArtMancerError, match=f"attention '{attention}' cannot be used here"):
+        edit(editor, asked, sampling=Sampling(steps=1, attention=attention, step_cache=0.5))
     assert torch.equal(edit(editor, asked, sampling=Sampling(steps=1)).image, expected)
 
 
@@ -274,8 +358,14 @@ def test_editors_on_one_base_do_not_change_each_others_pictures(
     asked = conditions(example)
     editors = [
         (QwenEditor(base, "removal", checkpoints.read(loras[0])), Sampling(steps=2)),
-        (QwenEditor(base, "removal", checkpoints.read(loras[1]), 0.5), Sampling(steps=3, step_cache=1.0)),
-        (QwenEditor(base, "removal", acceleration=loras[2], memory="group offload"), Sampling(steps=2)),
+        (
+            QwenEditor(base, "removal", checkpoints.read(loras[1]), 0.5),
+            Sampling(steps=3, step_cache=1.0),
+        ),
+        (
+            QwenEditor(base, "removal", acceleration=loras[2], memory="group offload"),
+            Sampling(steps=2),
+        ),
     ]
     first = [edit(editor, asked, sampling=sampling).image for editor, sampling in editors]
     for index in (2, 0, 1, 0, 2, 1):

@@ -13,7 +13,13 @@ from artmancer import region
 from artmancer.errors import ArtMancerError
 from artmancer.masks import refine
 
-TARGETS = [{}, {"longest_side": 512}, {"longest_side": 1024}, {"pixels": 256 * 256}, {"pixels": 2**20}]
+TARGETS = [
+    {},
+    {"longest_side": 512},
+    {"longest_side": 1024},
+    {"pixels": 256 * 256},
+    {"pixels": 2**20},
+]
 
 
 @st.composite
@@ -41,7 +47,9 @@ def same_bits(one: Tensor, other: Tensor) -> Tensor:
 
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), size=sizes())
-def test_outside_the_feathered_mask_every_bit_stays(data: st.DataObject, size: tuple[int, int]) -> None:
+def test_outside_the_feathered_mask_every_bit_stays(
+    data: st.DataObject, size: tuple[int, int]
+) -> None:
     batch = data.draw(st.integers(1, 3)) if size[0] * size[1] < 2**18 else 1
     mask = torch.cat([data.draw(masks(*size)) for _ in range(batch)])
     # Values outside 0..1 come back too.
@@ -88,7 +96,9 @@ def test_stitching_the_unchanged_native_crop_gives_the_picture(
 def test_resampling_keeps_smooth_pictures_within_two_levels(
     height: int, width: int, y: float, x: float, radius: float, target: dict[str, int], seed: int
 ) -> None:
-    mask = disc(height, width, round(y * (height - 1)), round(x * (width - 1)), radius * min(height, width))
+    mask = disc(
+        height, width, round(y * (height - 1)), round(x * (width - 1)), radius * min(height, width)
+    )
     plan = region.crop(torch.zeros(1, height, width, 3), mask, **target).region
     image = smooth_picture(height, width, wavelength=max(80, 40 / plan.scale), seed=seed)
     crop = region.crop(image, mask, **target)
@@ -97,9 +107,13 @@ def test_resampling_keeps_smooth_pictures_within_two_levels(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("height", "width", "radius"), [(700, 900, 200), (333, 517, 90), (1500, 1501, 700)])
+@pytest.mark.parametrize(
+    ("height", "width", "radius"), [(700, 900, 200), (333, 517, 90), (1500, 1501, 700)]
+)
 def test_nothing_shifts(height: int, width: int, radius: int, target: dict[str, int]) -> None:
-    noise = torch.rand(1, height, width, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, -1, 3)
+    noise = torch.rand(1, height, width, 1, generator=torch.Generator().manual_seed(0)).expand(
+        -1, -1, -1, 3
+    )
     image = torch.from_numpy(cv2.GaussianBlur(noise[0].numpy(), (0, 0), 3)).unsqueeze(0)
     mask = disc(height, width, height / 2 - 7, width / 2 + 11, radius)
     crop = region.crop(image, mask, **target)
@@ -131,7 +145,9 @@ def test_the_crop_shows_all_of_the_mask_and_what_is_around(mask: tuple[str, Tens
     box = region.bounds(shape[0]).widen(region.MIN_MARGIN).clip(region.Window(0, 0, 200, 200))
     top, left = crop.region.corners[0]
     assert top <= box.top and left <= box.left
-    assert top + crop.region.box_size[0] >= box.bottom and left + crop.region.box_size[1] >= box.right
+    assert (
+        top + crop.region.box_size[0] >= box.bottom and left + crop.region.box_size[1] >= box.right
+    )
 
 
 def test_a_batch_keeps_one_size_and_each_its_own_place() -> None:
@@ -172,7 +188,9 @@ def test_the_crop_keeps_to_its_size(options: dict[str, int], longest: int) -> No
 
 def test_the_crop_keeps_to_its_pixel_budget() -> None:
     for height, width in [(3000, 2500), (500, 4000), (40, 40), (100, 1)]:
-        crop = region.crop(torch.zeros(1, height, width, 3), torch.ones(1, height, width), pixels=2**18)
+        crop = region.crop(
+            torch.zeros(1, height, width, 3), torch.ones(1, height, width), pixels=2**18
+        )
         assert math.prod(crop.region.size) <= 2**18
 
 
@@ -187,8 +205,18 @@ def test_a_crop_of_another_size_is_refused() -> None:
     ("image", "mask", "code", "said"),
     [
         (torch.zeros(1, 50, 60, 3), torch.zeros(1, 50, 60), "mask_empty", "black everywhere"),
-        (torch.zeros(2, 50, 60, 3), torch.stack([torch.ones(50, 60), torch.zeros(50, 60)]), "mask_empty", "Mask 2"),
-        (torch.zeros(1, 50, 60, 3), torch.ones(1, 60, 50), "invalid_request", "mask is 50x60 but the image is 60x50"),
+        (
+            torch.zeros(2, 50, 60, 3),
+            torch.stack([torch.ones(50, 60), torch.zeros(50, 60)]),
+            "mask_empty",
+            "Mask 2",
+        ),
+        (
+            torch.zeros(1, 50, 60, 3),
+            torch.ones(1, 60, 50),
+            "invalid_request",
+            "mask is 50x60 but the image is 60x50",
+        ),
         (torch.zeros(3, 50, 60, 3), torch.ones(2, 50, 60), "invalid_request", r"batch of 3"),
         (torch.zeros(1, 50, 60, 4), torch.ones(1, 50, 60), "invalid_request", r"\[1, 50, 60, 4\]"),
         (
@@ -197,9 +225,24 @@ def test_a_crop_of_another_size_is_refused() -> None:
             "invalid_request",
             "uint8.*expected float32",
         ),
-        (torch.full((1, 50, 60, 3), torch.nan), torch.ones(1, 50, 60), "invalid_request", "image holds NaN"),
-        (torch.full((1, 50, 60, 3), torch.inf), torch.ones(1, 50, 60), "invalid_request", "infinite"),
-        (torch.zeros(1, 50, 60, 3), torch.full((1, 50, 60), torch.nan), "invalid_request", "mask holds NaN"),
+        (
+            torch.full((1, 50, 60, 3), torch.nan),
+            torch.ones(1, 50, 60),
+            "invalid_request",
+            "image holds NaN",
+        ),
+        (
+            torch.full((1, 50, 60, 3), torch.inf),
+            torch.ones(1, 50, 60),
+            "invalid_request",
+            "infinite",
+        ),
+        (
+            torch.zeros(1, 50, 60, 3),
+            torch.full((1, 50, 60), torch.nan),
+            "invalid_request",
+            "mask holds NaN",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(image: Tensor, mask: Tensor, code: str, said: str) -> None:
@@ -211,7 +254,9 @@ def test_what_does_not_fit_is_refused(image: Tensor, mask: Tensor, code: str, sa
 def test_resampling_is_antialiased() -> None:
     lines = (torch.arange(1200) % 2).float().view(1, 1, -1, 1).expand(1, 1200, 1200, 3).contiguous()
     crop = region.crop(lines, torch.ones(1, 1200, 1200), longest_side=512)
-    assert crop.image[:, 20:-20, 20:-20].std() < 0.05, "lines finer than a pixel become gray, not stripes"
+    assert crop.image[:, 20:-20, 20:-20].std() < 0.05, (
+        "lines finer than a pixel become gray, not stripes"
+    )
 
 
 def test_an_infinite_value_is_refused_where_it_is_resampled_too() -> None:

@@ -1,4 +1,6 @@
-"""A tiny Qwen-Image-Edit base with random weights, made from the real classes and saved as a real folder."""
+"""A tiny Qwen-Image-Edit base with random weights, made from the real classes and saved as
+a real folder.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,12 @@ def save_base(
     tokens = tokenizer()
     third = head_dim // 8
     pipeline = QwenImageEditPlusPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9),
-        vae=AutoencoderKLQwenImage(**{"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, **(vae or {})}),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9
+        ),
+        vae=AutoencoderKLQwenImage(
+            **{"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, **(vae or {})}
+        ),
         text_encoder=text_encoder(tokens),
         tokenizer=tokens,
         processor=Qwen2VLProcessor(
@@ -67,7 +73,9 @@ def tokenizer() -> Any:
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=list(SPECIAL))
 
 
-def text_encoder(tokens: Any, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Any:
+def text_encoder(
+    tokens: Any, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None
+) -> Any:
     """Qwen2.5-VL with random weights; text and vision change its configuration."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -79,7 +87,11 @@ def text_encoder(tokens: Any, text: dict[str, Any] | None = None, vision: dict[s
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [4, 6, 6],
+            },
             **(text or {}),
         },
         vision_config={
@@ -117,12 +129,18 @@ def video_processor() -> Any:
 
 
 def save_lora(
-    path: Path, base: Path, *, style: str = "diffusers", seed: int = 1, metadata: dict[str, str] | None = None
+    path: Path,
+    base: Path,
+    *,
+    style: str = "diffusers",
+    seed: int = 1,
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """Write a LoRA of rank 4 on the attention of every block.
 
-    style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit" (diffusion_model.*.lora_A.weight), "bare"
-        (transformer_blocks.*.lora_A.weight), or "lightning" (transformer_blocks.*.lora_down.weight, with alphas)
+    style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit"
+        (diffusion_model.*.lora_A.weight), "bare" (transformer_blocks.*.lora_A.weight), or
+        "lightning" (transformer_blocks.*.lora_down.weight, with alphas)
     """
     from diffusers import QwenImageTransformer2DModel
 
@@ -133,8 +151,12 @@ def save_lora(
     weights: dict[str, Tensor] = {}
     for name, module in transformer.named_modules():
         if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")):
-            weights[f"{prefix}{name}.{down}.weight"] = torch.randn(4, module.in_features, generator=random) * 0.3
-            weights[f"{prefix}{name}.{up}.weight"] = torch.randn(module.out_features, 4, generator=random) * 0.3
+            weights[f"{prefix}{name}.{down}.weight"] = (
+                torch.randn(4, module.in_features, generator=random) * 0.3
+            )
+            weights[f"{prefix}{name}.{up}.weight"] = (
+                torch.randn(module.out_features, 4, generator=random) * 0.3
+            )
             if style == "lightning":
                 weights[f"{name}.alpha"] = torch.tensor(8.0)
     save_file(weights, path, metadata)

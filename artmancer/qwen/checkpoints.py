@@ -1,6 +1,8 @@
 """The variants: LoRA files, attached to the base's transformer once and switched from then on."""
 
+import json
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +15,31 @@ from torch import Tensor
 from ..conditions import RECIPES
 from ..edit import RESOLUTIONS
 from ..errors import ArtMancerError
+from ..variants import FILES
 from .pipeline import Adapter, Base
 
-SIDES = (".lora_A.weight", ".lora_B.weight")
+KEY = re.compile(
+    r"(?:(?:base_model\.model|diffusion_model|transformer)\.)*(?:lora_unet_)?(.+?)"
+    r"\.(lora_A|lora_down|lora_B|lora_up|alpha)(?:\.default)?(?:\.weight)?"
+)
+"""A tensor of a LoRA as diffusers, PEFT, ai-toolkit, Lightning and kohya name it:
+the layer, and which it is.
+"""
+SIDES = {
+    "lora_A": "lora_A",
+    "lora_down": "lora_A",
+    "lora_B": "lora_B",
+    "lora_up": "lora_B",
+    "alpha": "alpha",
+}
 OTHERS = ("text_encoder.", "lora_te")
 """Keys of a LoRA that are for the text encoder, which no variant changes."""
-PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.")
+STRENGTH = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+"""What of PEFT's settings in a file's metadata says how strongly it acts."""
+EXPECTED = (
+    "expected transformer_blocks.0.attn.to_q.lora_A.weight and the like. "
+    "Choose a LoRA for Qwen-Image-Edit."
+)
 
 
 @dataclass(frozen=True)
@@ -38,23 +59,33 @@ class Checkpoint:
 NONE = Checkpoint(None)
 """The base alone."""
 
-FILES = {
-    "insertion": ("insertion_cp.safetensors", "qwen_2509_object_insertion_512_000002750.safetensors"),
-    "removal": ("removal_cp.safetensors",),
-    "white_balance": ("wb_cp.safetensors",),
+ENVIRONMENT = {
+    "insertion": "MODEL_FILE",
+    "removal": "MODEL_FILE_REMOVAL",
+    "white_balance": "MODEL_FILE_WHITE_BALANCE",
 }
-"""The names each variant's checkpoint goes by."""
-
-ENVIRONMENT = {"insertion": "MODEL_FILE", "removal": "MODEL_FILE_REMOVAL", "white_balance": "MODEL_FILE_WHITE_BALANCE"}
 """The environment variables that name the file of each variant; they come first."""
 
 
+def expected(variant: str) -> tuple[str, ...]:
+    """The names of the files that `find` looks for."""
+    named = os.environ.get(ENVIRONMENT[variant])
+    return (Path(named).name,) if named else FILES[variant]
+
+
 def find(variant: str, files: Iterable[Path]) -> Path | None:
-    """The variant's checkpoint: what the environment names, or else the one of these files that goes by its name."""
+    """The variant's checkpoint: what the environment names, or else the one of these files that
+    goes by its name.
+
+    Where there is none, it may lie in the working directory, under one of its names.
+    """
     if named := os.environ.get(ENVIRONMENT[variant]):
         return Path(named)
     by_name = {path.name: path for path in files}
-    return next((by_name[name] for name in FILES[variant] if name in by_name), None)
+    places = [by_name.get(name) for name in FILES[variant]] + [
+        Path(name) for name in FILES[variant]
+    ]
+    return next((path for path in places if path and path.is_file()), None)
 
 
 def read(path: Path) -> Checkpoint:
@@ -75,13 +106,15 @@ def _said(path: Path, metadata: dict[str, str], name: str, known: Iterable[str])
     if value is not None and value not in known:
         raise ArtMancerError(
             "generation_failed",
-            f"'{path.name}' asks for the {name} '{value}'; known are {', '.join(known)}. Update ArtMancer.",
+            f"'{path.name}' asks for the {name} '{value}'; known are {', '.join(known)}. "
+            "Update ArtMancer.",
         )
     return value
 
 
 def use(base: Base, strengths: dict[Path, float]) -> None:
-    """Let these checkpoints act on the base with these strengths, and no other; a file is read at its first use only.
+    """Let these checkpoints act on the base with these strengths, and no other; a file is read at
+    its first use only.
 
     Raises
     ------
@@ -107,7 +140,9 @@ def use(base: Base, strengths: dict[Path, float]) -> None:
 
 
 def _read_once(base: Base, path: Path) -> bool:
-    """Attach a checkpoint, if it is not, or if its file is another one by now; whether it had to be."""
+    """Attach a checkpoint, if it is not, or if its file is another one by now;
+    whether it had to be.
+    """
     known = base.adapters.get(path)
     stamp = _stamp(path)
     if known and stamp in (known.stamp, None):
@@ -139,21 +174,16 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _attach(transformer: Any, path: Path, name: str) -> None:
-    weights = _weights(path)
-    modules = {module for module, _ in transformer.named_modules()}
-    misfits = [key for key in weights if not key.endswith(SIDES) or key.rpartition(".lora_")[0] not in modules]
-    if misfits or not weights:
-        what = f"{len(misfits)} of {len(weights)} keys of '{path.name}' fit no layer of the base, such as "
-        raise ArtMancerError(
-            "generation_failed",
-            (what + ", ".join(misfits[:3]) if weights else f"'{path.name}' has no keys for the base's transformer")
-            + "; expected transformer_blocks.0.attn.to_q.lora_A.weight and the like. Choose a LoRA for "
-            "Qwen-Image-Edit.",
-        )
+    tensors, metadata = _open(path, _content)
+    weights = _weights(path, tensors, transformer)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # Several adapters are what is wanted.
-            transformer.load_lora_adapter(weights, prefix=None, adapter_name=name)
+            warnings.filterwarnings(
+                "ignore", "Already found a `peft_config`"
+            )  # Several adapters are what is wanted.
+            transformer.load_lora_adapter(
+                weights, prefix=None, adapter_name=name, metadata=_strength(metadata, weights)
+            )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -165,22 +195,76 @@ def _attach(transformer: Any, path: Path, name: str) -> None:
     for key, value in weights.items():
         module, _, side = key.removesuffix(".weight").rpartition(".lora_")
         weight = transformer.get_submodule(f"{module}.lora_{side}.{name}").weight
-        # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
-        weight.data = value.to(weight.device, transformer.dtype)
+        # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits. A copy:
+        # what is mapped from a file goes when the file is written over.
+        weight.data = value.to(weight.device, transformer.dtype, copy=True)
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
-    """The file's tensors under the names of diffusers' layers."""
-    from diffusers import QwenImageEditPlusPipeline
+def _content(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    names = file.keys()
+    return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
-    def tensors(file: Any) -> dict[str, Tensor]:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}
 
-    converted: dict[str, Tensor] = QwenImageEditPlusPipeline.lora_state_dict(_open(path, tensors))
-    for prefix in PREFIXES:
-        converted = {key.removeprefix(prefix): value for key, value in converted.items()}
-    return {key: value for key, value in converted.items() if not key.startswith(OTHERS)}
+def _weights(path: Path, tensors: dict[str, Tensor], transformer: Any) -> dict[str, Tensor]:
+    """A file's tensors under the names that PEFT has for them, with their alphas multiplied in."""
+    layers = {
+        name.removesuffix(".base_layer")
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".lora_" not in name
+    }
+    # Kohya's trainer writes the dots of a name as underscores;
+    # written so, no two layers' names are equal.
+    by_name = {layer.replace(".", "_"): layer for layer in layers}
+    found: dict[str, dict[str, str]] = {}
+    misfits = []
+    for key in tensors:
+        match = KEY.fullmatch(key)
+        layer = by_name.get(match[1].replace(".", "_")) if match else None
+        if match and layer:
+            found.setdefault(layer, {})[SIDES[match[2]]] = key
+        elif not key.startswith(OTHERS):
+            misfits.append(key)
+    if misfits:
+        raise ArtMancerError(
+            "generation_failed",
+            f"{len(misfits)} of {len(tensors)} keys of '{path.name}' fit no layer of the base, "
+            f"such as {', '.join(misfits[:3])}; {EXPECTED}",
+        )
+    if not found:
+        others = f", only such as {', '.join(list(tensors)[:3])}" if tensors else ""
+        raise ArtMancerError(
+            "generation_failed",
+            f"'{path.name}' has no keys for the base's transformer{others}; {EXPECTED}",
+        )
+    weights = {}
+    for layer, keys in found.items():
+        if not keys.keys() >= {"lora_A", "lora_B"}:
+            raise ArtMancerError(
+                "generation_failed",
+                f"'{path.name}' is not a whole LoRA: of {layer} it has "
+                f"{' and '.join(keys.values())}; expected lora_A and lora_B of each layer. "
+                "Download it again.",
+            )
+        down = tensors[keys["lora_A"]]
+        if "alpha" in keys:
+            down = down.float() * (tensors[keys["alpha"]].item() / len(down))
+        weights[f"{layer}.lora_A.weight"] = down
+        weights[f"{layer}.lora_B.weight"] = tensors[keys["lora_B"]]
+    return weights
+
+
+def _strength(metadata: dict[str, str], weights: dict[str, Tensor]) -> dict[str, Any] | None:
+    """PEFT's settings as diffusers wrote them into the file's metadata;
+    None: each layer's alpha is its rank.
+    """
+    written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    settings = {name.removeprefix("transformer."): value for name, value in written.items()}
+    said = {name: settings[name] for name in STRENGTH if name in settings}
+    return (
+        {**said, "target_modules": [key.rpartition(".lora_")[0] for key in weights]}
+        if said
+        else None
+    )
 
 
 def _open(path: Path, look: Any) -> Any:
@@ -193,9 +277,12 @@ def _open(path: Path, look: Any) -> Any:
             return look(file)
     except SafetensorError as error:
         raise ArtMancerError(
-            "generation_failed", f"'{path.name}' is not a whole safetensors file ({error}). Download it again."
+            "generation_failed",
+            f"'{path.name}' is not a whole safetensors file ({error}). Download it again.",
         ) from error
 
 
 def _missing(path: Path) -> ArtMancerError:
-    return ArtMancerError("checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or name another.")
+    return ArtMancerError(
+        "checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or name another."
+    )

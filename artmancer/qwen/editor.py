@@ -2,6 +2,8 @@
 
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from ..images import to_pil
 from ..masks import refine
 from ..progress import Progress
 from . import checkpoints, sampler, speed
-from .pipeline import Base
+from .pipeline import NO_MEMORY, Base
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,14 @@ class QwenEditor:
     acceleration: Path | None = None
     memory: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.acceleration and self.acceleration == self.checkpoint.path:
+            raise ArtMancerError(
+                "invalid_request",
+                f"'{self.acceleration.name}' is both the checkpoint and the acceleration; expected "
+                "two files. Leave one of them out.",
+            )
+
     @property
     def name(self) -> str:
         return f"qwen-image-edit/{self.variant}"
@@ -54,29 +64,35 @@ class QwenEditor:
     def resolution(self) -> str:
         return self.checkpoint.resolution or ("512" if self.checkpoint.path else "1 megapixel")
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(path.name for path in (self.checkpoint.path, self.acceleration) if path)
+
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit. A batch is edited one by one, with seeds counting up.
 
-        Out of memory, it is tried once more, in the next mode, which needs less.
+        Out of GPU memory, it is tried once more, in the next mode, which needs less, with the
+        halves of CFG in turn.
 
         Raises
         ------
         ArtMancerError : generation_failed where a checkpoint does not fit, out_of_memory
         """
-        with self.base.lock:
+        with self.base.lock, _memory_is_said():
             try:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
                 leaner = self.base.memory.leaner()
-            logger.warning("Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner)
+            logger.warning(
+                "Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner
+            )
             gc.collect()
             self.base.memory.mover.empty()
-            try:
-                return self._edit(request, leaner, progress)
-            except torch.OutOfMemoryError:
-                raise _out_of_memory() from None
+            return self._edit(request, leaner, progress, in_turn=True)
 
-    def _edit(self, request: EditRequest, memory: str, progress: Progress) -> Tensor:
+    def _edit(
+        self, request: EditRequest, memory: str, progress: Progress, in_turn: bool = False
+    ) -> Tensor:
         sampling, shift = request.sampling, None
         if self.acceleration:
             sampling, shift = replace(sampling, cfg=1.0), ACCELERATED_SHIFT
@@ -86,8 +102,9 @@ class QwenEditor:
         self.base.memory.use(memory, tasks[0].pixels(sampling.condition_pixels))
         edited = []
         for index, task in enumerate(tasks):
-            with speed.settings(self.base.pipeline.transformer, sampling):
-                edited.append(sampler.sample(self.base, task, sampling, _part(progress, index, len(tasks))))
+            with speed.settings(self.base, sampling):
+                part = _part(progress, index, len(tasks))
+                edited.append(sampler.sample(self.base, task, sampling, part, in_turn))
         return torch.cat(edited)
 
 
@@ -96,7 +113,9 @@ def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task
     height, width = crop.region.size
     background = None
     if request.sampling.keep_background:
-        feathered = refine.feather(crop.mask[index : index + 1], round(crop.region.feather * crop.region.scale))
+        feathered = refine.feather(
+            crop.mask[index : index + 1], round(crop.region.feather * crop.region.scale)
+        )
         background = to_pil(crop.image[index]), feathered[0]
     return sampler.Task(
         request.prompt,
@@ -113,7 +132,7 @@ def _part(progress: Progress, index: int, count: int) -> Progress:
     """The progress of one picture of a batch, as a part of the whole's."""
 
     def tell(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
-        if doing == "sampling":
+        if doing in sampler.DOING:
             progress(index * total + done, count * total, doing, latents)
         else:
             progress(done, total, doing, latents)
@@ -121,9 +140,23 @@ def _part(progress: Progress, index: int, count: int) -> Progress:
     return tell
 
 
-def _out_of_memory() -> ArtMancerError:
-    return ArtMancerError(
-        "out_of_memory",
-        "The GPU's memory is too small for this edit. Choose a smaller resolution in Split Conditions, the memory mode "
-        "'group offload' or the precision fp8 in Load Editor, or close other programs that use the GPU.",
-    )
+@contextmanager
+def _memory_is_said() -> Iterator[None]:
+    """Say which memory was too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ArtMancerError(
+            "out_of_memory",
+            "The GPU's memory is too small for this edit. Choose a smaller resolution in Split "
+            "Conditions, the memory mode 'group offload' or the precision fp8 in Load Editor, or "
+            "close other programs that use the GPU.",
+        ) from None
+    except RuntimeError as error:
+        if NO_MEMORY not in str(error):
+            raise
+        raise ArtMancerError(
+            "out_of_memory",
+            "This computer's memory is too small for this edit. Choose a smaller resolution in "
+            "Split Conditions, or close other programs.",
+        ) from error

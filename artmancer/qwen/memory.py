@@ -62,7 +62,9 @@ class Memory:
             self.mover.put(self.parts[name], work(name, pixels), progress)
 
     def adapted(self) -> None:
-        """Take note that layers were added to the transformer, or that others of them act: it is streamed in order."""
+        """Take note that layers were added to the transformer, or that others of them act: it is
+        streamed in order.
+        """
         if self._streams("transformer"):
             _unstream(self.parts["transformer"])
             _stream(self.parts["transformer"], self.mover.device)
@@ -89,12 +91,18 @@ class Memory:
 
 
 def work(name: str, pixels: int) -> int:
-    """Bytes a part needs beside its weights, in bfloat16 at the real width; estimated from its activations.
+    """Bytes a part needs beside its weights, in bfloat16 at the real width;
+    estimated from its activations.
 
-    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps of 192 channels
-    at full size, with their convolutions' workspace; the text encoder sees pictures of a fixed size.
+    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps of
+    192 channels at full size, with their convolutions' workspace; the text encoder sees pictures of
+    a fixed size.
     """
-    return {"text_encoder": 2 * 2**30, "transformer": 2**29 + 800 * pixels, "vae": 2**29 + 3000 * pixels}[name]
+    return {
+        "text_encoder": 2 * 2**30,
+        "transformer": 2**29 + 800 * pixels,
+        "vae": 2**29 + 3000 * pixels,
+    }[name]
 
 
 def _stream(model: Module, device: torch.device) -> None:
@@ -102,7 +110,9 @@ def _stream(model: Module, device: torch.device) -> None:
 
     # Pinned as they are sent: all at once would lock 57 GB of the CPU's memory.
     streams = device.type == "cuda"
-    apply_group_offloading(model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams)
+    apply_group_offloading(
+        model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams
+    )
 
 
 def _unstream(model: Module) -> None:

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,13 +27,21 @@ Pipeline = Any
 
 PIPELINE_CLASS = "QwenImageEditPlusPipeline"
 PRECISIONS = ("auto", "bf16", "fp8", "fp32")
-"""auto: bf16 on a GPU, fp32 on the CPU. fp8: the transformer's weights in 8 bits, computed with in bf16."""
+"""auto: bf16 on a GPU, fp32 on the CPU.
+fp8: the transformer's weights in 8 bits, computed with in bf16.
+"""
+NO_MEMORY = "allocate memory"
+"""In what torch says where the CPU's memory is too small;
+it has no class for that, as it has for a GPU's.
+"""
 PARTS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checkpoint that is attached: its name among PEFT's, and its file's time and size when it was read."""
+    """A checkpoint that is attached: its name among PEFT's,
+    and its file's time and size when it was read.
+    """
 
     name: str
     stamp: tuple[int, int]
@@ -113,7 +122,8 @@ def load(
     """
     if not find_spec("diffusers"):
         raise ArtMancerError(
-            "generation_failed", "The qwen editor needs diffusers 0.42, which needs Python 3.11 or newer. Install both."
+            "generation_failed",
+            "The qwen editor needs diffusers 0.42, which needs Python 3.11 or newer. Install both.",
         )
     import diffusers
     import transformers
@@ -124,7 +134,7 @@ def load(
     precision = precision_for(mover.device, precision)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     logger.info("Loading %s for %s in %s.", folder, mover.device, precision)
-    weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     classes: dict[str, tuple[Any, dict[str, Any]]] = {
         "scheduler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
         "tokenizer": (transformers.Qwen2Tokenizer, {}),
@@ -133,26 +143,53 @@ def load(
         "vae": (diffusers.AutoencoderKLQwenImage, weights),
         "transformer": (diffusers.QwenImageTransformer2DModel, weights),
     }
-    parts = {}
+    parts: dict[str, Any] = {}
     for done, (name, (kind, options)) in enumerate(classes.items()):
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
         try:
-            parts[name] = kind.from_pretrained(folder / name, local_files_only=True, **options)
+            loaded = kind.from_pretrained(folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            if "allocate memory" in str(error):
+            if NO_MEMORY in str(error):
                 raise ArtMancerError(
                     "out_of_memory",
-                    f"This computer's memory is too small for the {name} of '{folder}'. Close other programs, or "
-                    "choose the precision that its files have.",
+                    f"This computer's memory is too small for the {name} of '{folder}'. Close "
+                    "other programs, or choose the precision that its files have.",
                 ) from error
             raise ArtMancerError(
                 "generation_failed",
-                f"The {name} of the base in '{folder}' cannot be loaded ({error}). Download it again.",
+                f"The {name} of the base in '{folder}' cannot be loaded ({error}). "
+                "Download it again.",
             ) from error
+        parts[name], found = loaded if options else (loaded, {"missing_keys": ()})
+        if missing := sorted(found["missing_keys"]):
+            raise ArtMancerError(
+                "generation_failed",
+                f"The {name} of the base in '{folder}' lacks {len(missing)} of its weights, such "
+                f"as {', '.join(missing[:3])}. Download it again.",
+            )
     if precision == "fp8":
-        parts["transformer"].enable_layerwise_casting(torch.float8_e4m3fn, dtype)
+        _store_in_eight_bits(parts["transformer"], dtype, progress)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
     return Base(pipeline, Memory(pipeline, mover))
+
+
+def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progress) -> None:
+    """What `enable_layerwise_casting` does, layer by layer, as it reads and rounds 40 GB."""
+    from diffusers.hooks.layerwise_casting import (
+        DEFAULT_SKIP_MODULES_PATTERN,
+        apply_layerwise_casting_hook,
+    )
+
+    kept = "|".join((*DEFAULT_SKIP_MODULES_PATTERN, *transformer._skip_layerwise_casting_patterns))
+    named = transformer.named_modules()
+    layers = [
+        layer
+        for name, layer in named
+        if isinstance(layer, torch.nn.Linear) and not re.search(kept, name)
+    ]
+    for done, layer in enumerate(layers):
+        progress(done, len(layers), "rounding the transformer to 8 bits")
+        apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, dtype, non_blocking=False)
 
 
 def is_base(folder: Path) -> bool:
@@ -168,17 +205,18 @@ def _check(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         raise ArtMancerError(
             "checkpoint_missing",
-            f"There is no base model in '{folder}': expected a folder that diffusers wrote, with model_index.json. "
-            "Name the folder of Qwen-Image-Edit-2509.",
+            f"There is no base model in '{folder}': expected a folder that diffusers wrote, with "
+            "model_index.json. Name the folder of Qwen-Image-Edit-2509.",
         )
     if not is_base(folder):
         raise ArtMancerError(
             "generation_failed",
-            f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS} (Qwen-Image-Edit-2509 or 2511). "
-            "Name that folder.",
+            f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS} "
+            "(Qwen-Image-Edit-2509 or 2511). Name that folder.",
         )
     for part in PARTS:
         if not (folder / part).is_dir():
             raise ArtMancerError(
-                "checkpoint_missing", f"The base model in '{folder}' has no '{part}' folder. Download it again."
+                "checkpoint_missing",
+                f"The base model in '{folder}' has no '{part}' folder. Download it again.",
             )

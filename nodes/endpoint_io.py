@@ -12,9 +12,11 @@ from torch import Tensor
 from ..artmancer import images
 from ..artmancer.errors import ArtMancerError
 from . import comfy_host
+from .types import advanced
 
 CATEGORY = "ArtMancer/endpoint"
 NOTHING = "(none)"
+OUTPUT, TEMP = "output", "temp"
 
 
 def _about(name: str) -> list[io.Input]:
@@ -40,7 +42,9 @@ def _picture(what: str) -> list[io.Input]:
 def _path(image: str | None, name: str, required: bool) -> Path | None:
     path = comfy_host.input_file(image) if image else None
     if path is None and required:
-        raise ArtMancerError("invalid_request", f"No picture was given for '{name}', which requires one. Send one.")
+        raise ArtMancerError(
+            "invalid_request", f"No picture was given for '{name}', which requires one. Send one."
+        )
     return path
 
 
@@ -48,7 +52,9 @@ def _validate_picture(image: str | None, required: bool | None) -> bool | str:
     """ComfyUI asks with None for what is connected and not typed in."""
     if image in (None, "", NOTHING):
         return (
-            "no picture was given, and this input requires one. Send one." if required and image is not None else True
+            "no picture was given, and this input requires one. Send one."
+            if required and image is not None
+            else True
         )
     if comfy_host.input_file(str(image)) is None:
         return f"there is no '{image}' in the input folder. Upload it first."
@@ -67,9 +73,12 @@ class EndpointImage(io.ComfyNode):
             node_id="ArtMancer_EndpointImage",
             display_name="Endpoint Image",
             category=CATEGORY,
-            description="A picture that the endpoint's caller sends. In the editor it works like Load Image.",
+            description="A picture that the endpoint's caller sends. "
+            "In the editor it works like Load Image.",
             inputs=_picture("image"),
-            outputs=[io.Image.Output(display_name="image", tooltip="Nothing, where it was left out.")],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="Nothing, where it was left out.")
+            ],
         )
 
     @classmethod
@@ -95,7 +104,9 @@ class EndpointMask(io.ComfyNode):
             category=CATEGORY,
             description="A mask that the endpoint's caller sends as a picture, white = edit.",
             inputs=_picture("mask"),
-            outputs=[io.Mask.Output(display_name="mask", tooltip="Nothing, where it was left out.")],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="Nothing, where it was left out.")
+            ],
         )
 
     @classmethod
@@ -121,26 +132,44 @@ class EndpointText(io.ComfyNode):
             category=CATEGORY,
             description="A text that the endpoint's caller sends.",
             inputs=[
-                io.String.Input("value", default="", multiline=True, tooltip="The text, where the caller sends none."),
+                io.String.Input(
+                    "value",
+                    default="",
+                    multiline=True,
+                    tooltip="The text, where the caller sends none.",
+                ),
                 *_about("text"),
                 io.Int.Input(
-                    "max_length", default=4000, min=1, max=100_000, tooltip="The most characters it may have."
+                    "max_length",
+                    default=4000,
+                    min=1,
+                    max=100_000,
+                    tooltip="The most characters it may have.",
                 ),
-                io.Boolean.Input("required", default=False, tooltip="On: the caller has to send it."),
+                io.Boolean.Input(
+                    "required", default=False, tooltip="On: the caller has to send it."
+                ),
             ],
             outputs=[io.String.Output(display_name="text")],
         )
 
     @classmethod
-    def validate_inputs(cls, value: str | None, max_length: int | None, required: bool | None) -> bool | str:
+    def validate_inputs(
+        cls, value: str | None, max_length: int | None, required: bool | None
+    ) -> bool | str:
         if required and value is not None and not value.strip():
             return "no text was given, and this input requires one. Send one."
         if value is not None and max_length is not None and len(value) > max_length:
-            return f"the text has {len(value):,} characters; expected at most {max_length:,}. Shorten it."
+            return (
+                f"the text has {len(value):,} characters; expected at most {max_length:,}. "
+                "Shorten it."
+            )
         return True
 
     @classmethod
-    def execute(cls, value: str, name: str, help: str, max_length: int, required: bool) -> io.NodeOutput:
+    def execute(
+        cls, value: str, name: str, help: str, max_length: int, required: bool
+    ) -> io.NodeOutput:
         return io.NodeOutput(value)
 
 
@@ -155,17 +184,35 @@ class EndpointInteger(io.ComfyNode):
             description="A whole number that the endpoint's caller sends.",
             inputs=[
                 io.Int.Input(
-                    "value", default=0, min=-limit, max=limit, tooltip="The number, where the caller sends none."
+                    "value",
+                    default=0,
+                    min=-limit,
+                    max=limit,
+                    tooltip="The number, where the caller sends none.",
                 ),
                 *_about("integer"),
-                io.Int.Input("minimum", default=0, min=-limit, max=limit, tooltip="The smallest number allowed."),
-                io.Int.Input("maximum", default=limit, min=-limit, max=limit, tooltip="The largest number allowed."),
+                io.Int.Input(
+                    "minimum",
+                    default=0,
+                    min=-limit,
+                    max=limit,
+                    tooltip="The smallest number allowed.",
+                ),
+                io.Int.Input(
+                    "maximum",
+                    default=limit,
+                    min=-limit,
+                    max=limit,
+                    tooltip="The largest number allowed.",
+                ),
             ],
             outputs=[io.Int.Output(display_name="integer")],
         )
 
     @classmethod
-    def validate_inputs(cls, value: int | None, minimum: int | None, maximum: int | None) -> bool | str:
+    def validate_inputs(
+        cls, value: int | None, minimum: int | None, maximum: int | None
+    ) -> bool | str:
         return _validate_range(value, minimum, maximum)
 
     @classmethod
@@ -183,25 +230,50 @@ class EndpointFloat(io.ComfyNode):
             description="A number that the endpoint's caller sends.",
             inputs=[
                 io.Float.Input(
-                    "value", default=0.0, min=-1e6, max=1e6, step=0.01, tooltip="The number, where none is sent."
+                    "value",
+                    default=0.0,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="The number, where none is sent.",
                 ),
                 *_about("float"),
-                io.Float.Input("minimum", default=0.0, min=-1e6, max=1e6, step=0.01, tooltip="The smallest allowed."),
-                io.Float.Input("maximum", default=1.0, min=-1e6, max=1e6, step=0.01, tooltip="The largest allowed."),
+                io.Float.Input(
+                    "minimum",
+                    default=0.0,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="The smallest allowed.",
+                ),
+                io.Float.Input(
+                    "maximum",
+                    default=1.0,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="The largest allowed.",
+                ),
             ],
             outputs=[io.Float.Output(display_name="float")],
         )
 
     @classmethod
-    def validate_inputs(cls, value: float | None, minimum: float | None, maximum: float | None) -> bool | str:
+    def validate_inputs(
+        cls, value: float | None, minimum: float | None, maximum: float | None
+    ) -> bool | str:
         return _validate_range(value, minimum, maximum)
 
     @classmethod
-    def execute(cls, value: float, name: str, help: str, minimum: float, maximum: float) -> io.NodeOutput:
+    def execute(
+        cls, value: float, name: str, help: str, minimum: float, maximum: float
+    ) -> io.NodeOutput:
         return io.NodeOutput(value)
 
 
-def _validate_range(value: float | None, minimum: float | None, maximum: float | None) -> bool | str:
+def _validate_range(
+    value: float | None, minimum: float | None, maximum: float | None
+) -> bool | str:
     if not all(isinstance(number, int | float) for number in (value, minimum, maximum)):
         return True  # connected, or of a type that ComfyUI itself refuses
     if minimum <= value <= maximum:
@@ -216,11 +288,16 @@ class EndpointChoice(io.ComfyNode):
             node_id="ArtMancer_EndpointChoice",
             display_name="Endpoint Choice",
             category=CATEGORY,
-            description="One of several words that the endpoint's caller sends. Connect it to any drop-down list.",
+            description="One of several words that the endpoint's caller sends. Connect it to any "
+            "drop-down list.",
             inputs=[
-                io.Combo.Input("value", options=[], tooltip="The choice, where the caller sends none."),
+                io.Combo.Input(
+                    "value", options=[], tooltip="The choice, where the caller sends none."
+                ),
                 *_about("choice"),
-                io.String.Input("choices", default="", multiline=True, tooltip="What may be chosen, one a line."),
+                io.String.Input(
+                    "choices", default="", multiline=True, tooltip="What may be chosen, one a line."
+                ),
             ],
             outputs=[io.AnyType.Output(display_name="choice")],
         )
@@ -229,7 +306,10 @@ class EndpointChoice(io.ComfyNode):
     def validate_inputs(cls, value: str | None, choices: str | None) -> bool | str:
         if value is None or choices is None or value in choices.splitlines():
             return True
-        return f"the value is '{value}'; expected one of: {', '.join(choices.splitlines())}. Send one of them."
+        return (
+            f"the value is '{value}'; expected one of: {', '.join(choices.splitlines())}. "
+            "Send one of them."
+        )
 
     @classmethod
     def execute(cls, value: str, name: str, help: str, choices: str) -> io.NodeOutput:
@@ -263,23 +343,51 @@ class EndpointResult(io.ComfyNode):
             node_id="ArtMancer_EndpointResult",
             display_name="Endpoint Result",
             category=CATEGORY,
-            description="What the endpoint answers under this name: an image, a mask, a text or a number. "
-            "Pictures are saved in the output folder, as PNG, without the graph in them.",
+            description="What the endpoint answers under this name: an image, a mask, a text or a "
+            "number. Pictures are saved as PNG, without the graph in them.",
             inputs=[
-                io.AnyType.Input("value", tooltip="An image, a mask, a text, a number, or a yes or no."),
+                io.AnyType.Input(
+                    "value", tooltip="An image, a mask, a text, a number, or a yes or no."
+                ),
                 *_about("result"),
+                io.Boolean.Input(
+                    "on_request",
+                    default=False,
+                    optional=True,
+                    tooltip="On: answered only to a caller who asks for it. A graph run by hand "
+                    "always gives it.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "folder",
+                        options=[OUTPUT, TEMP],
+                        default=OUTPUT,
+                        optional=True,
+                        tooltip="Where pictures go. temp: ComfyUI's temporary folder, which it "
+                        "empties when it starts.",
+                    )
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, value: Any, name: str, help: str) -> io.NodeOutput:
+    def fingerprint_inputs(cls, folder: str = OUTPUT, **_: Any) -> float:
+        # Temporary files are removed while ComfyUI runs, and it would name one again that is gone.
+        # A new NaN, and not math.nan, which is itself: always run.
+        return float("nan") if folder == TEMP else 0.0
+
+    @classmethod
+    def execute(
+        cls, value: Any, name: str, help: str, on_request: bool = False, folder: str = OUTPUT
+    ) -> io.NodeOutput:
         if isinstance(value, Tensor) and value.ndim in (3, 4):
-            return io.NodeOutput(ui=ui.SavedImages([comfy_host.save_output(picture) for picture in value]))
+            save = comfy_host.save_result if folder == TEMP else comfy_host.save_output
+            return io.NodeOutput(ui=ui.SavedImages([save(picture) for picture in value]))
         if isinstance(value, str | int | float | bool):
-            return io.NodeOutput(ui={"text": (str(value),)})
+            return io.NodeOutput(ui={"text": (str(value),), "value": (value,)})
         raise ArtMancerError(
             "invalid_request",
-            f"Endpoint Result '{name}' got a {type(value).__name__}; expected an image, a mask, a text or a number. "
-            "Connect one of these.",
+            f"Endpoint Result '{name}' got a {type(value).__name__}; expected an image, a mask, a "
+            "text or a number. Connect one of these.",
         )

@@ -1,0 +1,26 @@
+# The image of modal_comfy.py for a GPU machine of one's own; artmancer/hosting/image.py has the same steps.
+#
+#     docker build -t artmancer .
+#     docker run --gpus all -p 8003:8003 -e ARTMANCER_API_TOKEN=... -v ./checkpoints:/checkpoints artmancer
+
+FROM python:3.12-slim-bookworm
+RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*
+COPY artmancer/hosting/requirements.txt /tmp/requirements.txt
+RUN pip install --no-cache-dir uv==0.13.9 && \
+    uv pip install --system --no-cache --no-deps --requirements /tmp/requirements.txt
+RUN comfy --skip-prompt --workspace /root/comfy/ComfyUI install --nvidia --version 0.33.0 \
+    --skip-manager --skip-torch-or-directml --skip-requirement
+ENV COMFYUI_PATH=/root/comfy/ComfyUI
+ENV DO_NOT_TRACK=1
+ENV HF_HUB_DISABLE_TELEMETRY=1
+ENV PYTHONUNBUFFERED=1
+
+COPY . /root/comfy/ComfyUI/custom_nodes/artmancer
+WORKDIR /root/comfy/ComfyUI/custom_nodes/artmancer
+RUN python -c "from artmancer.hosting.volume import PATHS; print(PATHS.format(root='/checkpoints'))" \
+    > /root/comfy/ComfyUI/extra_model_paths.yaml
+ENV HOST=0.0.0.0
+ENV ARTMANCER_DATA=/data
+VOLUME ["/checkpoints", "/data"]
+EXPOSE 8003
+CMD ["python", "-m", "artmancer.cli", "serve", "--with-comfyui", "--light-on-gpu"]

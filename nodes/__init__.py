@@ -2,16 +2,35 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import edit_sampler, endpoint_io, image_tools, load_editor, remove_background, smart_mask, split_conditions
+from . import (
+    edit_sampler,
+    endpoint_io,
+    extra_conditions,
+    image_tools,
+    load_editor,
+    native,
+    remove_background,
+    report,
+    routes,  # noqa: F401  registers them
+    smart_mask,
+    split_conditions,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     load_editor.LoadEditor,
     split_conditions.SplitConditions,
+    extra_conditions.AddCondition,
+    extra_conditions.ConditionImages,
     edit_sampler.EditSampler,
+    native.EncodeConditions,
+    native.Stitch,
+    report.Report,
     smart_mask.SmartMask,
     remove_background.RemoveBackground,
+    image_tools.Resize,
     image_tools.ExtractObject,
     image_tools.CastShadow,
+    image_tools.ShadowMask,
     image_tools.Edges,
     image_tools.WhiteBalance,
     image_tools.Compare,

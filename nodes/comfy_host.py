@@ -2,8 +2,10 @@
 
 import gc
 import os
+import stat
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,28 +23,45 @@ from torch import Tensor
 from ..artmancer import images, mover
 from ..artmancer.masks import fastsam
 from ..artmancer.progress import Progress, no_progress
-from ..artmancer.qwen import pipeline
+from ..artmancer.qwen import checkpoints, pipeline
+from ..artmancer.variants import FILES
 
 T = TypeVar("T")
 
 PREVIEW_SIDE = 1536
 
+LORAS = ("loras", "artmancer")
+SEGMENTERS = (".pt", ".onnx")
+
+UPLOADS, RESULTS = "artmancer", "artmancer_results"
+"""Folders in ComfyUI's temporary one: what the gateway uploads,
+and what Endpoint Result leaves for it there.
+"""
+
+routes = PromptServer.instance.routes
+
 
 def _register(name: str, place: str, suffixes: set[str]) -> None:
-    """Let ComfyUI list the files of a folder in models/, beside those the user's extra_model_paths.yaml names."""
+    """Let ComfyUI list the files of a folder in models/, beside those the user's
+    extra_model_paths.yaml names.
+    """
     known, _ = folder_paths.folder_names_and_paths.get(name, ([], set()))
     path = str(Path(folder_paths.models_dir) / place)
     folder_paths.folder_names_and_paths[name] = (list(dict.fromkeys([*known, path])), suffixes)
 
 
 _register("artmancer", "artmancer", {".safetensors"})
-_register("fastsam", "fastsam", {".pt", ".onnx"})
-_register("ultralytics_segm", "ultralytics/segm", {".pt", ".onnx"})  # as the packs that brought this folder call it
+_register("fastsam", "fastsam", set(SEGMENTERS))
+_register(
+    "ultralytics_segm", "ultralytics/segm", set(SEGMENTERS)
+)  # as the packs that brought this folder call it
 _register("rembg", "rembg", {".onnx"})
 
 
 def progress() -> Progress:
-    """Show progress on the node that is running, and its previews; cancel raises out of the call, within one step."""
+    """Show progress on the node that is running, and its previews; cancel raises out of the call,
+    within one step.
+    """
     bar: utils.ProgressBar | None = None
     previewer = _previewer()
     shown = ""
@@ -67,7 +86,8 @@ def progress() -> Progress:
 def _previewer() -> Latent2RGBPreviewer | None:
     """Shows latents by a linear map to RGB; None where the user wants no previews.
 
-    ComfyUI's other previews decode with a model, which would push ours off the device in the middle of a step.
+    ComfyUI's other previews decode with a model, which would push ours off the device in the middle
+    of a step.
     """
     if args.preview_method == LatentPreviewMethod.NoPreviews:
         return None
@@ -76,8 +96,14 @@ def _previewer() -> Latent2RGBPreviewer | None:
 
 
 def bases() -> dict[str, Path]:
-    """The base models in ComfyUI's diffusers folders, and the one that MODEL_PATH names, by the folder's name."""
-    found = [path for folder in folder_paths.get_folder_paths("diffusers") for path in sorted(Path(folder).glob("*"))]
+    """The base models in ComfyUI's diffusers folders, and the one that MODEL_PATH names, by the
+    folder's name.
+    """
+    found = [
+        path
+        for folder in folder_paths.get_folder_paths("diffusers")
+        for path in sorted(Path(folder).glob("*"))
+    ]
     if named := os.environ.get("MODEL_PATH"):
         found.append(Path(named))
     return {path.name: path for path in found if pipeline.is_base(path)}
@@ -85,28 +111,41 @@ def bases() -> dict[str, Path]:
 
 def loras() -> dict[str, Path]:
     """The safetensors files in models/loras and models/artmancer, by their name there."""
-    return _files(("loras", "artmancer"), (".safetensors",))
+    return _files(LORAS, (".safetensors",))
+
+
+def checkpoint(variant: str) -> Path | None:
+    """The variant's own LoRA, where the environment names one,
+    or one lies among the others under its name.
+    """
+    return checkpoints.find(variant, _files(LORAS, FILES[variant]).values())
 
 
 def _files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The files of ComfyUI's model folders, by their name there; a link that leads nowhere is left out."""
-    found = {
-        name: folder_paths.get_full_path(folder, name)
-        for folder in folders
-        for name in folder_paths.get_filename_list(folder)
-        if name.endswith(suffixes)
-    }
-    return {name: Path(path) for name, path in found.items() if path}
+    """The files of ComfyUI's model folders, by their name there;
+    a link that leads nowhere is left out.
+
+    Of two that have one name the second is FOLDER/NAME.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for name in folder_paths.get_filename_list(folder):
+            if name.endswith(suffixes) and (path := folder_paths.get_full_path(folder, name)):
+                taken = found.get(name, Path(path)) != Path(path)
+                found[f"{folder}/{name}" if taken else name] = Path(path)
+    return found
 
 
 def segmenters() -> dict[str, Path]:
-    """The models for Smart Mask in models/fastsam and models/ultralytics/segm, by their name there."""
-    return _files(("ultralytics_segm", "fastsam"), (".pt", ".onnx"))
+    """The models for Smart Mask in models/fastsam and models/ultralytics/segm,
+    by their name there.
+    """
+    return _files(("fastsam", "ultralytics_segm"), SEGMENTERS)
 
 
-def rembg_folder() -> Path:
-    """Where the weights of rembg's models lie."""
-    return Path(folder_paths.get_folder_paths("rembg")[-1])
+def rembg_folder() -> list[Path]:
+    """Where the weights of rembg's models lie: the user's own folders, and models/rembg."""
+    return [Path(path) for path in folder_paths.get_folder_paths("rembg")]
 
 
 def load_segmenter(name: str) -> fastsam.FastSAM:
@@ -116,7 +155,9 @@ def load_segmenter(name: str) -> fastsam.FastSAM:
 
 
 def load_base(name: str, precision: str) -> pipeline.Base:
-    """The base of this name, which other nodes may share, in the hands of ComfyUI's memory manager."""
+    """The base of this name, which other nodes may share, in the hands
+    of ComfyUI's memory manager.
+    """
     folder = bases()[name]
     precision = pipeline.precision_for(model_management.get_torch_device(), precision)
     key = (folder, precision)
@@ -129,14 +170,25 @@ def load_base(name: str, precision: str) -> pipeline.Base:
     return guest(key, lambda: pipeline.shared(folder, precision, load))
 
 
+def holds_base() -> bool:
+    """Whether a base is in memory."""
+    return any(isinstance(made, pipeline.Base) for made, _ in _guests.values())
+
+
+def device() -> tuple[str, str]:
+    """The kind of the device that models run on, "cuda" or "cpu", and its name."""
+    chosen = model_management.get_torch_device()
+    return chosen.type, model_management.get_torch_device_name(chosen)
+
+
 _guests: dict[Hashable, tuple[Any, "_GuestPatcher"]] = {}
 
 
 def guest(key: Hashable, load: Callable[[], T]) -> T:
     """What load gives, kept until ComfyUI is told to unload its models.
 
-    Without this a change in the node that loads a model would load it anew: ComfyUI drops what a node gave before it
-    runs it again.
+    Without this a change in the node that loads a model would load it anew: ComfyUI drops what a
+    node gave before it runs it again.
     """
     if key not in _guests:
         _guests[key] = load(), _GuestPatcher(key)
@@ -194,10 +246,13 @@ class ManagedMover(mover.Mover):
 
 
 class WholePatcher(ModelPatcher):
-    """A model that lies on the device whole or not at all: its layers cannot run from elsewhere, as ComfyUI's can."""
+    """A model that lies on the device whole or not at all: its layers cannot run from elsewhere, as
+    ComfyUI's can.
+    """
 
     def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
-        # ComfyUI sets attributes on the model, "device" among them, which diffusers' models do not let it.
+        # ComfyUI sets attributes on the model, "device" among them,
+        # which diffusers' models do not let it.
         holder = _Holder()
         holder.model = model
         super().__init__(holder, load_device=device, offload_device=torch.device("cpu"))
@@ -212,23 +267,30 @@ class WholePatcher(ModelPatcher):
 
 
 class _GuestPatcher(ModelPatcher):
-    """Stands for a guest in ComfyUI's list of loaded models, and sends it away when all of them are to go."""
+    """Stands for a guest in ComfyUI's list of loaded models,
+    and sends it away when all of them are to go.
+    """
 
     def __init__(self, key: Hashable) -> None:
-        super().__init__(_Holder(), model_management.get_torch_device(), torch.device("cpu"), size=1)
+        super().__init__(
+            _Holder(), model_management.get_torch_device(), torch.device("cpu"), size=1
+        )
         self.key = key
 
     def loaded_size(self) -> int:
-        # More than any model needs, and less than the 1e30 bytes that ComfyUI asks for to unload everything. What the
-        # guest has on the device is known to ComfyUI by itself.
+        # More than any model needs, and less than the 1e30 bytes that ComfyUI asks for to unload
+        # everything. What the guest has on the device is known to ComfyUI by itself.
         return 10**29
 
-    def partially_unload(self, device: torch.device, memory_to_free: int = 0, *args: object, **kwargs: object) -> int:
+    def partially_unload(
+        self, device: torch.device, memory_to_free: int = 0, *args: object, **kwargs: object
+    ) -> int:
         return memory_to_free
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         if unpatch_all and self.key in _guests:
-            # Its models must not die now: ComfyUI is walking its list of them, and would lose its place.
+            # Its models must not die now: ComfyUI is walking its list of them,
+            # and would lose its place.
             loop = PromptServer.instance.loop
             loop.call_soon_threadsafe(loop.call_later, 0.5, _let_go, [_guests.pop(self.key)])
         return super().detach(unpatch_all)
@@ -245,14 +307,19 @@ class _Holder(torch.nn.Module):
     """Carries one of our models, or stands for one."""
 
 
-def save_preview(image: Tensor, name: str) -> ui.SavedResult:
-    """Write one IMAGE or MASK into ComfyUI's temporary folder for the browser to show, large enough for a screen."""
+def save_preview(image: Tensor, name: str, digest: str = "") -> ui.SavedResult:
+    """Write one IMAGE or MASK into ComfyUI's temporary folder for the browser to show, large enough
+    for a screen.
+
+    digest : of its content, see cache.digest: what has been written is not written again
+    """
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    file = f"artmancer_{uuid.uuid4().hex[:12]}_{name}"
-    picture = images.to_pil(image[0])
-    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    picture.save(folder / file, quality=95)
+    file = f"artmancer_{(digest or uuid.uuid4().hex)[-12:]}_{name}"
+    if not (digest and (folder / file).is_file()):
+        picture = images.to_pil(image[0])
+        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        picture.save(folder / file, quality=95)
     return ui.SavedResult(file, "", io.FolderType.temp)
 
 
@@ -272,9 +339,11 @@ def input_images() -> list[str]:
 
 
 def input_file(name: str) -> Path | None:
-    """The file behind a name in the input folder, which may carry ComfyUI's " [output]" or " [temp]"; None: not there.
+    """The file behind a name in the input folder, which may carry ComfyUI's " [output]" or
+    " [temp]"; None: not there.
 
-    A name that leads out of these folders is not there. (ComfyUI 0.3.64 itself does not look for "..".)
+    A name that leads out of these folders is not there.
+    (ComfyUI 0.3.64 itself does not look for "..".)
     """
     bare, annotated = folder_paths.annotated_filepath(name)
     folder = Path(annotated or folder_paths.get_input_directory()).resolve()
@@ -283,9 +352,37 @@ def input_file(name: str) -> Path | None:
 
 
 def save_output(image: Tensor) -> ui.SavedResult:
-    """Write one picture of an IMAGE or a MASK into ComfyUI's output folder, as the next numbered PNG."""
+    """Write one picture [H, W, 3 or 4] or mask [H, W] into ComfyUI's output folder, as the next
+    numbered PNG.
+    """
     folder = folder_paths.get_output_directory()
     folder, stem, number, subfolder, _ = folder_paths.get_save_image_path("ArtMancer", folder)
     name = f"{stem}_{number:05}_.png"
     images.save(Path(folder) / name, image)
     return ui.SavedResult(name, subfolder, io.FolderType.output)
+
+
+def save_result(image: Tensor) -> ui.SavedResult:
+    """The same into the temporary folder, under a name that no other picture gets,
+    also after this one is gone.
+    """
+    folder = Path(folder_paths.get_temp_directory()) / RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{uuid.uuid4().hex}.png"
+    images.save(folder / name, image)
+    return ui.SavedResult(name, RESULTS, io.FolderType.temp)
+
+
+def temp_files() -> Iterator[tuple[Path, os.stat_result]]:
+    """The pack's own files in ComfyUI's temporary folder: uploads, results and previews.
+    No link is followed.
+    """
+    temp = Path(folder_paths.get_temp_directory())
+    for pattern in ("artmancer_*", f"{UPLOADS}/*", f"{RESULTS}/*"):
+        for path in temp.glob(pattern):
+            with suppress(FileNotFoundError):  # a result gets its own name once it is written
+                about = path.lstat()
+                if stat.S_ISREG(about.st_mode) and (
+                    path.parent == temp or not path.parent.is_symlink()
+                ):
+                    yield path, about

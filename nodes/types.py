@@ -1,11 +1,18 @@
-"""What the pack's nodes have in common: their own socket types, and the mark of an advanced input."""
+"""What the pack's nodes have in common: their own socket types,
+and the mark of an advanced input.
+"""
 
 from comfy_api.latest import io
 
 from ..artmancer.editor import Conditions, Editor
 
-ADVANCED = {"advanced": True}
-"""An input that the frontend folds away."""
+
+def advanced(widget: io.Input) -> io.Input:
+    """An input that the frontend folds away.
+    The inputs of ComfyUI 0.3.64 have no argument for it.
+    """
+    widget.extra_dict = {"advanced": True}
+    return widget
 
 
 @io.comfytype(io_type="ARTMANCER_EDITOR")
@@ -16,3 +23,25 @@ class EditorType(io.ComfyTypeIO):
 @io.comfytype(io_type="ARTMANCER_CONDITIONS")
 class ConditionsType(io.ComfyTypeIO):
     Type = Conditions
+
+
+def widen() -> io.Input:
+    """The input of what stitches."""
+    return advanced(
+        io.Boolean.Input(
+            "widen",
+            default=False,
+            optional=True,
+            tooltip="Stitch what the edit changed just around the mask, too, "
+            "such as a shadow or a reflection.",
+        )
+    )
+
+
+def spill() -> io.Output:
+    """The output of what stitches."""
+    return io.Mask.Output(
+        display_name="spill",
+        tooltip="White where the edit changed something just around the mask, which is cut off "
+        "without widen.",
+    )

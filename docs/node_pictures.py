@@ -1,6 +1,6 @@
 """Take the pictures of the nodes for their help pages, from a running ComfyUI.
 
-Usage: python docs/node_pictures.py http://127.0.0.1:8188
+Usage: python docs/node_pictures.py http://127.0.0.1:8188 [NODE...]
 """
 
 import io
@@ -13,12 +13,15 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-IDS = re.findall(r'node_id="ArtMancer_(\w+)"', "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")))
+IDS = re.findall(
+    r'node_id="ArtMancer_(\w+)"',
+    "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")),
+)
 
 SHOW = """async (id) => {
   const { app, LiteGraph } = window;
-  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0,
-    config: {}, extra: {} });
+  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], config: {}, extra: {},
+    last_node_id: 0, last_link_id: 0 });
   const node = LiteGraph.createNode(`ArtMancer_${id}`);
   app.graph.add(node);
   node.pos = [0, 0];
@@ -29,19 +32,27 @@ SHOW = """async (id) => {
 
 
 def main() -> None:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(sys.argv[1])
-        page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_Compare'])")
-        page.evaluate("window.app.ui.settings.setSettingValueAsync('Comfy.TutorialCompleted', true)")
+        page.wait_for_function(
+            "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_Compare'])"
+        )
+        page.evaluate(
+            "window.app.ui.settings.setSettingValueAsync('Comfy.TutorialCompleted', true)"
+        )
         page.evaluate("window.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', true)")
         page.wait_for_timeout(1500)
         page.keyboard.press("Escape")
-        for name in IDS:
+        for name in sys.argv[2:] or IDS:
             page.evaluate(SHOW, name)
             page.wait_for_timeout(1200)
             shot = page.locator("[data-node-id]").first.screenshot()

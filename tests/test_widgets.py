@@ -17,9 +17,10 @@ SHOTS = ROOT / "build" / "screenshots"
 BUILD = """async ([photo, vue]) => {
   const { app, LiteGraph } = window;
   await app.ui.settings.setSettingValueAsync("Comfy.VueNodes.Enabled", vue);
-  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0,
-    config: {}, extra: {} });
-  const [load, pick] = ["LoadImage", "ArtMancer_SmartMask"].map((type) => LiteGraph.createNode(type));
+  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], config: {}, extra: {},
+    last_node_id: 0, last_link_id: 0 });
+  const types = ["LoadImage", "ArtMancer_SmartMask"];
+  const [load, pick] = types.map((type) => LiteGraph.createNode(type));
   for (const node of [load, pick]) app.graph.add(node);
   [load.pos, pick.pos] = [[40, 60], [400, 60]];
   pick.setSize([480, 640]);
@@ -39,7 +40,9 @@ class Picker:
         self.element = page.locator(".artmancer-picture").first
 
     def value(self, name: str) -> Any:
-        return self.page.evaluate(f"{PICK}.widgets.find((widget) => widget.name === '{name}').value")
+        return self.page.evaluate(
+            f"{PICK}.widgets.find((widget) => widget.name === '{name}').value"
+        )
 
     @property
     def prompt(self) -> Any:
@@ -63,7 +66,9 @@ class Picker:
         try:
             said.filter(has_text=words).wait_for(timeout=30_000)
         except TimeoutError as error:
-            raise AssertionError(f"waited for {words!r}, but it says {said.text_content()!r}") from error
+            raise AssertionError(
+                f"waited for {words!r}, but it says {said.text_content()!r}"
+            ) from error
 
     def pink(self, x: int, y: int) -> bool:
         """Whether the mask shows at a pixel of the photo."""
@@ -71,9 +76,11 @@ class Picker:
             """([x, y]) => {
               const canvas = document.querySelector(".artmancer-picture > canvas");
               const scale = Math.min(canvas.width / 600, canvas.height / 400);
-              const left = (canvas.width - 600 * scale) / 2, top = (canvas.height - 400 * scale) / 2;
+              const left = (canvas.width - 600 * scale) / 2;
+              const top = (canvas.height - 400 * scale) / 2;
               const context = canvas.getContext("2d");
-              return [...context.getImageData(left + x * scale, top + y * scale, 1, 1).data].slice(0, 3);
+              const [column, row] = [left + x * scale, top + y * scale];
+              return [...context.getImageData(column, row, 1, 1).data].slice(0, 3);
             }""",
             [x, y],
         )
@@ -81,7 +88,9 @@ class Picker:
 
 
 def photo(comfyui: ComfyUI) -> str:
-    """The photo in the input folder, put there without a request: the browser's event loop runs in this thread."""
+    """The photo in the input folder, put there without a request:
+    the browser's event loop runs in this thread.
+    """
     folder = comfyui.base / "input"
     folder.mkdir(exist_ok=True)
     shutil.copy(EXAMPLES / "coffee.png", folder)
@@ -97,7 +106,8 @@ def errors(page: Any) -> Iterator[list[str]]:
         "console",
         lambda message: (
             said.append(message.text)
-            if message.type == "error" and "extensions/artmancer" in message.location.get("url", "") + message.text
+            if message.type == "error"
+            and "extensions/artmancer" in message.location.get("url", "") + message.text
             else None
         ),
     )
@@ -106,7 +116,9 @@ def errors(page: Any) -> Iterator[list[str]]:
 
 
 @pytest.fixture(params=[False, True], ids=["canvas", "vue"])
-def picker(page: Any, comfyui: ComfyUI, errors: list[str], request: pytest.FixtureRequest) -> Picker:
+def picker(
+    page: Any, comfyui: ComfyUI, errors: list[str], request: pytest.FixtureRequest
+) -> Picker:
     page.evaluate(BUILD, [photo(comfyui), request.param])
     made = Picker(page)
     made.wait_for("Click: this.")
@@ -119,7 +131,9 @@ def shot(page: Any, name: str) -> None:
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
-def test_a_click_shows_the_object_and_more_clicks_change_it(picker: Picker, request: pytest.FixtureRequest) -> None:
+def test_a_click_shows_the_object_and_more_clicks_change_it(
+    picker: Picker, request: pytest.FixtureRequest
+) -> None:
     picker.click(270, 60)
     picker.wait_for("Score")
     assert picker.prompt == {"points": [[270, 60]], "labels": [1]}
@@ -150,7 +164,12 @@ def test_a_drag_is_a_box(picker: Picker) -> None:
     mouse.move(*picker.at(500, 395))
     mouse.up()
     left, top, right, bottom = picker.prompt["bbox"]
-    assert abs(left - 60) <= 2 and abs(top - 10) <= 2 and abs(right - 500) <= 2 and abs(bottom - 395) <= 2
+    assert (
+        abs(left - 60) <= 2
+        and abs(top - 10) <= 2
+        and abs(right - 500) <= 2
+        and abs(bottom - 395) <= 2
+    )
     picker.wait_for("Score")
     assert picker.pink(150, 250) and not picker.pink(560, 300)
 
@@ -167,13 +186,17 @@ def test_a_click_hits_the_same_pixel_when_zoomed_and_on_a_sharp_screen(
 ) -> None:
     page = browser.new_page(viewport={"width": 1800, "height": 1000}, device_scale_factor=2)
     page.goto(comfyui.url)
-    page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_SmartMask'])")
+    page.wait_for_function(
+        "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_SmartMask'])"
+    )
     page.evaluate(BUILD, [photo(comfyui), False])
     made = Picker(page)
     made.wait_for("Click: this.")
     for scale in (0.6, 1.4):
         page.evaluate(
-            "(scale) => { const { ds } = window.app.canvas; ds.scale = scale; ds.offset = [-300, 0]; }", scale
+            "(scale) => { const { ds } = window.app.canvas; ds.scale = scale; "
+            "ds.offset = [-300, 0]; }",
+            scale,
         )
         page.evaluate("window.app.canvas.setDirty(true, true)")
         page.wait_for_timeout(600)
@@ -189,7 +212,9 @@ def test_the_points_survive_saving_and_loading(picker: Picker) -> None:
     page = picker.page
     saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     page.reload()
-    page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_SmartMask'])")
+    page.wait_for_function(
+        "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_SmartMask'])"
+    )
     page.wait_for_timeout(2000)  # ComfyUI opens again what was open, and would lay it over ours
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
     again = Picker(page)
@@ -197,7 +222,9 @@ def test_the_points_survive_saving_and_loading(picker: Picker) -> None:
     assert again.prompt == {"points": [[270, 60]], "labels": [1]}
 
 
-def test_a_click_runs_the_node_in_a_subgraph(page: Any, comfyui: ComfyUI, errors: list[str]) -> None:
+def test_a_click_runs_the_node_in_a_subgraph(
+    page: Any, comfyui: ComfyUI, errors: list[str]
+) -> None:
     page.evaluate(BUILD, [photo(comfyui), False])
     Picker(page).wait_for("Click: this.")
     page.evaluate(
@@ -217,7 +244,8 @@ def test_a_click_runs_the_node_in_a_subgraph(page: Any, comfyui: ComfyUI, errors
 
 def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
     picker.page.evaluate(
-        f"{PICK}.widgets.find((widget) => widget.name === 'prompt').value = '{{\"points\": [[9999, 1]]}}'"
+        f"{PICK}.widgets.find((widget) => widget.name === 'prompt').value = '{{\"points\": "
+        "[[9999, 1]]}'"
     )
     picker.page.evaluate("window.app.queuePrompt(0, 1)")
     picker.element.locator("input").focus()
@@ -228,13 +256,21 @@ def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
 def test_the_slider_moves_over_an_edit(page: Any, comfyui: ComfyUI, errors: list[str]) -> None:
     page.evaluate(
         """async () => {
-          const graph = await (await fetch("/api/workflow_templates/artmancer/white_balance.json")).json();
+          const answer = await fetch("/api/workflow_templates/artmancer/white_balance.json");
+          const graph = await answer.json();
           await window.app.loadGraphData(graph, true, true, "white_balance");
           await window.app.queuePrompt(0, 1);
         }"""
     )
     slider = page.locator(".artmancer-picture[role=slider]").first
     slider.locator(".artmancer-words", has_text="before | after").wait_for(timeout=60_000)
+    saved = page.evaluate("window.app.rootGraph.serialize().nodes")
+    template = json.loads((ROOT / "workflows" / "white_balance.json").read_text())["nodes"]
+    kept, given = (
+        [node["widgets_values"] for node in nodes if "EditSampler" in node["type"]]
+        for nodes in (saved, template)
+    )
+    assert kept == given, "the slider is none of them"
     box = slider.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
     page.mouse.down()

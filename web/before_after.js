@@ -42,10 +42,11 @@ function slider(node) {
   });
   move(50);
 
-  node.addDOMWidget("before_after", "ArtMancer_BeforeAfter", element, {
+  const widget = node.addDOMWidget("before_after", "ArtMancer_BeforeAfter", element, {
     serialize: false,
     getMinHeight: () => (original.src || node.comfyClass === "ArtMancer_Compare" ? 220 : 28),
   });
+  widget.serialize = false; // nor into the workflow, where inputs that come later would take its place
   after(node, "onExecuted", (output) => {
     if (!output?.artmancer_before) return;
     original.src = viewUrl(output.artmancer_before[0]);
@@ -60,6 +61,6 @@ function slider(node) {
 app.registerExtension({
   name: "ArtMancer.BeforeAfter",
   nodeCreated(node) {
-    if (["ArtMancer_EditSampler", "ArtMancer_Compare"].includes(node.comfyClass)) slider(node);
+    if (["ArtMancer_EditSampler", "ArtMancer_Stitch", "ArtMancer_Compare"].includes(node.comfyClass)) slider(node);
   },
 });

@@ -5,16 +5,22 @@ import { after, fit, frame, load, viewUrl } from "./pictures.js";
 
 const DRAG = 5; // CSS pixels: less is a click
 const STEP = 0.02; // of the picture: what an arrow key moves the cursor by
-const ENDS = ["execution_success", "execution_error", "execution_interrupted"];
+const ENDS = ["execution_success", "execution_error", "execution_interrupted", "status"];
 const HELP = "Click: this. Shift or right click: not this. Drag: box. C: next candidate. Ctrl+Z: undo. Delete: clear.";
 
-/** The prompt as the node holds it; what is not one of ours reads as an empty one, and stays until something is clicked. */
+const numbers = (list, count) => Array.isArray(list) && list.length === count && list.every(Number.isFinite);
+
+/** The prompt as the node holds it; what in it is not ours is left out, and stays until something is clicked. */
 function read(text) {
   try {
     const said = JSON.parse(text || "{}");
-    const points = Array.isArray(said.points) ? said.points : [];
-    const labels = Array.isArray(said.labels) ? said.labels : points.map(() => 1);
-    return { points, labels, bbox: Array.isArray(said.bbox) ? said.bbox : null };
+    const given = Array.isArray(said.points) ? said.points : [];
+    const kept = [...given.keys()].filter((index) => numbers(given[index], 2));
+    return {
+      points: kept.map((index) => given[index]),
+      labels: kept.map((index) => (said.labels?.[index] === 0 ? 0 : 1)),
+      bbox: numbers(said.bbox, 4) ? said.bbox : null,
+    };
   } catch {
     return { points: [], labels: [], bbox: null };
   }
@@ -39,7 +45,9 @@ class Picker {
     this.cursor = null; // for the keyboard: [x, y]
     this.drag = null;
     this.running = false;
+    this.queued = false; // whether ComfyUI has taken the run
     this.again = false;
+    this.sharp = 1; // pixels of the canvas to one of the page
 
     this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`);
     // The keys go to a text field, for there ComfyUI leaves them alone: its own Ctrl+Z undoes the graph.
@@ -59,7 +67,8 @@ class Picker {
     // The picture shows it; each of ComfyUI's renderers looks at one of these.
     this.prompt.hidden = this.prompt.options.hidden = true;
     after(this.prompt, "callback", () => this.draw());
-    node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, { serialize: false, getMinHeight: () => 240 });
+    const options = { serialize: false, getMinHeight: () => 240 };
+    node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options).serialize = false;
     this.listen();
     after(node, "onAdded", () => this.start());
     after(node, "onRemoved", () => this.stop());
@@ -80,6 +89,11 @@ class Picker {
     this.resized = new ResizeObserver(() => this.draw());
     this.ended = ({ type, detail }) => {
       if (!this.running) return;
+      if (type === "status") {
+        // A run that is removed from the queue ends with nothing but an empty queue.
+        if (!this.queued || detail?.exec_info?.queue_remaining !== 0) return;
+        this.say(HELP);
+      }
       this.running = false;
       if (type === "execution_error") this.say(detail.exception_message);
       if (this.again) this.run();
@@ -100,8 +114,9 @@ class Picker {
     for (const name of ENDS) api.removeEventListener(name, this.ended);
   }
 
-  /** Show the picture of the loader that is connected, if there is one. */
+  /** Show the picture of the loader that is connected, if there is one, as sharp as the graph is zoomed. */
   async look() {
+    if (Picker.sharpness() !== this.sharp) this.draw();
     const url = this.loaded();
     if (!url || url === this.loader) return;
     this.loader = url;
@@ -269,17 +284,21 @@ class Picker {
       this.again = true;
       return;
     }
-    [this.running, this.again] = [true, false];
+    [this.running, this.queued, this.again] = [true, false, false];
     this.say("Looking for the object.");
-    const queued = await app.queuePrompt(0, 1, executionIds(this.node));
-    if (queued === false) this.running = false;
+    this.queued = (await app.queuePrompt(0, 1, executionIds(this.node))) !== false;
+    if (!this.queued) this.running = false;
+  }
+
+  static sharpness() {
+    return window.devicePixelRatio * Math.min(4, Math.max(1, app.canvas?.ds?.scale ?? 1));
   }
 
   draw() {
     const { canvas, element } = this;
-    const sharp = window.devicePixelRatio * Math.max(1, app.canvas?.ds?.scale ?? 1);
     const [width, height] = [element.clientWidth, element.clientHeight];
     if (!width || !height) return;
+    const sharp = (this.sharp = Picker.sharpness());
     [canvas.width, canvas.height] = [Math.round(width * sharp), Math.round(height * sharp)];
     const context = canvas.getContext("2d");
     context.setTransform(sharp, 0, 0, sharp, 0, 0);

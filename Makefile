@@ -1,7 +1,8 @@
 # Everything below needs Python 3.10 or newer and make; the first run installs the rest into .venv.
 
 PYTHON ?= python3
-PORT ?= 8188
+PORT ?= 8003
+COMFYUI_PORT ?= 8188
 export COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
 
 BIN := .venv/bin
@@ -10,7 +11,7 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
-.PHONY: demo test lint serve bench comfyui browser requirements clean
+.PHONY: demo test lint serve bench locales comfyui browser requirements clean
 
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
@@ -23,21 +24,31 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-serve: comfyui  ## ComfyUI with the pack on 127.0.0.1, PORT=8188
+serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pack, COMFYUI_PORT=8188
 	@test -f "$$COMFYUI_PATH/main.py" || { echo "Set COMFYUI_PATH to a ComfyUI and try again."; exit 1; }
 	@mkdir -p build/comfyui/custom_nodes build/comfyui/user
 	@ln -sfn "$(CURDIR)" build/comfyui/custom_nodes/artmancer
-	$(BIN)/python "$$COMFYUI_PATH/main.py" --base-directory "$(CURDIR)/build/comfyui" --listen 127.0.0.1 --port $(PORT) \
+	ARTMANCER_DATA="$${ARTMANCER_DATA:-build/gateway}" $(BIN)/artmancer serve --port $(PORT) \
+		--comfyui-url http://127.0.0.1:$(COMFYUI_PORT) --with-comfyui --comfyui-base "$(CURDIR)/build/comfyui" \
 		$(if $(shell command -v nvidia-smi),,--cpu)
 
 bench: comfyui  ## the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/hosting.py
 
-requirements: $(INSTALLED)  ## pin the development packages anew
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade --quiet \
-		--no-header --no-annotate -o requirements-dev.txt
+locales: comfyui  ## the English texts anew, out of the nodes' schemas
+	$(BIN)/python docs/locales.py
+
+COMPILE := $(BIN)/uv pip compile --upgrade --quiet --no-header --no-annotate
+
+requirements: comfyui  ## pin the packages of development and of hosting anew
+	$(COMPILE) pyproject.toml --group dev --extra gateway --universal --python-version 3.10 -o requirements-dev.txt
+	echo comfy-cli | $(COMPILE) pyproject.toml - "$$COMFYUI_PATH/requirements.txt" \
+		--extra gateway --extra fastsam --extra rembg --constraints requirements-dev.txt \
+		--python-version 3.12 --python-platform x86_64-unknown-linux-gnu -o artmancer/hosting/requirements.txt
 
 build:
 	@mkdir -p build

@@ -40,7 +40,9 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = {task: row(task, files, folder / f"{task}.png") for task, files in EDITS.items()}
     height = sum(HEAD + max(tile.height for tile in tiles) for tiles in rows.values())
-    sheet = Image.new("RGB", (GAP + sum(COLUMNS.values()) + len(COLUMNS) * GAP, HEAD + height + GAP), "white")
+    sheet = Image.new(
+        "RGB", (GAP + sum(COLUMNS.values()) + len(COLUMNS) * GAP, HEAD + height + GAP), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     top = HEAD
     for task, tiles in rows.items():
@@ -60,18 +62,24 @@ def row(task: str, files: dict[str, str], output: Path) -> list[Image.Image]:
     """The tiles of one edit, which it makes: photo, mask, three conditions, result."""
     given = {option: EXAMPLES / name for option, name in files.items()}
     options = [f"--{option}={path}" for option, path in given.items() if option != "image"]
-    if code := cli.main(["edit", str(given["image"]), *options, f"--task={task}", f"--output={output}"]):
+    if code := cli.main(
+        ["edit", str(given["image"]), *options, f"--task={task}", f"--output={output}"]
+    ):
         sys.exit(code)
     photo = images.load(given["image"]).image
     conditions = prepare(
         photo,
         images.load_mask(given["mask"]) if "mask" in given else None,
         reference=images.load(given["reference"]).image if "reference" in given else None,
-        reference_mask=images.load_mask(given["reference-mask"]) if "reference-mask" in given else None,
+        reference_mask=images.load_mask(given["reference-mask"])
+        if "reference-mask" in given
+        else None,
     )
     shown = [
         images.to_pil(photo),
-        Image.open(given["mask"]) if "mask" in given else Image.new("L", images.to_pil(photo).size, "white"),
+        Image.open(given["mask"])
+        if "mask" in given
+        else Image.new("L", images.to_pil(photo).size, "white"),
         *(images.to_pil(conditions.images[name]) for name in RECIPES[conditions.recipe].conditions),
         Image.open(output),
     ]
@@ -80,8 +88,12 @@ def row(task: str, files: dict[str, str], output: Path) -> list[Image.Image]:
 
 def tile(picture: Image.Image, side: int) -> Image.Image:
     scale = side / max(picture.size)
-    picture = picture.convert("RGB").resize((round(picture.width * scale), round(picture.height * scale)))
-    ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline="#d0d7de")
+    picture = picture.convert("RGB").resize(
+        (round(picture.width * scale), round(picture.height * scale))
+    )
+    ImageDraw.Draw(picture).rectangle(
+        (0, 0, picture.width - 1, picture.height - 1), outline="#d0d7de"
+    )
     return picture
 
 

@@ -1,4 +1,6 @@
-"""ArtMancer, a ComfyUI custom node pack: mask-aware photo editing that leaves every other pixel alone."""
+"""ArtMancer, a ComfyUI custom node pack: mask-aware photo editing that leaves every
+other pixel alone.
+"""
 
 from typing import TYPE_CHECKING
 

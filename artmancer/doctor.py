@@ -1,4 +1,6 @@
-"""What is installed, which device there is, where models are looked for, and how to get what is missing."""
+"""What is installed, which device there is, where models are looked for,
+and how to get what is missing.
+"""
 
 import os
 import platform
@@ -32,10 +34,18 @@ def examine() -> list[Finding]:
         _package("torch", "pip install torch"),
         _device(),
         _package("opencv-python-headless", "pip install opencv-python-headless", "opencv-python"),
-        _package("pypatchmatch", "pip install pypatchmatch (Python 3.11 or newer); until then removal smears"),
-        _package("ultralytics", "for Smart Mask with FastSAM: pip install ultralytics; until then it is GrabCut"),
+        _package(
+            "pypatchmatch",
+            "pip install pypatchmatch (Python 3.11 or newer); until then removal smears",
+        ),
+        _package(
+            "ultralytics",
+            "for Smart Mask with FastSAM: pip install ultralytics; until then it is GrabCut",
+        ),
         _package("rembg", "for Remove Background: pip install rembg onnxruntime"),
-        _package("onnxruntime", "for Remove Background: pip install onnxruntime", "onnxruntime-gpu"),
+        _package(
+            "onnxruntime", "for Remove Background: pip install onnxruntime", "onnxruntime-gpu"
+        ),
         *_comfyui(),
         Finding("weights", True, "none needed: the draft editor works without"),
     ]
@@ -61,11 +71,15 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return Finding(
-            "device", True, f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free"
+            "device",
+            True,
+            f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free",
         )
     if torch.backends.mps.is_available():
         return Finding("device", True, "Apple GPU (mps)")
-    return Finding("device", True, f"CPU, {torch.get_num_threads()} threads; the draft editor needs no more")
+    return Finding(
+        "device", True, f"CPU, {torch.get_num_threads()} threads; the draft editor needs no more"
+    )
 
 
 def _comfyui() -> list[Finding]:
@@ -75,7 +89,10 @@ def _comfyui() -> list[Finding]:
         return [Finding("ComfyUI", False, f"not in {folder}", advice)]
     return [
         Finding("ComfyUI", True, str(folder)),
-        *(Finding(f"models/{name}", True, _listing(folder / "models" / name)) for name in MODEL_FOLDERS),
+        *(
+            Finding(f"models/{name}", True, _listing(folder / "models" / name))
+            for name in MODEL_FOLDERS
+        ),
     ]
 
 

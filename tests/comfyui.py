@@ -1,4 +1,6 @@
-"""A real ComfyUI for the tests: started once on a free loopback port, with the pack in its custom_nodes."""
+"""A real ComfyUI for the tests: started once on a free loopback port,
+with the pack in its custom_nodes.
+"""
 
 import asyncio
 import json
@@ -61,13 +63,23 @@ class ComfyUI:
         (base / "custom_nodes").mkdir(parents=True)
         (base / "user" / "default").mkdir(parents=True)
         # A fresh ComfyUI greets with its templates, over the graph.
-        (base / "user" / "default" / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+        (base / "user" / "default" / "comfy.settings.json").write_text(
+            '{"Comfy.TutorialCompleted": true}'
+        )
         (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "main.py", "--cpu", "--base-directory", str(base), "--port", str(port)]
+        command = [
+            sys.executable,
+            "main.py",
+            "--cpu",
+            "--base-directory",
+            str(base),
+            "--port",
+            str(port),
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, "--disable-auto-launch", "--preview-method", "auto"],
@@ -98,17 +110,26 @@ class ComfyUI:
         async def ask() -> Any:
             async with aiohttp.ClientSession(self.url) as session, session.get(path) as answer:
                 answer.raise_for_status()
-                return await answer.json() if answer.content_type == "application/json" else await answer.read()
+                return (
+                    await answer.json()
+                    if answer.content_type == "application/json"
+                    else await answer.read()
+                )
 
         return asyncio.run(ask())
 
-    def upload(self, path: Path, name: str | None = None) -> str:
-        """Put a file into the input folder; the name it has there."""
+    def upload(self, path: Path, name: str | None = None, **fields: str) -> str:
+        """Put a file into the input folder, or where the fields of the form say;
+        the name it has there.
+        """
 
         async def send() -> str:
-            form = aiohttp.FormData()
+            form = aiohttp.FormData(fields)
             form.add_field("image", path.read_bytes(), filename=name or path.name)
-            async with aiohttp.ClientSession(self.url) as session, session.post("/upload/image", data=form) as answer:
+            async with (
+                aiohttp.ClientSession(self.url) as session,
+                session.post("/upload/image", data=form) as answer,
+            ):
                 answer.raise_for_status()
                 return str((await answer.json())["name"])
 
@@ -121,24 +142,34 @@ class ComfyUI:
             async with aiohttp.ClientSession(self.url) as session:
                 await session.post("/free", json={"unload_models": True, "free_memory": True})
 
-        asyncio.run(post())
-        # The worker does it when it wakes, and says nothing.
-        time.sleep(1.5)
+        # The worker does it when it wakes, and says nothing. Asked while it collects garbage after
+        # a run, it goes to sleep over it.
+        for seconds in (0.5, 1.5):
+            asyncio.run(post())
+            time.sleep(seconds)
 
     def queue(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """POST /prompt without waiting for the run: the status and the answer."""
+        return self.post("/prompt", json={"prompt": graph})
 
-        async def post() -> tuple[int, dict[str, Any]]:
+    def post(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+        """The status and the answer."""
+
+        async def send() -> tuple[int, dict[str, Any]]:
             async with (
                 aiohttp.ClientSession(self.url) as session,
-                session.post("/prompt", json={"prompt": graph}) as answer,
+                session.post(path, **body) as answer,
             ):
                 return answer.status, await answer.json()
 
-        return asyncio.run(post())
+        return asyncio.run(send())
 
-    def run(self, graph: dict[str, Any], on_event: Callable[[Event], str | None] = lambda event: None) -> Run:
-        """Queue a graph and listen until it ends. What on_event gives is POSTed as a path, /interrupt say."""
+    def run(
+        self, graph: dict[str, Any], on_event: Callable[[Event], str | None] = lambda event: None
+    ) -> Run:
+        """Queue a graph and listen until it ends. What on_event gives is POSTed as a path,
+        /interrupt say.
+        """
 
         async def listen() -> Run:
             client = uuid.uuid4().hex
@@ -161,7 +192,11 @@ class ComfyUI:
                     run.events.append(event)
                     if path := on_event(event):
                         await session.post(path)
-                    if event["type"] in ("execution_success", "execution_error", "execution_interrupted"):
+                    if event["type"] in (
+                        "execution_success",
+                        "execution_error",
+                        "execution_interrupted",
+                    ):
                         break
                 history: dict[str, Any] = {}
                 while run.prompt_id not in history:  # written a moment after the last event
@@ -174,5 +209,7 @@ class ComfyUI:
 
     def view(self, picture: dict[str, str]) -> bytes:
         return bytes(
-            self.get(f"/view?filename={picture['filename']}&subfolder={picture['subfolder']}&type={picture['type']}")
+            self.get(
+                f"/view?filename={picture['filename']}&subfolder={picture['subfolder']}&type={picture['type']}"
+            )
         )

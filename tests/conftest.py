@@ -29,12 +29,15 @@ def example() -> Callable[[str], Tensor]:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Qwen-Image-Edit with random weights."""
+    pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
     return tiny_qwen.save_base(tmp_path_factory.mktemp("base") / "tiny-qwen")
 
 
 @pytest.fixture(scope="session")
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """LoRAs for it, with the keys of diffusers, of ai-toolkit, without a prefix, and of Lightning."""
+    """LoRAs for it, with the keys of diffusers, of ai-toolkit, without a prefix,
+    and of Lightning.
+    """
     made = tmp_path_factory.mktemp("loras")
     styles = ("diffusers", "ai-toolkit", "bare", "lightning")
     return [
@@ -47,7 +50,9 @@ def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     """A running ComfyUI with the pack, on a free loopback port."""
     if not (comfyui_folder() / "main.py").is_file():
-        pytest.skip(f"no ComfyUI in {comfyui_folder()}, and none could be installed (set COMFYUI_PATH)")
+        pytest.skip(
+            f"no ComfyUI in {comfyui_folder()}, and none could be installed (set COMFYUI_PATH)"
+        )
     server = ComfyUI(tmp_path_factory.mktemp("comfyui"))
     try:
         server.wait()
@@ -60,7 +65,9 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
 def browser() -> Iterator[Any]:
     from playwright.sync_api import Error, sync_playwright
 
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     with sync_playwright() as playwright:
         try:

@@ -15,7 +15,9 @@ def smooth_picture(height: int, width: int, wavelength: float, seed: int) -> Ten
         for _ in range(3):
             angle, phase = random.uniform(0, 2 * np.pi, 2)
             length = wavelength * random.uniform(1, 3)
-            waves.append(np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase))
+            waves.append(
+                np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / length + phase)
+            )
         planes.append(0.5 + sum(waves) / 6.5)
     return torch.from_numpy(np.stack(planes, -1)).float().unsqueeze(0)
 

@@ -57,7 +57,9 @@ def test_texture_that_moved_or_is_new_does_not_wash_out_the_object(moved: int) -
 
 
 def test_a_soft_mask_has_a_rim_too(photo: Tensor) -> None:
-    soft = torch.from_numpy(cv2.GaussianBlur(disc(256, 256, 128, 128, 60)[0].numpy(), (0, 0), 12)).unsqueeze(0)
+    soft = torch.from_numpy(
+        cv2.GaussianBlur(disc(256, 256, 128, 128, 60)[0].numpy(), (0, 0), 12)
+    ).unsqueeze(0)
     edited = photo * 0.9
     matched = color.match_rim(edited, photo, soft)
     assert (matched - photo).abs().mean() < 0.3 * (edited - photo).abs().mean()
@@ -84,7 +86,9 @@ def test_linear_light_and_back() -> None:
 
 
 @pytest.mark.parametrize("gains", [(1.3, 1.0, 0.7), (0.8, 1.1, 1.2)])
-def test_a_fitted_change_of_colours_serves_another_resolution(photo: Tensor, gains: tuple[float, ...]) -> None:
+def test_a_fitted_change_of_colours_serves_another_resolution(
+    photo: Tensor, gains: tuple[float, ...]
+) -> None:
     def cast(image: Tensor) -> Tensor:
         return color.to_srgb((color.to_linear(image) * torch.tensor(gains)).clamp(0, 1))
 

@@ -16,7 +16,9 @@ def sources(example) -> Sources:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_gives_its_images_in_order_at_the_crops_size(sources: Sources, recipe: str) -> None:
+def test_every_recipe_gives_its_images_in_order_at_the_crops_size(
+    sources: Sources, recipe: str
+) -> None:
     images = split(sources, recipe)
     assert tuple(images) == RECIPES[recipe].conditions
     assert {tuple(image.shape) for image in images.values()} == {tuple(sources.crop.image.shape)}
@@ -38,9 +40,13 @@ def test_a_reference_stands_in_for_the_object(sources: Sources) -> None:
 def test_the_fill_is_patchmatch_or_what_is_connected(sources: Sources) -> None:
     hole = sources.crop.mask > 0
     filled = split(sources, "background_mask_fill")["fill"]
-    assert torch.equal(filled[~hole], sources.crop.image[~hole]) and not torch.equal(filled, sources.crop.image)
+    assert torch.equal(filled[~hole], sources.crop.image[~hole]) and not torch.equal(
+        filled, sources.crop.image
+    )
     given = torch.rand_like(sources.crop.image)
-    assert torch.equal(split(Sources(sources.crop, fill=given), "background_mask_fill")["fill"], given)
+    assert torch.equal(
+        split(Sources(sources.crop, fill=given), "background_mask_fill")["fill"], given
+    )
 
 
 def test_a_recipe_that_shows_the_reference_needs_one(sources: Sources) -> None:
@@ -57,7 +63,9 @@ def test_place_keeps_the_aspect_ratio_and_the_colours_at_the_edge() -> None:
     found = region.bounds((placed.mask[0] > 0.5).float())
     assert abs((found.bottom - found.top) - 160) <= 2 and abs((found.right - found.left) - 160) <= 2
     assert abs((found.left + found.right) / 2 - 140) <= 1
-    assert (placed.image[placed.mask > 0.1] - torch.tensor([1.0, 0.5, 0.2])).abs().max() < 0.02, "no dark fringe"
+    assert (placed.image[placed.mask > 0.1] - torch.tensor([1.0, 0.5, 0.2])).abs().max() < 0.02, (
+        "no dark fringe"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,9 @@ def test_place_keeps_the_aspect_ratio_and_the_colours_at_the_edge() -> None:
         (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "mask of the reference is black"),
     ],
 )
-def test_a_reference_that_does_not_fit_is_refused(image: Tensor, mask: Tensor | None, said: str) -> None:
+def test_a_reference_that_does_not_fit_is_refused(
+    image: Tensor, mask: Tensor | None, said: str
+) -> None:
     with pytest.raises(ArtMancerError, match=said):
         cut_out(image, mask)
 

@@ -5,11 +5,15 @@ from places import ROOT
 
 from artmancer.errors import CODES, ArtMancerError
 
-SOURCES = [path.read_text() for folder in ("artmancer", "nodes") for path in (ROOT / folder).rglob("*.py")]
+SOURCES = [
+    path.read_text() for folder in ("artmancer", "nodes") for path in (ROOT / folder).rglob("*.py")
+]
 
 
 def test_every_code_that_is_raised_is_in_the_table_and_every_row_is_raised() -> None:
-    raised = {code for source in SOURCES for code in re.findall(r"ArtMancerError\(\s*\"(\w+)\"", source)}
+    raised = {
+        code for source in SOURCES for code in re.findall(r"ArtMancerError\(\s*\"(\w+)\"", source)
+    }
     assert raised == set(CODES)
 
 

@@ -36,7 +36,12 @@ def test_lossless_formats_keep_every_byte(file_format: str) -> None:
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
 def test_lossy_formats_are_read(file_format: str) -> None:
     gray = Image.new("RGB", (64, 48), (200, 100, 50))
-    assert np.abs(levels(images.decode(encoded(gray, file_format)).image).astype(int) - np.array(gray)).max() < 6
+    assert (
+        np.abs(
+            levels(images.decode(encoded(gray, file_format)).image).astype(int) - np.array(gray)
+        ).max()
+        < 6
+    )
 
 
 def test_values_are_those_of_comfyuis_own_loader() -> None:
@@ -72,7 +77,9 @@ def test_a_palette_with_transparency_is_read() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 def test_any_mode_becomes_rgb(mode: str) -> None:
     if mode in ("I;16", "F"):
-        values = np.full((8, 9), 0.5 if mode == "F" else 32768, np.float32 if mode == "F" else np.uint16)
+        values = np.full(
+            (8, 9), 0.5 if mode == "F" else 32768, np.float32 if mode == "F" else np.uint16
+        )
         picture = Image.fromarray(values)
     else:
         picture = Image.new("L", (9, 8), 128).convert("RGB").convert(mode)
@@ -113,10 +120,17 @@ def one_pixel_png_of(width: int, height: int) -> bytes:
     """A PNG whose header promises this size, and whose data would never fill it."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -141,7 +155,9 @@ def test_bad_bytes_are_refused_with_the_reason(data: bytes, code: str, said: str
         assert caught.value.code == code
 
 
-def test_a_file_over_the_length_cap_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_over_the_length_cap_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     (tmp_path / "big.png").write_bytes(bytes(1001))
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
@@ -154,18 +170,26 @@ def test_a_file_over_the_length_cap_is_not_read(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("file_format", images.FORMATS)
 def test_damaged_files_give_a_picture_or_a_reason_never_a_crash(file_format: str) -> None:
     chance = random.Random(file_format)
-    pictures = [PHOTO, PHOTO.convert("L")] + ([PHOTO.convert("CMYK")] if file_format in ("JPEG", "TIFF") else [])
+    pictures = [PHOTO, PHOTO.convert("L")] + (
+        [PHOTO.convert("CMYK")] if file_format in ("JPEG", "TIFF") else []
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a photo"
     whole = [
-        encoded(picture, file_format, **({"exif": exif} if file_format in ("PNG", "JPEG", "WEBP") else {}))
+        encoded(
+            picture,
+            file_format,
+            **({"exif": exif} if file_format in ("PNG", "JPEG", "WEBP") else {}),
+        )
         for picture in pictures
     ]
     for _ in range(300):
         data = bytearray(chance.choice(whole))
         for _ in range(chance.choice([1, 2, 20])):
-            data[chance.randrange(min(len(data), chance.choice([64, 400, 10_000])))] = chance.randrange(256)
+            data[chance.randrange(min(len(data), chance.choice([64, 400, 10_000])))] = (
+                chance.randrange(256)
+            )
         try:
             images.decode(bytes(data[: chance.choice([len(data), chance.randrange(len(data))])]))
         except ArtMancerError as error:
@@ -178,7 +202,9 @@ def test_base64_is_read_with_and_without_a_prefix() -> None:
     assert images.decode_base64(f"data:image/png;base64,{text}") == b"bytes"
 
 
-@pytest.mark.parametrize("text", ["not base64!", "data:image/png,abc", "data:nothing", "YQ", "YQ==\nYQ=="])
+@pytest.mark.parametrize(
+    "text", ["not base64!", "data:image/png,abc", "data:nothing", "YQ", "YQ==\nYQ=="]
+)
 def test_what_is_not_base64_is_refused(text: str) -> None:
     with pytest.raises(ArtMancerError) as caught:
         images.decode_base64(text)
@@ -200,7 +226,9 @@ def test_saved_pictures_come_back_the_same(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out.png"
     target.write_bytes(b"before")
 
@@ -215,7 +243,9 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
 
 
 def test_a_format_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ArtMancerError, match=r"'out\.heic' ends in '\.heic'; expected one of \.png"):
+    with pytest.raises(
+        ArtMancerError, match=r"'out\.heic' ends in '\.heic'; expected one of \.png"
+    ):
         images.save(tmp_path / "out.heic", torch.zeros(1, 4, 4, 3))
 
 

@@ -1,4 +1,6 @@
-"""`artmancer models`: what is found, and the download, from a hub on this machine that answers as the real one does."""
+"""`artmancer models`: what is found, and the download, from a hub on this machine that answers as
+the real one does.
+"""
 
 import asyncio
 import hashlib
@@ -46,7 +48,9 @@ class Hub:
 
     async def _info(self, request: web.Request) -> web.Response:
         siblings = [{"rfilename": name} for name in self.files]
-        return web.json_response({"id": models.REPOSITORY, "sha": models.REVISION, "siblings": siblings})
+        return web.json_response(
+            {"id": models.REPOSITORY, "sha": models.REVISION, "siblings": siblings}
+        )
 
     async def _tree(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -56,7 +60,11 @@ class Hub:
                     "path": name,
                     "size": len(data),
                     "oid": "0" * 40,
-                    "lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 100},
+                    "lfs": {
+                        "oid": hashlib.sha256(data).hexdigest(),
+                        "size": len(data),
+                        "pointerSize": 100,
+                    },
                 }
                 for name, data in self.files.items()
             ]
@@ -66,7 +74,11 @@ class Hub:
         name = request.match_info["name"]
         data = self.files[name]
         digest = hashlib.sha256(data).hexdigest()
-        headers = {"X-Repo-Commit": models.REVISION, "ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": models.REVISION,
+            "ETag": f'"{digest}"',
+            "Accept-Ranges": "bytes",
+        }
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(len(data))})
         asked = request.headers.get("Range")
@@ -97,7 +109,12 @@ def hub() -> Iterator[Hub]:
 
 def fetch(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "artmancer.cli", "models", "fetch", "--folder", str(folder)]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_DISABLE_XET": "1"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+        "HF_HUB_DISABLE_XET": "1",
+    }
     environment["HF_HOME"] = str(folder.parent / "hf")
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -160,26 +177,44 @@ def test_fastsam_is_fetched_and_checked(
     assert cli.main(command) == 1
     assert "FastSAM-s.pt could not be fetched" in capsys.readouterr().err
     assert not list((tmp_path / "fastsam").glob("*.pt")), "nothing half-written"
+    assert cli.main([*command[:-1], str(tmp_path / "served.pt" / "fastsam")]) == 1
+    assert "FastSAM-s.pt could not be fetched" in capsys.readouterr().err, (
+        "no folder can be made in a file"
+    )
 
 
 def test_what_lies_in_comfyuis_folders_is_listed(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.setenv("MODEL_PATH", str(tiny_base))
     loras = tmp_path / "models" / "loras"
     loras.mkdir(parents=True)
-    tiny_qwen.save_lora(loras / "removal_cp.safetensors", tiny_base, metadata={"artmancer.resolution": "512"})
+    tiny_qwen.save_lora(
+        loras / "removal_cp.safetensors", tiny_base, metadata={"artmancer.resolution": "512"}
+    )
     tiny_qwen.save_lora(loras / "other.safetensors", tiny_base)
     elsewhere = tiny_qwen.save_lora(tmp_path / "mine.safetensors", tiny_base)
     monkeypatch.setenv("MODEL_FILE", str(elsewhere))
     monkeypatch.setenv("MODEL_FILE_WHITE_BALANCE", str(tmp_path / "gone.safetensors"))
     assert cli.main(["models", "--json"]) == 0
-    listed = {Path(one["path"]).name: (one["kind"], one["about"]) for one in json.loads(capsys.readouterr().out)}
+    listed = {
+        Path(one["path"]).name: (one["kind"], one["about"])
+        for one in json.loads(capsys.readouterr().out)
+    }
     assert listed[tiny_base.name] == ("base", "")
     assert listed["removal_cp.safetensors"] == ("removal", "resolution 512")
-    assert listed["other.safetensors"] == ("lora", "") and listed["mine.safetensors"] == ("insertion", "")
-    assert listed["gone.safetensors"][0] == "white_balance" and "no checkpoint" in listed["gone.safetensors"][1]
+    assert listed["other.safetensors"] == ("lora", "") and listed["mine.safetensors"] == (
+        "insertion",
+        "",
+    )
+    assert (
+        listed["gone.safetensors"][0] == "white_balance"
+        and "no checkpoint" in listed["gone.safetensors"][1]
+    )
     assert cli.main(["models"]) == 0
     assert "removal        " in capsys.readouterr().out
 

@@ -1,4 +1,6 @@
-"""The house rules that a machine can check: who imports whom, what is installed, what is published."""
+"""The house rules that a machine can check: who imports whom, what is installed,
+what is published.
+"""
 
 import ast
 import re
@@ -71,7 +73,9 @@ def test_qwen_draft_masks_and_matting_do_not_know_each_other(one: str) -> None:
             assert not any(re.match(rf"artmancer\.{other}(\.|$)", name) for name in known)
 
 
-@pytest.mark.parametrize("path", modules("artmancer") + modules("nodes"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", modules("artmancer") + modules("nodes"), ids=lambda path: path.stem
+)
 def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path, top_level_only=True)} & HEAVY
 
@@ -90,7 +94,9 @@ def test_help_does_not_wait_for_torch() -> None:
 
 def test_comfyui_manager_installs_what_the_project_depends_on() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == PROJECT["project"]["dependencies"]
+    assert [line for line in lines if not line.startswith("#")] == PROJECT["project"][
+        "dependencies"
+    ]
 
 
 def test_users_get_lower_bounds_only_and_torch_is_not_moved() -> None:
@@ -107,7 +113,9 @@ def test_development_packages_are_pinned_and_name_no_index() -> None:
 
 
 def test_no_file_names_the_host_of_a_registry() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
     host = re.compile(rb"(pypi\.org|pythonhosted|registry\.npmjs|download\.pytorch)")
     for name in filter(None, listed.split("\0")):
         if name != "tests/test_rules.py" and (ROOT / name).is_file():
@@ -132,9 +140,19 @@ def test_there_is_one_folder_of_templates() -> None:
 
 
 def test_every_node_has_a_help_page_with_its_picture() -> None:
-    ids = re.findall(r'node_id="(ArtMancer_\w+)"', "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")))
-    assert len(ids) == len(set(ids)) == 18
+    ids = re.findall(
+        r'node_id="(ArtMancer_\w+)"',
+        "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")),
+    )
+    assert len(ids) == len(set(ids)) == 25
     for name in ids:
         page = ROOT / "web" / "docs" / f"{name}.md"
         picture = re.search(r"!\[.+\]\((.+)\)", page.read_text())
         assert picture and (page.parent / picture[1]).is_file(), name
+
+
+def test_an_installed_package_has_every_module_and_every_graph() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in modules("artmancer")}
+    assert set(setuptools["packages"]) == folders | {"artmancer.gateway.graphs"}
+    assert setuptools["package-dir"]["artmancer.gateway.graphs"] == "workflows/api"

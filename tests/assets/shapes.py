@@ -20,8 +20,8 @@ def scene(seed: int, side: int = 256) -> tuple[NDArray[np.uint8], list[NDArray[n
 
     Returns
     -------
-    uint8 [side, side, 3], and a mask bool [side, side] for each shape, from back to front. Each mask is one piece and
-    at least half of its shape; a pixel belongs to at most one.
+    uint8 [side, side, 3], and a mask bool [side, side] for each shape, from back to front. Each
+    mask is one piece and at least half of its shape; a pixel belongs to at most one.
     """
     random = np.random.default_rng(seed)
     picture = texture(random, side, random.uniform(0, 255, 3), spread=60)
@@ -46,7 +46,9 @@ def scene(seed: int, side: int = 256) -> tuple[NDArray[np.uint8], list[NDArray[n
 
 
 def outline(random: Generator) -> NDArray[np.float64]:
-    """The corners [n, 2] of a disc, box, polygon or star, as (x, y) in units of the picture's side."""
+    """The corners [n, 2] of a disc, box, polygon or star, as (x, y) in units
+    of the picture's side.
+    """
     kind = random.choice(["disc", "box", "polygon", "star"])
     if kind == "disc":
         angles, radii = np.linspace(0, 2 * np.pi, 96, endpoint=False), np.ones(96)
@@ -73,8 +75,12 @@ def draw(points: NDArray[np.float64], side: int) -> NDArray[np.float32]:
     return cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def texture(random: Generator, side: int, color: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
-    """A plain, shaded, striped, chequered or cloudy surface [side, side, 3] of values around a colour."""
+def texture(
+    random: Generator, side: int, color: NDArray[np.float64], spread: float
+) -> NDArray[np.float32]:
+    """A plain, shaded, striped, chequered or cloudy surface [side, side, 3] of values
+    around a colour.
+    """
     kind = random.choice(["plain", "gradient", "stripes", "chequers", "clouds"])
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     turn, waves = random.uniform(0, 2 * np.pi), random.uniform(3, 12)
@@ -95,7 +101,9 @@ def texture(random: Generator, side: int, color: NDArray[np.float64], spread: fl
     return pattern[..., None] * slope + color.astype(np.float32)
 
 
-def distinct_color(random: Generator, picture: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def distinct_color(
+    random: Generator, picture: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """Of some random colours the one that differs most from what lies around the mask."""
     rim = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
     colors = random.uniform(0, 255, (5, 3))

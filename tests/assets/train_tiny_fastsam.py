@@ -1,9 +1,10 @@
-"""Train tiny_fastsam.pt, a FastSAM small enough for the tests: YOLOv8-seg, one class, on the scenes of shapes.py.
+"""Train tiny_fastsam.pt, a FastSAM small enough for the tests: YOLOv8-seg, one class, on the scenes
+of shapes.py.
 
     python tests/assets/train_tiny_fastsam.py [WEIGHTS]
 
-It needs ultralytics and takes about an hour on two cores. At the end it clicks into shapes it was not trained on
-and says how well the masks that come back fit.
+It needs ultralytics and takes about an hour on two cores. At the end it clicks into shapes it was
+not trained on and says how well the masks that come back fit.
 """
 
 import os
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from shapes import scene
 from torch import Tensor
 
-# ultralytics reads these when it is imported: no settings in the home folder, no network, no pip, no pickled code.
+# ultralytics reads these when it is imported: no settings in the home folder, no network, no pip,
+# no pickled code.
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()
 os.environ["YOLO_OFFLINE"] = "True"
 os.environ["YOLO_AUTOINSTALL"] = "False"
@@ -32,11 +34,16 @@ UNSEEN = 10_000  # training takes the seeds from here on, the check those below
 
 
 def main() -> None:
-    weights = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("tiny_fastsam.pt")
+    weights = (
+        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("tiny_fastsam.pt")
+    )
     save(train(), weights)
     fits = measure(weights)
     report(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB")
-    report(f"{len(fits)} clicks: mean IoU {np.mean(fits):.3f}, at least 0.85 for {np.mean(np.array(fits) >= 0.85):.0%}")
+    report(
+        f"{len(fits)} clicks: mean IoU {np.mean(fits):.3f}, "
+        f"at least 0.85 for {np.mean(np.array(fits) >= 0.85):.0%}"
+    )
 
 
 def train() -> Any:
@@ -46,7 +53,10 @@ def train() -> Any:
 
     torch.manual_seed(0)
     layers = yaml_model_load("yolov8-seg.yaml")
-    size = {"depth_multiple": 0.33, "width_multiple": 0.125}  # the smallest there is, yolov8n-seg, is twice as wide
+    size = {
+        "depth_multiple": 0.33,
+        "width_multiple": 0.125,
+    }  # the smallest there is, yolov8n-seg, is twice as wide
     config = {"nc": 1, **size, "backbone": layers["backbone"], "head": layers["head"]}
     model = SegmentationModel(config, verbose=False)
     model.names = {0: "object"}
@@ -54,7 +64,9 @@ def train() -> Any:
     model.train()
 
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=4e-3, total_steps=STEPS, pct_start=0.1
+    )
     for step in range(STEPS):
         losses, parts = model(batch(range(UNSEEN + step * BATCH, UNSEEN + (step + 1) * BATCH)))
         optimizer.zero_grad()
@@ -63,7 +75,10 @@ def train() -> Any:
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            report(f"{step + 1}/{STEPS} " + " ".join(f"{name} {value:.3f}" for name, value in parts.items()))
+            report(
+                f"{step + 1}/{STEPS} "
+                + " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            )
     return model
 
 
@@ -77,7 +92,11 @@ def batch(seeds: range) -> dict[str, Tensor]:
             x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
             owners.append(owner)
             boxes.append([x + width / 2, y + height / 2, width, height])
-            masks.append(cv2.resize(mask.astype(np.float32), (SIDE // 4, SIDE // 4), interpolation=cv2.INTER_AREA))
+            masks.append(
+                cv2.resize(
+                    mask.astype(np.float32), (SIDE // 4, SIDE // 4), interpolation=cv2.INTER_AREA
+                )
+            )
     return {
         "img": torch.stack(pictures),
         "batch_idx": torch.tensor(owners),
@@ -95,7 +114,9 @@ def save(model: Any, path: Path) -> None:
 
 
 def measure(weights: Path, clicks: int = 100) -> list[float]:
-    """The IoU of the best mask at one click in each of so many unseen shapes; 0 where no mask comes back."""
+    """The IoU of the best mask at one click in each of so many unseen shapes;
+    0 where no mask comes back.
+    """
     from ultralytics import FastSAM
 
     model = FastSAM(weights)
@@ -104,10 +125,16 @@ def measure(weights: Path, clicks: int = 100) -> list[float]:
         picture, shapes = scene(seed, SIDE)
         for mask in shapes:
             (result,) = model.predict(
-                picture[..., ::-1], points=[inside(mask)], labels=[1], retina_masks=True, verbose=False
+                picture[..., ::-1],
+                points=[inside(mask)],
+                labels=[1],
+                retina_masks=True,
+                verbose=False,
             )
             found = [] if result.masks is None else result.masks.data.bool().numpy()
-            fits.append(max(((mask & one).sum() / (mask | one).sum() for one in found), default=0.0))
+            fits.append(
+                max(((mask & one).sum() / (mask | one).sum() for one in found), default=0.0)
+            )
             if len(fits) == clicks:
                 return fits
     return fits

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import io
+import json
 import statistics
 import sys
 import tempfile
@@ -19,14 +20,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
 
 import httpx
-import numpy as np
 from fake_modal import FakeModal, StandIn
+from gateway import shapes_to_click
 from gateways import Served, free_port, settings, until
 from PIL import Image
 from places import EXAMPLES, ROOT
 from report import Row, finish
+from shapes import scene
 
 from artmancer.gateway import comfy_process
 from artmancer.gateway.jobs import Job
@@ -87,8 +90,8 @@ def kills(tries: int) -> Iterator[Row]:
 
 
 def photo(number: int) -> bytes:
-    """PNG of a photo of 512x512 that was not seen before."""
-    pixels = np.array(Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((512, 512)))
+    """PNG of shapes that the tests' FastSAM knows, 512x512, that was not seen before."""
+    pixels, _ = scene(507, 512)
     pixels[:8, :8] = number % 256, number // 256, 7
     saved = io.BytesIO()
     Image.fromarray(pixels).save(saved, "PNG")
@@ -101,6 +104,9 @@ def added(requests: int) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        weights = folder / "base" / "models" / "fastsam" / "tiny.pt"
+        weights.parent.mkdir(parents=True)
+        weights.symlink_to(ROOT / "tests" / "assets" / "tiny_fastsam.pt")
         command = comfyui(folder / "base", "{folder}/comfyui", "{port}")
         with FakeModal(folder / "modal", command) as modal, served(modal, folder) as gateway:
             gateway.http.timeout = httpx.Timeout(300)
@@ -108,24 +114,20 @@ def added(requests: int) -> list[Row]:
 
 
 async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) -> list[Row]:
+    _, place = shapes_to_click(512)
     pictures = SharedPictures(folder / "pictures", remote)
     workflow = Folder(ROOT / "workflows" / "api").get("smart-mask")
     took: dict[str, list[float]] = {"gateway": [], "worker": []}
 
-    async def by_gateway(data: bytes) -> None:
-        body = {
-            "image": base64.b64encode(data).decode(),
-            "points": [[300, 200]],
-            "model_type": "draft",
-        }
+    async def by_gateway(data: bytes, point: list[float]) -> None:
+        body = {"image": base64.b64encode(data).decode(), "points": [point]}
         answer = await asyncio.to_thread(gateway.http.post, "/api/smart-mask", json=body)
         assert answer.status_code == 200 and answer.json()["mask_base64"], answer.text
 
-    async def by_worker(data: bytes) -> None:
+    async def by_worker(data: bytes, point: list[float]) -> None:
         inputs = {
             "image": await pictures.keep(data, "image"),
-            "prompt": '{"points": [[300, 200]]}',
-            "model": "draft",
+            "prompt": json.dumps({"points": [point]}),
         }
         job = Job.new(workflow, "light", inputs, "benchmark", [], {}, None)
         call = await remote.spawn("light", order(job))
@@ -138,7 +140,7 @@ async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) 
         for way, ask in ways if number % 2 == 0 else reversed(ways):
             data = photo(next(numbers))
             start = time.perf_counter()
-            await ask(data)
+            await ask(data, place(number))
             if number >= 3:  # the first ones load what is loaded once
                 took[way].append(1000 * (time.perf_counter() - start))
     differences = [
@@ -246,7 +248,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--starts", type=int, default=3)
     options = parser.parse_args()
     rows = [*starts(options.starts), *added(options.requests), *kills(options.kills)]

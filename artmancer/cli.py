@@ -10,14 +10,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import __version__
 from .errors import ArtMancerError
 
 if TYPE_CHECKING:
-    from .editor import Editor
+    from .editor import Editor, Report
     from .progress import Progress
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 TASKS = ("removal", "insertion", "white_balance")
 
@@ -50,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"artmancer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_edit, _add_models, _add_serve, _add_doctor):
+        add(commands)
+    return parser
 
+
+def _add_edit(commands: Commands) -> None:
     edit = commands.add_parser(
         "edit", help="edit a photo", description="Edit a photo where its mask is white."
     )
@@ -68,6 +75,43 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="white where the object is in its picture; default: where that is not transparent",
     )
+    _add_qwen_options(edit)
+    edit.add_argument(
+        "--transfer",
+        choices=("colours", "pixels"),
+        default="colours",
+        help="what is taken of a white balance: its change of colours, "
+        "or its pixels (default: colours)",
+    )
+    edit.add_argument(
+        "--seed",
+        type=between(0, 2**53 - 1),
+        default=0,
+        help="the same seed gives the same picture (default 0)",
+    )
+    edit.add_argument(
+        "--grow", type=between(0, 1024), default=0, metavar="PX", help="widen the mask (default 0)"
+    )
+    edit.add_argument(
+        "--feather",
+        type=between(0, 1024),
+        default=16,
+        metavar="PX",
+        help="fade out around the mask over this width (default 16)",
+    )
+    edit.add_argument(
+        "--strength",
+        type=between(0.0, 1.0),
+        default=1.0,
+        help="of the white balance, or of the LoRA (default 1)",
+    )
+    edit.add_argument(
+        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
+    )
+    edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
+
+
+def _add_qwen_options(edit: argparse.ArgumentParser) -> None:
     edit.add_argument(
         "--editor", choices=("draft", "qwen"), default="draft", help="who edits (default: draft)"
     )
@@ -120,40 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     edit.add_argument(
         "--keep-background", action="store_true", help="qwen: hold the latents outside the mask"
     )
-    edit.add_argument(
-        "--transfer",
-        choices=("colours", "pixels"),
-        default="colours",
-        help="what is taken of a white balance: its change of colours, "
-        "or its pixels (default: colours)",
-    )
-    edit.add_argument(
-        "--seed",
-        type=between(0, 2**53 - 1),
-        default=0,
-        help="the same seed gives the same picture (default 0)",
-    )
-    edit.add_argument(
-        "--grow", type=between(0, 1024), default=0, metavar="PX", help="widen the mask (default 0)"
-    )
-    edit.add_argument(
-        "--feather",
-        type=between(0, 1024),
-        default=16,
-        metavar="PX",
-        help="fade out around the mask over this width (default 16)",
-    )
-    edit.add_argument(
-        "--strength",
-        type=between(0.0, 1.0),
-        default=1.0,
-        help="of the white balance, or of the LoRA (default 1)",
-    )
-    edit.add_argument(
-        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
-    )
-    edit.add_argument("--json", action="store_true", help="print the report, or the error, as JSON")
 
+
+def _add_models(commands: Commands) -> None:
     models = commands.add_parser(
         "models",
         help="list the models that are found; `models fetch` downloads the base",
@@ -170,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--json", action="store_true", help="print it as JSON")
 
+
+def _add_serve(commands: Commands) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve the workflows as HTTP endpoints",
@@ -201,12 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         help="with --with-comfyui: run clicks on the GPU, too",
     )
 
+
+def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser(
         "doctor", help="say what is installed, what is missing, and how to get it"
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("--json", action="store_true", help="print it as JSON")
-    return parser
 
 
 def task(text: str) -> str:
@@ -234,18 +250,7 @@ def _edit(options: argparse.Namespace) -> int:
     from .edit import edit, prepare
     from .editor import Sampling
 
-    images.check_writable(options.output)
-    given = (options.image, options.mask, options.reference, options.reference_mask)
-    if options.output.resolve() in (path.resolve() for path in given if path):
-        raise ArtMancerError(
-            "invalid_request",
-            f"The output '{options.output}' is one of the inputs. "
-            "Write to another file, and keep it.",
-        )
-    if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
-        logging.getLogger(__name__).warning(
-            "JPEG changes every pixel a little; write PNG to keep the rest exactly."
-        )
+    _check_output(options)
     photo = images.load(options.image)
     reference = images.load(options.reference) if options.reference else None
     reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
@@ -294,15 +299,35 @@ def _edit(options: argparse.Namespace) -> int:
             progress=show,
         )
     images.save(options.output, result.image, photo.icc_profile)
-    report = result.report
+    _tell(result.report, options)
+    return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    from . import images
+
+    images.check_writable(options.output)
+    given = (options.image, options.mask, options.reference, options.reference_mask)
+    if options.output.resolve() in (path.resolve() for path in given if path):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The output '{options.output}' is one of the inputs. "
+            "Write to another file, and keep it.",
+        )
+    if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
+        logging.getLogger(__name__).warning(
+            "JPEG changes every pixel a little; write PNG to keep the rest exactly."
+        )
+
+
+def _tell(report: "Report", options: argparse.Namespace) -> None:
     if options.json:
         _write(json.dumps({"output": str(options.output), "report": report.as_dict()}))
-    else:
-        stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
-        files = f" with {' and '.join(report.adapters)}" if report.adapters else ""
-        size = f"crop {report.crop_size[1]}x{report.crop_size[0]}"
-        _write(f"{options.output}: {report.editor}{files}, {size}, {stages}")
-    return 0
+        return
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
+    files = f" with {' and '.join(report.adapters)}" if report.adapters else ""
+    size = f"crop {report.crop_size[1]}x{report.crop_size[0]}"
+    _write(f"{options.output}: {report.editor}{files}, {size}, {stages}")
 
 
 def _editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
@@ -378,7 +403,8 @@ def _serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ArtMancerError(
             "generation_failed",
-            f"The gateway needs {error.name}. Install it with: pip install 'artmancer[gateway]'",
+            f"The gateway needs {error.name}. Install it with: "
+            "pip install '.[gateway]', in ArtMancer's folder",
         ) from None
     given = {
         name: getattr(options, name)

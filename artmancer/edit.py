@@ -179,12 +179,7 @@ def edit(
     ArtMancerError : mask_missing, generation_failed where the edit is not finite, and what the
         editor raises
     """
-    if not conditions.masked and editor.variant != "white_balance":
-        raise ArtMancerError(
-            "mask_missing",
-            f"A mask is needed for {editor.variant}: it says where. Paint what should change "
-            "white, and give the mask.",
-        )
+    _check_masked(editor, conditions)
     crop, seconds = conditions.crop, dict(conditions.seconds)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -228,6 +223,15 @@ def edit(
         widened=widen,
     )
     return EditResult(result, region.uncrop(spilled, crop.region), report)
+
+
+def _check_masked(editor: Editor, conditions: Conditions) -> None:
+    if not conditions.masked and editor.variant != "white_balance":
+        raise ArtMancerError(
+            "mask_missing",
+            f"A mask is needed for {editor.variant}: it says where. Paint what should change "
+            "white, and give the mask.",
+        )
 
 
 def _aligned(edited: Tensor, before: Tensor, outside: Tensor) -> tuple[Tensor, float | None]:

@@ -115,6 +115,53 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(page: Any, nam
     shot(page, f"template-{name}-ran")
 
 
+BLUEPRINTS = {"Remove an Object (ArtMancer)": 2, "Insert an Object (ArtMancer)": 4}
+"""By name, how many pictures each takes: photo and mask, reference and its mask."""
+
+
+def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyUI) -> None:
+    if page.request.get(f"{comfyui.url}/api/global_subgraphs").status == 404:
+        pytest.skip("this ComfyUI knows no blueprints of packs")
+    open_template(page, "insertion")  # brings the example photos
+    for name, pictures in BLUEPRINTS.items():
+        page.evaluate("window.app.clean(); window.app.graph.clear()")
+        page.mouse.dblclick(700, 500)
+        page.keyboard.type(name, delay=10)
+        page.get_by_text(name, exact=True).first.wait_for()
+        page.wait_for_timeout(500)
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(500)
+        page.mouse.click(700, 400)  # a newer editor has the node at the pointer until then
+        page.wait_for_timeout(500)
+        shown = page.evaluate(
+            """(count) => {
+              const { graph } = window.app, node = graph.nodes[0];
+              const add = (type, x, y) => {
+                const added = LiteGraph.createNode(type);
+                added.pos = [x, y];
+                graph.add(added);
+                return added;
+              };
+              node.pos = [400, 0];
+              const files = ["coffee", "coffee_mask", "astronaut", "astronaut_patch_mask"];
+              for (const [index, file] of files.slice(0, count).entries()) {
+                const load = add(index % 2 ? "LoadImageMask" : "LoadImage", 0, 380 * index);
+                load.widgets[0].value = `artmancer/${file}.png`;
+                if (index % 2) load.widgets.find((one) => one.name === "channel").value = "red";
+                load.connect(0, node, index);
+              }
+              node.connect(0, add("SaveImage", 860, 0), 0);
+              return [node.title, node.widgets.map((widget) => widget.name)];
+            }""",
+            pictures,
+        )
+        assert shown == [name, ["editor", "prompt", "grow", "seed", "control_after_generate"]]
+        shot(page, f"blueprint-{name.split()[0].lower()}")
+        entry = run(page)
+        assert entry["status"]["status_str"] == "success"
+        assert [output["images"][0]["type"] for output in entry["outputs"].values()] == ["output"]
+
+
 def test_a_template_runs_where_the_example_photos_are_there_already(
     page: Any, comfyui: ComfyUI
 ) -> None:

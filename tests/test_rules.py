@@ -80,6 +80,25 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path, top_level_only=True)} & HEAVY
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Of a function, without its docstring."""
+    whole = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return whole
+    said = function.body[0]
+    return whole - ((said.end_lineno or 0) - said.lineno + 1)
+
+
+@pytest.mark.parametrize(
+    "path", modules("artmancer") + modules("nodes"), ids=lambda path: path.stem
+)
+def test_functions_are_short(path: Path) -> None:
+    """But for a node's schema, which is a list that one reads from top to bottom."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node) <= 60 or node.name == "define_schema", node.name
+
+
 def test_comfyuis_door_is_small_and_imports_no_torch() -> None:
     door = ROOT / "__init__.py"
     assert len(door.read_text().splitlines()) < 40

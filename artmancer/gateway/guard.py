@@ -57,22 +57,37 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        refused = self._refusal(scope)
+        if refused is None:
+            body, answered = _Body(receive, self.max_body), False
+
+            async def give(message: Message) -> None:
+                nonlocal answered
+                # What the app makes of a body that broke off is not what the client should hear.
+                if body.refused is None:
+                    answered = True
+                    await send(message)
+
+            with suppress(_Refused):
+                await self.app(scope, body.take, give)
+            refused = None if answered else body.refused
+        if refused:
+            await self.refuse(refused)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ArtMancerError | None:
+        """Why a request is refused by its headers alone."""
         headers = dict(scope["headers"])
         if self.token and scope["path"] != "/ping":
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
-                error = ArtMancerError(
+                return ArtMancerError(
                     "unauthorized", "A token is needed. Send it as 'Authorization: Bearer TOKEN'."
                 )
-                await self.refuse(error)(scope, receive, send)
-                return
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
-            error = ArtMancerError(
+            return ArtMancerError(
                 "unauthorized", f"It is not known as '{host[:80]}'. Ask it under its own address."
             )
-            await self.refuse(error)(scope, receive, send)
-            return
         origin = headers.get(b"origin")
         if (
             origin
@@ -80,60 +95,50 @@ class Guard:
             and origin.partition(b"://")[2] != headers.get(b"host")
         ):
             # CORS keeps such a page from reading an answer, but not from sending a form.
-            error = ArtMancerError(
+            return ArtMancerError(
                 "unauthorized", "Pages of this origin may not use it. Add it to ALLOWED_ORIGINS."
             )
-            await self.refuse(error)(scope, receive, send)
-            return
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body:
-            await self.refuse(self._too_large())(scope, receive, send)
-            return
-        taken, answered, refused = 0, False, None
+            return _too_large(self.max_body)
+        return None
 
-        async def take() -> Message:
-            nonlocal taken, refused
-            patience = min(CHUNK_SECONDS, deadline - time.monotonic())
-            try:
-                message = await (asyncio.wait_for(receive(), patience) if reading else receive())
-            except asyncio.TimeoutError:
-                refused = ArtMancerError(
-                    "timeout", "The rest of the request did not come. Send it again."
-                )
-                raise _Refused from None
-            taken += len(message.get("body", b""))
-            if taken > self.max_body:
-                refused = self._too_large()
-                raise _Refused
-            if not message.get("more_body"):
-                done()
-            return message
 
-        reading = True
-        deadline = time.monotonic() + BODY_SECONDS
+class _Body:
+    """A request's body as it comes; `refused` says why it was broken off."""
 
-        def done() -> None:
-            nonlocal reading
-            reading = False
+    def __init__(self, receive: Receive, most: int) -> None:
+        self.receive = receive
+        self.most = most
+        self.taken = 0
+        self.ended = False
+        self.deadline = time.monotonic() + BODY_SECONDS
+        self.refused: ArtMancerError | None = None
 
-        async def give(message: Message) -> None:
-            nonlocal answered
-            # What the app makes of the body that broke off is not what the client should hear.
-            if refused is None:
-                answered = True
-                await send(message)
+    async def take(self) -> Message:
+        if self.ended:
+            return await self.receive()
+        patience = min(CHUNK_SECONDS, self.deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self.receive(), patience)
+        except asyncio.TimeoutError:
+            self.refused = ArtMancerError(
+                "timeout", "The rest of the request did not come. Send it again."
+            )
+            raise _Refused from None
+        self.taken += len(message.get("body", b""))
+        if self.taken > self.most:
+            self.refused = _too_large(self.most)
+            raise _Refused
+        self.ended = not message.get("more_body")
+        return message
 
-        with suppress(_Refused):
-            await self.app(scope, take, give)
-        if refused and not answered:
-            await self.refuse(refused)(scope, receive, send)
 
-    def _too_large(self) -> ArtMancerError:
-        return ArtMancerError(
-            "image_too_large",
-            f"The request is over {self.max_body / 2**20:g} MB. Scale the pictures down, or save "
-            "them as JPEG.",
-        )
+def _too_large(most: int) -> ArtMancerError:
+    return ArtMancerError(
+        "image_too_large",
+        f"The request is over {most / 2**20:g} MB. Scale the pictures down, or save them as JPEG.",
+    )
 
 
 class _Refused(Exception):

@@ -92,14 +92,7 @@ def sample(
         *((1, height // 2, width // 2) for height, width in (one.shape[-2:] for one in encoded)),
     ]
     reference = torch.cat([_pack(one) for one in encoded], dim=1).to(device, dtype)
-    # Drawn on the CPU and in 32 bits, so that the noise of a seed depends on neither
-    # device nor precision.
-    noise = torch.randn(
-        (1, 1, pipeline.latent_channels, 2 * grid[0], 2 * grid[1]),
-        generator=torch.Generator().manual_seed(task.seed),
-        dtype=torch.float32,
-    )
-    noise = noise.transpose(1, 2)
+    noise = _noise(task.seed, pipeline.latent_channels, grid)
     background = None
     if task.background:
         image, mask = task.background
@@ -110,14 +103,7 @@ def sample(
     latents = noise = _pack(noise).to(device, dtype)
 
     base.memory.bring("transformer", pixels, progress)
-    # A batch of both halves is faster where the weights are streamed: that is the bottleneck, and
-    # one pass over them serves both. Where they lie on the device, two forwards of some thousand
-    # tokens each are bound by arithmetic: a batch gains nothing, and holds twice the memory.
-    # (Padding needs a mask, which the other attention kernels refuse.)
-    masks = sampling.attention in ("default", "cudnn")
-    together = (
-        base.memory.mode == "group offload" and masks and not sampling.step_cache and not in_turn
-    )
+    together = _in_one_batch(base, sampling) and not in_turn
     predict = (
         _batched(embeddings, device, dtype) if together else _in_turn(embeddings, device, dtype)
     )
@@ -144,6 +130,30 @@ def sample(
         progress(index + 1, sampling.steps, "sampling", unpack(heading, grid)[:, :, 0])
     bring("vae", sampling.steps, "decoding")
     return _decode(base, unpack(latents, grid))
+
+
+def _noise(seed: int, channels: int, grid: tuple[int, int]) -> Tensor:
+    """[1, channels, 1, h / 8, w / 8], drawn on the CPU and in 32 bits, so that the noise of a seed
+    depends on neither device nor precision.
+    """
+    noise = torch.randn(
+        (1, 1, channels, 2 * grid[0], 2 * grid[1]),
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float32,
+    )
+    return noise.transpose(1, 2)
+
+
+def _in_one_batch(base: Base, sampling: Sampling) -> bool:
+    """Whether a batch of both halves of CFG is faster.
+
+    It is where the weights are streamed: that is the bottleneck, and one pass over them serves
+    both. Where they lie on the device, two forwards of some thousand tokens each are bound by
+    arithmetic: a batch gains nothing, and holds twice the memory. Padding needs a mask, which the
+    other attention kernels refuse.
+    """
+    masks = sampling.attention in ("default", "cudnn")
+    return base.memory.mode == "group offload" and masks and not sampling.step_cache
 
 
 Embedding = tuple[Tensor, Tensor | None]

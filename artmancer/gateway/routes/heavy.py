@@ -92,10 +92,6 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
             f"A mask is needed for {task}: it says where. Paint what should change white, and send "
             "it as mask_image.",
         )
-    seed = secrets.randbelow(2**53) if request.seed is None else request.seed
-    cfg = next(
-        (one for one in (request.true_cfg_scale, request.guidance_scale) if one is not None), 4.0
-    )
     pictures = {
         "input_image": request.input_image,
         "mask_image": mask,
@@ -103,18 +99,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
         "reference_mask_R": request.reference_mask_R,
         **{f"extra_{index}": text for index, text in enumerate(given[1:], 1)},
     }
-    settings = {
-        "task_type": task,
-        "prompt": request.prompt,
-        "negative_prompt": " " if request.negative_prompt is None else request.negative_prompt,
-        "seed": seed,
-        "num_inference_steps": request.num_inference_steps or 10,
-        "true_cfg_scale": cfg,
-        "width": request.width,
-        "height": request.height,
-        "max_megapixels": 1.0 if request.input_quality == "resized" else None,
-        "grow_mask": BRUSH_GROWTH if request.mask_tool_type == "brush" else None,
-    }
+    settings = _settings(request, task)
     unknown = sorted(name[:_NAME_LENGTH] for name in request.model_extra or {})[:_MOST_NAMES]
     ignored = [
         name for name in contract.WITHOUT_EFFECT if getattr(request, name) is not None
@@ -149,6 +134,26 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
             "debug": debug,
         },
     )
+
+
+def _settings(request: GenerateRequest, task: str) -> dict[str, Any]:
+    """The workflow's inputs besides the pictures."""
+    seed = secrets.randbelow(2**53) if request.seed is None else request.seed
+    cfg = next(
+        (one for one in (request.true_cfg_scale, request.guidance_scale) if one is not None), 4.0
+    )
+    return {
+        "task_type": task,
+        "prompt": request.prompt,
+        "negative_prompt": " " if request.negative_prompt is None else request.negative_prompt,
+        "seed": seed,
+        "num_inference_steps": request.num_inference_steps or 10,
+        "true_cfg_scale": cfg,
+        "width": request.width,
+        "height": request.height,
+        "max_megapixels": 1.0 if request.input_quality == "resized" else None,
+        "grow_mask": BRUSH_GROWTH if request.mask_tool_type == "brush" else None,
+    }
 
 
 def _task(request: GenerateRequest, mask: str | None) -> str:

@@ -5,7 +5,7 @@ On the CPU: a base of the real width (24 heads of 128) with one transformer bloc
 random weights. On a CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights, the real
 VAE and text encoder.
 
-Usage: python benchmarks/sampler.py [--json] [--pairs N] [--save]
+Usage: python benchmarks/sampler.py [--json] [--tries N] [--save]
 """
 
 import argparse
@@ -70,7 +70,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def against_the_stock_pipeline(base: pipeline.Base, pairs: int) -> Iterator[Row]:
+def against_the_stock_pipeline(base: pipeline.Base, tries: int) -> Iterator[Row]:
     two, plain = Sampling(steps=2), Sampling(steps=2, cfg=1.0)
     asked = task(512)
     slow = seconds(lambda: stock(base, asked, plain, sampler.ONE_MEGAPIXEL))
@@ -83,27 +83,29 @@ def against_the_stock_pipeline(base: pipeline.Base, pairs: int) -> Iterator[Row]
     difference = (ours(base, asked, two) - stock(base, asked, two, side)).abs().max()
     yield Row("equal condition size, 256x256: largest difference", float(difference), "", 1e-4)
     for side, sampling in ((256, two), (512, plain)):
-        ratio = median_ratio(base, task(side), sampling, pairs)
+        ratio = ratio_of_the_best(base, task(side), sampling, tries)
         name = (
             f"equal condition size, {side}x{side}, 3 conditions: "
-            f"our time over diffusers', of {pairs}"
+            f"our time over diffusers', best of {tries}"
         )
         yield Row(name, ratio, "x", 1.02)
 
 
-def median_ratio(base: pipeline.Base, asked: sampler.Task, sampling: Sampling, pairs: int) -> float:
-    """Our time over diffusers' at equal condition size, measured in pairs,
-    each the first in turn.
+def ratio_of_the_best(
+    base: pipeline.Base, asked: sampler.Task, sampling: Sampling, tries: int
+) -> float:
+    """Our time over diffusers' at equal condition size, each the fastest of its tries, made by
+    turns: a machine that others use too only ever adds time.
     """
-    ratios = []
-    for index in range(pairs):
-        calls = [
-            lambda: ours(base, asked, sampling),
-            lambda: stock(base, asked, sampling, asked.height * asked.width),
-        ]
-        taken = [seconds(call) for call in (calls if index % 2 else reversed(calls))]
-        ratios.append(taken[0] / taken[1] if index % 2 else taken[1] / taken[0])
-    return statistics.median(ratios)
+    ways = {
+        "ours": lambda: ours(base, asked, sampling),
+        "stock": lambda: stock(base, asked, sampling, asked.height * asked.width),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for index in range(tries):
+        for way in ways if index % 2 else reversed(ways):
+            taken[way].append(seconds(ways[way]))
+    return min(taken["ours"]) / min(taken["stock"])
 
 
 @contextmanager
@@ -339,7 +341,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--tries", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -351,7 +353,7 @@ def main() -> int:
         tiny_qwen.save_base(folder / "base", layers=1, **WIDE)
         base = pipeline.load(folder / "base", "fp32", Mover("cpu"))
         rows = [
-            *against_the_stock_pipeline(base, options.pairs),
+            *against_the_stock_pipeline(base, options.tries),
             *overhead(base),
             *switching(folder, base),
             *picture_size(base),

@@ -155,11 +155,12 @@ def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyU
             }""",
             pictures,
         )
-        assert shown == [name, ["editor", "prompt", "grow", "seed", "control_after_generate"]]
+        assert shown == [name, ["editor", "prompt", "grow", "seed"]]
         shot(page, f"blueprint-{name.split()[0].lower()}")
         entry = run(page)
         assert entry["status"]["status_str"] == "success"
-        assert [output["images"][0]["type"] for output in entry["outputs"].values()] == ["output"]
+        kept = [output["images"][0] for output in entry["outputs"].values() if "images" in output]
+        assert "output" in [image["type"] for image in kept]
 
 
 def test_a_template_runs_where_the_example_photos_are_there_already(

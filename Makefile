@@ -17,7 +17,7 @@ demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
 
 test: lint comfyui browser  ## all tests; those in a real ComfyUI where one can be had
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs --cov=artmancer
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check --quiet .

@@ -84,7 +84,7 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
 
     Parameters
     ----------
-    before, after : IMAGE [B, h, w, 3]
+    before, after : colours [..., 3] in 0..1 of the same places
     """
     old, new = before.reshape(-1, 3), after.reshape(-1, 3)
     # A channel at its limit has lost what it would have been.

@@ -1,7 +1,6 @@
 """How far an edit moved what it should have left alone, and how it is moved back."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ Shift = tuple[float, float]
 """(down, right) in pixels."""
 
 
-def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift] | None:
+def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift | None]:
     """The shifts between two pictures, by phase correlation.
 
     Phase correlation after Kuglin and Hines (1975), its peak sought on a fine grid as in
@@ -29,17 +28,18 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift] | None:
 
     Returns
     -------
-    One for each picture of the batch; None where it cannot be told: less than a tenth of a picture
-    is outside, or the two have nothing in common there.
+    One for each picture of the batch; None where it cannot be told: less than a tenth of it is
+    outside, or the two have nothing in common there.
     """
     import cv2
 
-    if outside.float().mean(dim=(1, 2)).min() < 0.1:
-        return None
     height, width = outside.shape[1:]
     window = torch.from_numpy(cv2.createHanningWindow((width, height), cv2.CV_32F))
-    moved = []
+    moved: list[Shift | None] = []
     for new, old, kept in zip(after.mean(-1), before.mean(-1), outside, strict=True):
+        if kept.float().mean() < 0.1:
+            moved.append(None)
+            continue
         # The edge of the hole stands still in both pictures:
         # it has to be soft, or it would be what is found.
         soft = (
@@ -48,38 +48,26 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift] | None:
             .sub_(1)
             .clamp_(0, 1)
         )
-        shift = _shift(*((one - one[kept].mean()) * soft * window for one in (old, new)))
-        if shift is None:
-            return None
-        moved.append(shift)
+        moved.append(_shift(*((one - one[kept].mean()) * soft * window for one in (old, new))))
     return moved
 
 
-def realign(after: Tensor, moved: Sequence[Shift]) -> Tensor:
-    """Move an edit back by the shifts that `drift` found.
-
-    Parameters
-    ----------
-    after : IMAGE [B, h, w, 3]
-
-    Returns
-    -------
-    IMAGE [B, h, w, 3]; past the edges, which moved into the picture, their pixels are repeated
+def realign(after: Tensor, moved: Shift) -> Tensor:
+    """Move an edited picture [h, w, 3] back by the shift that `drift` found; past the edges, which
+    moved into it, their pixels are repeated.
     """
-    height, width = after.shape[1:3]
+    height, width = after.shape[:2]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grids = [
-        torch.stack([(2 * (x + right) + 1) / width - 1, (2 * (y + down) + 1) / height - 1], -1)
-        for down, right in moved
-    ]
+    down, right = moved
+    grid = torch.stack([(2 * (x + right) + 1) / width - 1, (2 * (y + down) + 1) / height - 1], -1)
     planes = functional.grid_sample(
-        after.movedim(-1, 1),
-        torch.stack(grids),
+        after.movedim(-1, 0)[None],
+        grid[None],
         mode="bicubic",
         padding_mode="border",
         align_corners=False,
     )
-    return planes.movedim(1, -1).clamp(0, 1)
+    return planes[0].movedim(0, -1).clamp(0, 1)
 
 
 def _shift(old: Tensor, new: Tensor) -> Shift | None:

@@ -17,7 +17,6 @@ from .conditions import DEFAULT_RECIPE, RECIPES, Reference, Sources, cut_out, pl
 from .drift import drift, realign
 from .editor import DEFAULT_SAMPLING, Conditions, Editor, EditRequest, EditResult, Report, Sampling
 from .errors import ArtMancerError
-from .masks import refine
 from .progress import Progress, no_progress
 from .spill import spill
 
@@ -188,25 +187,25 @@ def edit(
     _check_sane(editor, edited, crop.image)
     progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
-        feathered = refine.feather(crop.mask, round(crop.region.feather * crop.region.scale))
-        outside, where = feathered == 0, crop.region
+        feathered, shown, where = crop.feathered, crop.region.shown(), crop.region
+        outside = (feathered == 0) & shown
         aligned, drift_px = _aligned(edited, crop.image, outside)
         spilled = torch.zeros_like(feathered)
         if editor.variant == "white_balance" and transfer == "colours":
-            changes = [
-                color.fit_change(old, new) for old, new in zip(crop.image, aligned, strict=True)
-            ]
-            result = region.recolor(changes, conditions.image, crop.region)
+            result = _recolored(aligned, feathered, conditions)
         else:
             fits = match and editor.variant != "white_balance"
             pasted = color.match_rim(aligned, crop.image, crop.mask) if fits else aligned
             if editor.variant != "white_balance":
-                spilled = spill(pasted, crop.image, feathered)
+                # Past the picture's end nothing can spill.
+                seen = torch.where(shown.unsqueeze(-1), pasted, crop.image)
+                spilled = spill(seen, crop.image, feathered) * shown
             if widen:
                 where = region.widen(where, spilled)
             result = region.stitch(pasted, conditions.image, where)
     report = Report(
         editor=editor.name,
+        variant=editor.variant,
         adapters=editor.adapters,
         recipe=conditions.recipe,
         conditions=tuple(conditions.images),
@@ -218,7 +217,7 @@ def edit(
         outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
         outside_psnr=_psnr(region.outside_error(result, conditions.image, where)),
         drift_px=drift_px,
-        realigned=aligned is not edited,
+        realigned=not torch.equal(aligned, edited),
         spill=round(float(spilled.mean()), 4),
         widened=widen,
     )
@@ -234,17 +233,30 @@ def _check_masked(editor: Editor, conditions: Conditions) -> None:
         )
 
 
+def _recolored(edited: Tensor, feathered: Tensor, conditions: Conditions) -> Tensor:
+    """The picture with the edit's change of colours, fitted where it shows: around that, the edit
+    may have been held to the picture.
+    """
+    changes = [
+        color.fit_change(old[seen], new[seen])
+        for old, new, seen in zip(conditions.crop.image, edited, feathered > 0, strict=True)
+    ]
+    return region.recolor(changes, conditions.image, conditions.crop.region)
+
+
 def _aligned(edited: Tensor, before: Tensor, outside: Tensor) -> tuple[Tensor, float | None]:
-    """The edit, moved back where it had moved, and how far it had; see drift.drift."""
-    moved = drift(edited, before, outside)
-    if moved is None:
-        return edited, None
-    pixels = max(math.hypot(*shift) for shift in moved)
-    if not REALIGNED[0] <= pixels <= REALIGNED[1]:
-        return edited, pixels
-    aligned = realign(edited, moved)
-    error, left = ((one - before)[outside].square().mean() for one in (edited, aligned))
-    return (aligned if left < error else edited), pixels
+    """The edit, each picture moved back where it had moved, and how far at most."""
+    aligned, pixels = [], []
+    shifts = drift(edited, before, outside)
+    for moved, after, old, around in zip(shifts, edited, before, outside, strict=True):
+        if moved is not None:
+            pixels.append(math.hypot(*moved))
+            if REALIGNED[0] <= pixels[-1] <= REALIGNED[1]:
+                back = realign(after, moved)
+                error, left = ((one - old)[around].square().mean() for one in (after, back))
+                after = back if left < error else after
+        aligned.append(after)
+    return torch.stack(aligned), max(pixels, default=None)
 
 
 def _check_sane(editor: Editor, edited: Tensor, before: Tensor) -> None:

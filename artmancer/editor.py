@@ -120,7 +120,7 @@ class Edited:
 
     image: Tensor
     variant: str
-    name: str = "given"
+    name: str = "ComfyUI"
     recipe: str = DEFAULT_RECIPE
     resolution: str = "native"
     adapters: tuple[str, ...] = ()
@@ -148,10 +148,10 @@ class Edited:
 class Report:
     """What one edit did.
 
-    editor : who did it
+    editor : who did it; variant : one of VARIANTS
     adapters : the files of the LoRAs it used, the checkpoint first
     recipe, conditions : which conditioning images it saw, in order
-    seed : of the first picture
+    seed : of the first picture; None: who gave the edit knows it
     crop_size : (height, width) the editor worked at
     box : (top, left, height, width) of the first picture's crop in the picture
     seconds : by stage: crop, split, edit, stitch
@@ -159,19 +159,20 @@ class Report:
     outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching;
         infinite: equal, None: there is no outside
     outside_psnr : the same after stitching
-    drift_px : how far the edit moved outside the mask, in pixels of the crop; None where too little
-        is left to tell
-    realigned : whether it was moved back
+    drift_px : how far the edit moved outside the mask, in pixels of the crop, at most in a batch;
+        None where too little is left to tell
+    realigned : whether one was moved back
     spill : share of the crop that the edit changed around the feathered mask, such as by a shadow;
         see spill.spill
     widened : whether that was stitched, too
     """
 
     editor: str
+    variant: str
     adapters: tuple[str, ...]
     recipe: str
     conditions: tuple[str, ...]
-    seed: int
+    seed: int | None
     crop_size: tuple[int, int]
     box: tuple[int, int, int, int]
     seconds: dict[str, float]
@@ -196,7 +197,7 @@ class EditResult:
     """What came of an edit.
 
     image : IMAGE [B, H, W, 3]
-    spill : MASK [B, H, W], 1 where the edit changed something around the feathered mask
+    spill : MASK [B, H, W], above 0 where the edit changed something around the feathered mask
     report : what was done
     """
 

@@ -95,13 +95,25 @@ class Region:
         """Pixels of the crop per pixel of the picture."""
         return self.size[0] / self.box_size[0]
 
+    def inside(self, index: int) -> Window:
+        """The part of a box that lies in the picture, in pixels of the picture."""
+        box = Window(0, 0, *self.box_size).move(*self.corners[index])
+        return box.clip(Window(0, 0, *self.image_size))
+
     def visible(self, index: int) -> Window:
         """The part of a crop that shows the picture, and not its repeated edge,
         in pixels of the crop.
         """
         top, left = self.corners[index]
-        box = Window(0, 0, *self.image_size).move(-top, -left).clip(Window(0, 0, *self.box_size))
-        return Window(*(round(edge * self.scale) for edge in box))
+        inside = self.inside(index).move(-top, -left)
+        return Window(*(round(edge * self.scale) for edge in inside))
+
+    def shown(self) -> Tensor:
+        """bool [B, h, w], where a crop shows the picture, and not its repeated edge."""
+        shown = torch.zeros(len(self.corners), *self.size, dtype=torch.bool)
+        for index, one in enumerate(shown):
+            self.visible(index).of(one).fill_(True)
+        return shown
 
 
 class Crop(NamedTuple):
@@ -112,6 +124,11 @@ class Crop(NamedTuple):
     image: Tensor
     mask: Tensor
     region: Region
+
+    @property
+    def feathered(self) -> Tensor:
+        """MASK [B, h, w], > 0 where the edit shows."""
+        return refine.feather(self.mask, round(self.region.feather * self.region.scale))
 
 
 def crop(
@@ -183,12 +200,7 @@ def crop(
         feather=feather,
     )
     part = _extract(image, region)
-    if not part.sum().isfinite():
-        raise ArtMancerError(
-            "invalid_request",
-            "The image holds NaN or infinite values where it is to be edited; expected 0..1. Look "
-            "at the node before.",
-        )
+    check_finite(part, "image")
     hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
     hole = refine.grow(refine.fill_holes(hole) if fill_holes else hole, grow)
     fades = [
@@ -205,7 +217,7 @@ def take(image: Tensor, region: Region) -> Tensor:
 
     Raises
     ------
-    ArtMancerError : invalid_request where it is of another size or batch
+    ArtMancerError : invalid_request where it is of another size or batch, or not finite
     """
     expected = (len(region.corners), *region.image_size, 3)
     if image.shape != expected:
@@ -214,7 +226,9 @@ def take(image: Tensor, region: Region) -> Tensor:
             f"The fill has shape {list(image.shape)}; expected {list(expected)}, as the image. "
             "Give the filled version of this image.",
         )
-    return resample(_extract(image, region), region.size)
+    part = _extract(image, region)
+    check_finite(part, "fill")
+    return resample(part, region.size)
 
 
 def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
@@ -254,8 +268,8 @@ def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
 
 
 def widen(region: Region, more: Tensor) -> Region:
-    """The same crop, of which more shows: what is already in the fade, and this,
-    faded out in its turn.
+    """The same crop, of which more shows: what is already in the fade, and this, faded out in its
+    turn as far as the crop goes.
 
     Parameters
     ----------
@@ -263,12 +277,28 @@ def widen(region: Region, more: Tensor) -> Region:
     """
     extra = resample(more.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
     fades = []
-    for one, fade, corner in zip(extra, region.fades, region.corners, strict=True):
-        if one.any():
-            added = _fade(one, bounds(one).move(*corner), corner, region)
-            fade = _united(fade, added)
+    for index, (one, fade, (top, left)) in enumerate(
+        zip(extra, region.fades, region.corners, strict=True)
+    ):
+        inside = region.inside(index)
+        more_here = inside.move(-top, -left).of(one)
+        if more_here.any():
+            fade = _united(fade, _fade_of(more_here, fade, inside, region.feather))
         fades.append(fade)
     return replace(region, fades=tuple(fades))
+
+
+def _fade_of(more: Tensor, fade: Fade, inside: Window, feather: int) -> Fade:
+    """The feathered mask of what else shows, from `more` [h, w], which lies in `inside`."""
+    faded = torch.zeros_like(more)
+    fade.window.move(-inside.top, -inside.left).of(faded).copy_(fade.alpha)
+    # What spills starts where the mask has faded out. Half of either fade in between would leave a
+    # stripe of what was there before.
+    between = refine.grow(more.unsqueeze(0), feather)[0] * (faded > 0)
+    more = torch.maximum(more, between)
+    window = bounds(more).move(inside.top, inside.left).widen(feather).clip(inside)
+    here = window.move(-inside.top, -inside.left).of(more)
+    return Fade(window, refine.feather(here.unsqueeze(0), feather)[0])
 
 
 def uncrop(mask: Tensor, region: Region) -> Tensor:
@@ -277,11 +307,9 @@ def uncrop(mask: Tensor, region: Region) -> Tensor:
     """
     whole = torch.zeros(len(mask), *region.image_size)
     boxes = resample(mask.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
-    for out, box, (top, left) in zip(whole, boxes, region.corners, strict=True):
-        inside = (
-            Window(0, 0, *region.box_size).move(top, left).clip(Window(0, 0, *region.image_size))
-        )
-        inside.of(out).copy_(inside.move(-top, -left).of(box))
+    for index, (top, left) in enumerate(region.corners):
+        inside = region.inside(index)
+        inside.of(whole[index]).copy_(inside.move(-top, -left).of(boxes[index]))
     return whole
 
 
@@ -330,10 +358,11 @@ def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
     ArtMancerError : invalid_request
     """
     if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
+        alpha = image.ndim == 4 and image.shape[-1] == 4
         raise ArtMancerError(
             "invalid_request",
             f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
-            "Remove the alpha channel, or load it again.",
+            + ("Remove the alpha channel." if alpha else "Look at the node before it."),
         )
     if not image.is_floating_point() or not mask.is_floating_point():
         raise ArtMancerError(
@@ -354,6 +383,21 @@ def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
             f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is "
             f"{image.shape[2]}x{image.shape[1]}. "
             f"Resize the mask, or give the mask that belongs to this {what}.",
+        )
+
+
+def check_finite(image: Tensor, what: str) -> None:
+    """Refuse an IMAGE with NaN or infinite values.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    if not image.sum().isfinite():
+        raise ArtMancerError(
+            "invalid_request",
+            f"The {what} holds NaN or infinite values where it is to be edited; expected 0..1. "
+            "Look at the node before it.",
         )
 
 

@@ -16,8 +16,9 @@ _SPECK = 0.002  # of the crop's area
 def spill(edited: Tensor, before: Tensor, feathered: Tensor) -> Tensor:
     """Find what an edit changed around its mask.
 
-    The difference is averaged over a few pixels and held against what is usual outside the mask;
-    what is above, large enough, and touches the mask's fade, counts.
+    The difference is averaged over a few pixels, channel by channel, and the largest of the three
+    held against what is usual outside the mask; what is above, large enough, and touches the mask's
+    fade, counts.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def spill(edited: Tensor, before: Tensor, feathered: Tensor) -> Tensor:
         outside = shown == 0
         if outside.float().mean() < 0.05:
             continue
-        difference = cv2.GaussianBlur((new - old).mean(-1).abs().numpy(), (0, 0), 2.5)
+        difference = np.abs(cv2.GaussianBlur((new - old).numpy(), (0, 0), 2.5)).max(-1)
         usual = float(np.median(difference[outside.numpy()]))
         changed = (difference > max(_LEAST, _NOISE * usual)).astype(np.uint8)
         changed = cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(bool)

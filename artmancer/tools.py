@@ -29,7 +29,7 @@ def opaque(image: Tensor) -> Tensor:
     """IMAGE [B, H, W, 3] of one that may have alpha, [B, H, W, 4]: that is laid over white."""
     if image.shape[-1] != 4:
         return image
-    return torch.lerp(torch.ones(3), image[..., :3], image[..., 3:])
+    return torch.lerp(image.new_ones(3), image[..., :3], image[..., 3:])
 
 
 def resize(

@@ -187,7 +187,7 @@ class ShadowMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
-        found = shadow.propose(tools.opaque(image), mask, reach)
+        found = shadow.propose(tools.opaque(image), mask, reach, comfy_host.progress())
         return io.NodeOutput(torch.maximum(mask.expand_as(found), found), found)
 
 

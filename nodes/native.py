@@ -8,7 +8,6 @@ from torch import Tensor
 from ..artmancer.edit import TRANSFERS, edit
 from ..artmancer.editor import VARIANTS, Conditions, Edited
 from ..artmancer.errors import ArtMancerError
-from ..artmancer.masks import refine
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_of
 from ..artmancer.region import resample
 from . import comfy_host
@@ -92,8 +91,7 @@ class EncodeConditions(io.ComfyNode):
         progress(len(images), len(images) + 3, "encoding the crop")
         latent = {"samples": vae.encode(crop.image)}
         if conditions.masked:
-            reach = round(crop.region.feather * crop.region.scale)
-            latent["noise_mask"] = (refine.feather(crop.mask, reach) > 0).float()
+            latent["noise_mask"] = (crop.feathered > 0).float()
         encoded = []
         for done, words in enumerate((prompt, negative), len(images) + 1):
             progress(done, len(images) + 3, "encoding the prompts")
@@ -174,15 +172,16 @@ class Stitch(io.ComfyNode):
         transfer: str,
         widen: bool = False,
     ) -> io.NodeOutput:
-        given, progress = Edited(edited, variant, recipe=conditions.recipe), comfy_host.progress()
+        given = Edited(edited, variant, f"ComfyUI/{variant}", conditions.recipe)
+        progress = comfy_host.progress()
         result = edit(
             given, conditions, match=match_colors, transfer=transfer, widen=widen, progress=progress
         )
-        # Others edited, and how long that took they know.
+        # Others edited; their seed, and how long it took, they know.
         seconds = {
             stage: value for stage, value in result.report.seconds.items() if stage != "edit"
         }
-        report = replace(result.report, seconds=seconds)
+        report = replace(result.report, seconds=seconds, seed=None)
         shown = comfy_host.before_after(conditions.image, result.image)
         return io.NodeOutput(
             result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=shown

@@ -28,7 +28,7 @@ class Report(io.ComfyNode):
     def execute(cls, report: str) -> io.NodeOutput:
         try:
             picture = plot.draw(json.loads(report))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtMancerError(
                 "invalid_request",
                 f"The report is {report[:60]!r}; expected the JSON that Edit Sampler or Stitch "

@@ -27,11 +27,10 @@ class Stand_in:
     """An editor that does to the crop what a test wants."""
 
     name = "stand-in"
-    variant = "removal"
     adapters = ()
 
-    def __init__(self, change) -> None:
-        self.change = change
+    def __init__(self, change, variant: str = "removal") -> None:
+        self.change, self.variant = change, variant
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         return self.change(request.conditions.crop.image)
@@ -142,6 +141,10 @@ def test_an_edit_that_is_not_finite_is_refused(example) -> None:
         ({"fill": torch.zeros(1, 10, 10, 3), "recipe": "background_mask_fill"}, "fill has shape"),
         ({"fill": torch.zeros(2, 400, 600, 3), "recipe": "background_mask_fill"}, "fill has shape"),
         ({"reference": torch.full((1, 8, 8, 3), torch.nan)}, "reference holds NaN"),
+        (
+            {"fill": torch.full((1, 400, 600, 3), torch.nan), "recipe": "background_mask_fill"},
+            "fill holds NaN",
+        ),
         ({"recipe": "soup"}, "recipe is 'soup'"),
         ({"resolution": "640"}, "resolution is '640'"),
     ],
@@ -316,7 +319,7 @@ def test_drift_is_found_to_sub_pixel(example, shift: tuple[float, float]) -> Non
     )
     outside = disc(512, 512, 250, 250, 90) == 0
     found = drift(torch.from_numpy(moved).unsqueeze(0), photo, outside)
-    assert found is not None and found[0] == pytest.approx(shift[::-1], abs=0.05)
+    assert found[0] == pytest.approx(shift[::-1], abs=0.05)
 
 
 def test_an_edit_that_moved_is_moved_back_before_it_is_stitched(example) -> None:
@@ -367,6 +370,87 @@ def test_a_shadow_beside_the_mask_is_found_and_stitched_if_asked(example, resolu
     assert torch.equal(whole.image[far], photo[far])
 
 
+@pytest.mark.parametrize("feather", [0, 16, 32])
+def test_no_stripe_of_a_shadow_is_left_between_mask_and_spill(feather: int) -> None:
+    ground, mask = torch.full((1, 300, 400, 3), 0.8), disc(300, 400, 150, 150, 40)
+    shade = disc(300, 400, 150, 220, 50)
+    photo = ground * (1 - 0.35 * shade.unsqueeze(-1))  # the removal takes the shadow along
+    conditions = prepare(photo, mask, context=4, feather=feather)
+    clean = region.take(ground, conditions.crop.region)
+    result = edit(Stand_in(lambda crop: clean), conditions, match=False, widen=True)
+    left = (result.image - ground).abs().amax(-1)[0]
+    assert left[150, 192:255].max() < 0.02
+
+
+@pytest.mark.parametrize(("y", "x"), [(150, 110), (150, 290), (60, 200), (240, 200)])
+def test_what_spills_to_the_crops_edge_is_stitched_as_far_as_the_crop_goes(y: int, x: int) -> None:
+    ground, mask = torch.full((1, 300, 400, 3), 0.8), disc(300, 400, 150, 200, 40)
+    conditions = prepare(ground, mask)
+    dark = region.take(
+        ground * (1 - 0.3 * disc(300, 400, y, x, 60)[..., None]), conditions.crop.region
+    )
+    result = edit(Stand_in(lambda crop: dark), conditions, match=False, widen=True)
+    assert result.report.spill > 0 and (result.image - ground).min() < -0.1
+    top, left = conditions.crop.region.corners[0]
+    box = region.Window(top, left, top, left).clip(region.Window(0, 0, 300, 400))
+    assert torch.equal(result.image[:, : box.top], ground[:, : box.top])
+
+
+def test_what_changes_past_the_pictures_end_is_no_spill() -> None:
+    photo, mask = torch.full((1, 100, 400, 3), 0.8), disc(100, 400, 50, 200, 30)
+    conditions = prepare(photo, mask, context=3)
+    top = -conditions.crop.region.corners[0][0]
+    assert top > 0
+
+    def paints_the_padding(crop: Tensor) -> Tensor:
+        edited = crop.clone()
+        edited[:, :top] = 0.2
+        return edited
+
+    result = edit(Stand_in(paints_the_padding), conditions, match=False, widen=True)
+    assert result.report.spill == 0 and torch.equal(result.image, photo)
+
+
+def test_a_change_of_colour_alone_spills_too() -> None:
+    photo, mask = torch.full((1, 300, 400, 3), 0.5), disc(300, 400, 150, 200, 40)
+    conditions = prepare(photo, mask, context=3)
+    tint = torch.tensor([0.1, 0.0, -0.1]) * disc(300, 400, 150, 250, 40)[..., None]
+    tinted = region.take(photo + tint, conditions.crop.region)
+    result = edit(Stand_in(lambda crop: tinted), conditions, match=False)
+    assert result.report.spill > 0.01
+
+
+def test_a_white_balance_that_is_held_outside_the_mask_is_made_inside(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    conditions = prepare(photo, mask, context=3)
+    gains = torch.tensor([0.8, 1.0, 1.2])
+    feathered = conditions.crop.feathered.unsqueeze(-1) > 0
+
+    def balances(crop: Tensor) -> Tensor:
+        return torch.where(feathered, (crop * gains).clamp(0, 1), crop)
+
+    result = edit(Stand_in(balances, "white_balance"), conditions)
+    wanted = (photo * gains).clamp(0, 1)
+    left = (result.image - wanted)[mask == 1].abs().mean()
+    assert left < 0.1 * (photo - wanted)[mask == 1].abs().mean()
+
+
+def test_each_picture_of_a_batch_is_moved_back_by_itself(example) -> None:
+    photo, mask = example("astronaut"), disc(512, 512, 250, 250, 60)
+    flat = torch.full_like(photo, 0.5)
+
+    def moves(crop: Tensor) -> Tensor:
+        return torch.cat([crop[:1].roll(2, 2), crop[1:]])
+
+    alone = edit(Stand_in(moves), prepare(photo, mask, context=3), match=False)
+    for second in (flat, photo):
+        both = prepare(torch.cat([photo, second]), mask, context=3)
+        result = edit(Stand_in(moves), both, match=False)
+        assert result.report.realigned and result.report.drift_px == alone.report.drift_px
+        assert torch.equal(result.image[:1], alone.image)
+        assert torch.equal(result.image[1:], second)
+
+
 def test_what_a_vae_does_to_every_pixel_is_no_change(example) -> None:
     photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
     noise = 0.03 * torch.randn(1, 400, 600, 3, generator=torch.Generator().manual_seed(0))
@@ -381,7 +465,7 @@ def test_noise_has_no_drift_to_tell() -> None:
         0.5 + 0.005 * torch.randn(1, 256, 256, 3, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 2)
     ]
-    assert drift(walls[0], walls[1], torch.ones(1, 256, 256, dtype=torch.bool)) is None
+    assert drift(walls[0], walls[1], torch.ones(1, 256, 256, dtype=torch.bool)) == [None]
 
 
 def test_prompt_seed_and_sampling_reach_the_editor(example) -> None:
@@ -430,12 +514,13 @@ def test_a_red_wall_stays_red() -> None:
 
 def test_where_hardly_anything_is_outside_there_is_no_drift_to_tell(example) -> None:
     photo = example("chelsea")
-    assert drift(photo, photo, torch.zeros(photo.shape[:3], dtype=torch.bool)) is None
+    assert drift(photo, photo, torch.zeros(photo.shape[:3], dtype=torch.bool)) == [None]
 
 
 def test_the_report_is_json_without_infinities() -> None:
     report = Report(
         "e",
+        "removal",
         (),
         "r",
         ("a",),

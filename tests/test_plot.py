@@ -10,6 +10,7 @@ from artmancer import images, plot
 
 REPORT: dict[str, Any] = {
     "editor": "qwen-image-edit/removal",
+    "variant": "removal",
     "conditions": ["mask", "background", "object"],
     "seed": 7,
     "crop_size": [512, 640],
@@ -38,9 +39,18 @@ def test_it_shows_what_deserves_a_look_in_red() -> None:
     for bad in ({"outside_psnr_raw": 22.0}, {"drift_px": 3.0}, {"spill": 0.02}):
         assert red({**REPORT, **bad}) > 50, bad
     assert red({**REPORT, "spill": 0.02, "widened": True}) == 0
+    balanced = {**REPORT, "variant": "white_balance", "outside_psnr_raw": 19.0}
+    assert red(balanced) == 0, "it is meant to change all that it sees"
 
 
 def test_what_cannot_be_told_is_said() -> None:
     plot.draw(
         {**REPORT, "outside_psnr_raw": None, "outside_psnr": None, "drift_px": None, "seconds": {}}
     )
+    plot.draw({**REPORT, "seed": None})
+
+
+def test_many_conditions_take_more_lines() -> None:
+    names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
+    many = plot.draw({**REPORT, "conditions": names})
+    assert many.shape[1] > plot.draw(REPORT).shape[1]

@@ -64,6 +64,22 @@ def test_a_dark_thing_of_another_colour_or_further_away_is_no_shadow() -> None:
     assert shadow.propose(picture, mask).mean() < 0.003
 
 
+def test_a_faint_pixel_far_off_does_not_hide_it() -> None:
+    mask = disc(300, 400, 130, 180, 45)
+    picture, _ = cast_shadow(with_object(ground("plain"), mask), mask, (35, 20), 0.5, 5)
+    faint = mask.clone()
+    faint[0, 0, 0] = faint[0, -1, -1] = 1 / 255
+    assert torch.equal(shadow.propose(picture, faint), shadow.propose(picture, mask))
+
+
+def test_it_can_be_cancelled_and_refuses_what_is_not_finite() -> None:
+    mask, told = disc(300, 400, 130, 180, 45), []
+    shadow.propose(ground("plain").expand(2, -1, -1, -1), mask, progress=lambda *a: told.append(a))
+    assert [done for done, *_ in told] == [0, 1]
+    with pytest.raises(ArtMancerError, match="NaN"):
+        shadow.propose(torch.full((1, 300, 400, 3), torch.nan), mask)
+
+
 def test_batches_share_a_mask_and_bad_masks_are_refused() -> None:
     mask = disc(300, 400, 130, 180, 45)
     shaded = cast_shadow(with_object(ground("plain"), mask), mask, (35, 20), 0.5, 5)[0]

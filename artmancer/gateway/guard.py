@@ -84,7 +84,7 @@ class Guard:
                     "unauthorized", "A token is needed. Send it as 'Authorization: Bearer TOKEN'."
                 )
         host = headers.get(b"host", b"").decode("latin-1")
-        if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts and _name(host) not in self.hosts:
             return ArtMancerError(
                 "unauthorized", f"It is not known as '{host[:80]}'. Ask it under its own address."
             )
@@ -101,6 +101,13 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.max_body:
             return _too_large(self.max_body)
+        return None
+
+
+def _name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:  # half an IPv6 address
         return None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import region
 from ..images import to_uint8
+from ..progress import Progress, no_progress
 from . import refine
 
 SIDE = 512
@@ -28,7 +29,9 @@ LARGEST = 2.0
 """Of the object's area: what is larger is no shadow of it, but the ground itself."""
 
 
-def propose(image: Tensor, mask: Tensor, reach: float = 1.0) -> Tensor:
+def propose(
+    image: Tensor, mask: Tensor, reach: float = 1.0, progress: Progress = no_progress
+) -> Tensor:
     """Find the shadow of an object: what touches it, is darker than the ground around,
     and of the same colour.
 
@@ -40,6 +43,7 @@ def propose(image: Tensor, mask: Tensor, reach: float = 1.0) -> Tensor:
     image : IMAGE [B, H, W, 3]
     mask : MASK [B or 1, H, W], 1 = the object
     reach : how far from the object it may lie, over the longer side of the object
+    progress : told before each picture; may raise to cancel
 
     Returns
     -------
@@ -47,19 +51,26 @@ def propose(image: Tensor, mask: Tensor, reach: float = 1.0) -> Tensor:
 
     Raises
     ------
-    ArtMancerError : invalid_request (shapes that do not fit), mask_empty
+    ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
     """
     region.check(image, mask)
-    masks = mask.expand(len(image), -1, -1)
-    return torch.stack(
-        [_propose(one, where, reach) for one, where in zip(image, masks, strict=True)]
-    )
+    region.check_finite(image, "image")
+    image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
+    found = []
+    for index, one in enumerate(image):
+        progress(index, len(image), "looking for the shadow")
+        which = index % len(mask)
+        name = "The mask" if len(mask) == 1 else f"Mask {which + 1} of the batch"
+        found.append(_propose(one, mask[which], reach, name))
+    return torch.stack(found)
 
 
-def _propose(image: Tensor, mask: Tensor, reach: float) -> Tensor:
+def _propose(image: Tensor, mask: Tensor, reach: float, name: str) -> Tensor:
     import cv2
 
-    box = region.bounds(mask)
+    # A matte may be faint far from the object.
+    solid = mask * (mask >= 0.5)
+    box = region.bounds(solid if solid.any() else mask, name)
     size = max(box.bottom - box.top, box.right - box.left)
     height, width = mask.shape
     window = box.widen(math.ceil(size * (reach + 0.5))).clip(region.Window(0, 0, height, width))
@@ -73,13 +84,9 @@ def _propose(image: Tensor, mask: Tensor, reach: float) -> Tensor:
     found = _darker(colors, hole, reach * size * scale, max(3, round(0.75 * size * scale)))
     shadow = torch.zeros_like(mask)
     area = cv2.resize(
-        found.astype(np.float32),
-        hole_size := window.of(mask).shape[::-1],
-        interpolation=cv2.INTER_LINEAR,
+        found.astype(np.float32), window.of(mask).shape[::-1], interpolation=cv2.INTER_LINEAR
     )
-    window.of(shadow).copy_(
-        torch.from_numpy((area > 0.5).astype(np.float32)).view(hole_size[1], hole_size[0])
-    )
+    window.of(shadow).copy_(torch.from_numpy((area > 0.5).astype(np.float32)))
     return shadow * (mask < 0.5)
 
 
@@ -89,25 +96,24 @@ def _darker(
     """Where a picture [h, w, 3] is in the shadow of what is in its hole."""
     import cv2
 
-    near = (
-        cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    )  # the object's soft edge belongs to it
-    lit, fine = (~near).astype(np.float32), max(2.0, 0.06 * side)
-    smooth = _blur(colors * lit[..., None], fine) / np.maximum(_blur(lit, fine), 1e-3)[..., None]
-    luminance = smooth @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * side + 1, 2 * side + 1))
-    ground = cv2.morphologyEx(luminance * lit, cv2.MORPH_CLOSE, disc)
-    ratio = luminance / np.maximum(_blur(np.asarray(ground, np.float32), side / 4), 1e-3)
-
     away = refine.distance(torch.from_numpy(hole.astype(np.float32))).numpy()
     far = away > reach
     if far.mean() < LEAST_GROUND:
         return np.zeros_like(hole)
+    near = (
+        cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    )  # the object's soft edge belongs to it
+    free, fine = (~near).astype(np.float32), max(2.0, 0.06 * side)
+    smooth = _blur(colors * free[..., None], fine) / np.maximum(_blur(free, fine), 1e-3)[..., None]
+    luminance = smooth @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    ratio = luminance / np.maximum(
+        _blur(_closed(np.asarray(luminance * free, np.float32), side), side / 4), 1e-3
+    )
     # Where no shadow can be, the ground's own texture tells how dark it may be by itself.
     darkest = min(DARKER[1], float(np.quantile(ratio[far], 0.1)) - 0.02)
     hues = smooth / np.maximum(smooth.sum(-1, keepdims=True), 1e-3)
-    lit = (~near & (ratio > darkest)).astype(np.float32)
-    usual = _blur(hues * lit[..., None], side) / np.maximum(_blur(lit, side), 1e-3)[..., None]
+    bright = (~near & (ratio > darkest)).astype(np.float32)
+    usual = _blur(hues * bright[..., None], side) / np.maximum(_blur(bright, side), 1e-3)[..., None]
     same = np.abs(hues - usual).max(-1) < SAME_HUE
 
     dark = (ratio > DARKER[0]) & (ratio < darkest) & same & ~near & (away <= reach)
@@ -121,6 +127,21 @@ def _darker(
     shadow = np.isin(parts, touching)
     beside = cv2.dilate(shadow.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     return np.asarray((shadow | (beside & near)) & ~hole)
+
+
+def _closed(plane: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """A closing by a disc, made at a coarser size: a large disc takes seconds at the full one, and
+    what comes of it is blurred anyway.
+    """
+    import cv2
+
+    coarse = max(1, radius // 16)
+    size = tuple(max(1, round(side / coarse)) for side in plane.shape[::-1])
+    side = 2 * round(radius / coarse) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+    closed = cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc)
+    return np.asarray(cv2.resize(closed, plane.shape[::-1]))
 
 
 def _blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from ..conditions import DEFAULT_RECIPE
 from ..editor import EditRequest
 from ..errors import ArtMancerError
 from ..images import to_pil
-from ..masks import refine
 from ..progress import Progress
 from . import checkpoints, sampler, speed
 from .pipeline import NO_MEMORY, Base
@@ -113,10 +112,7 @@ def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task
     height, width = crop.region.size
     background = None
     if request.sampling.keep_background:
-        feathered = refine.feather(
-            crop.mask[index : index + 1], round(crop.region.feather * crop.region.scale)
-        )
-        background = to_pil(crop.image[index]), feathered[0]
+        background = to_pil(crop.image[index]), crop.feathered[index]
     return sampler.Task(
         request.prompt,
         [to_pil(image[index]) for image in conditions.images.values()],

@@ -98,8 +98,8 @@ def sample(
         image, mask = task.background
         # A latent is free where any of its pixels may change.
         still = _pack(_encode(base, image, None, bring)).to(device, dtype)
-        free = functional.max_pool2d(mask[None, None], factor).unsqueeze(2).expand(noise.shape)
-        background = still, _pack(free).to(device, dtype)
+        free = functional.max_pool2d((mask > 0).float()[None, None], factor)
+        background = still, _pack(free.unsqueeze(2).expand(noise.shape)).to(device, dtype)
     latents = noise = _pack(noise).to(device, dtype)
 
     base.memory.bring("transformer", pixels, progress)
@@ -210,7 +210,8 @@ def _batched(embeddings: list[Embedding], device: torch.device, dtype: torch.dty
         padded.append(functional.pad(embedding, (0, 0, 0, missing)))
         masks.append(functional.pad(mask.bool(), (0, missing)))
     together = torch.cat(padded).to(device, dtype)
-    valid = torch.cat(masks).to(device)
+    valid = torch.cat(masks)
+    mask = None if valid.all() else valid.to(device)
 
     def predict(
         transformer: Any,
@@ -225,7 +226,7 @@ def _batched(embeddings: list[Embedding], device: torch.device, dtype: torch.dty
             hidden_states=tokens.expand(number, -1, -1),
             timestep=timestep.expand(number),
             encoder_hidden_states=together,
-            encoder_hidden_states_mask=None if valid.all() else valid,
+            encoder_hidden_states_mask=mask,
             img_shapes=[shapes] * number,
             return_dict=False,
         )[0][:, :count]

@@ -343,7 +343,8 @@ def _editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
     if not folder:
         raise ArtMancerError(
             "checkpoint_missing",
-            "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH.",
+            "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH; "
+            "`artmancer models fetch` downloads one.",
         )
     file = options.variant_file or models.checkpoint(options.task)
     if file is None:

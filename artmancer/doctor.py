@@ -98,6 +98,6 @@ def _comfyui() -> list[Finding]:
 
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
-        return f"{folder}: not there"
+        return f"{folder}: not there yet; it is optional"
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith("put_"))
     return f"{folder}: {', '.join(files) or 'empty'}"

@@ -378,11 +378,13 @@ def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
             "that belong to these images.",
         )
     if mask.shape[1:] != image.shape[1:3]:
+        advice = f"Resize the mask, or give the mask that belongs to this {what}."
+        if mask.shape[1:] == (64, 64):  # as ComfyUI's Load Image gives it
+            advice = "One of 64x64 means that none was painted: paint one, or give another."
         raise ArtMancerError(
             "invalid_request",
             f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is "
-            f"{image.shape[2]}x{image.shape[1]}. "
-            f"Resize the mask, or give the mask that belongs to this {what}.",
+            f"{image.shape[2]}x{image.shape[1]}. {advice}",
         )
 
 

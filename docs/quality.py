@@ -61,14 +61,14 @@ def spills() -> list[tuple[str, Tensor]]:
 
 def drifts() -> list[tuple[str, Tensor]]:
     photo = images.load(ROOT / "workflows" / "examples" / "astronaut.png").image
-    moved = realign(photo, [(-2.5, 3.5)])
+    moved = realign(photo[0], (-2.5, 3.5))
     outside = disc(512, 512, 250, 250, 60) == 0
-    shifts = drift(moved, photo, outside)
-    assert shifts
-    pictures = (("an edit that moved", moved), ("moved back", realign(moved, shifts)))
+    (shift,) = drift(moved[None], photo, outside)
+    assert shift
+    pictures = (("an edit that moved", moved), ("moved back", realign(moved, shift)))
     view = region.Window(60, 160, 200, 300)
     return [
-        (f"{name}: difference x 4", view.of((4 * (one - photo)[0].abs()).clamp(0, 1))[None])
+        (f"{name}: difference x 4", view.of((4 * (one - photo[0]).abs()).clamp(0, 1))[None])
         for name, one in pictures
     ]
 

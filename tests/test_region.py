@@ -217,6 +217,12 @@ def test_a_crop_of_another_size_is_refused() -> None:
             "invalid_request",
             "mask is 50x60 but the image is 60x50",
         ),
+        (
+            torch.zeros(1, 50, 60, 3),
+            torch.zeros(1, 64, 64),
+            "invalid_request",
+            "none was painted",
+        ),
         (torch.zeros(3, 50, 60, 3), torch.ones(2, 50, 60), "invalid_request", r"batch of 3"),
         (torch.zeros(1, 50, 60, 4), torch.ones(1, 50, 60), "invalid_request", r"\[1, 50, 60, 4\]"),
         (

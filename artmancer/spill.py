@@ -16,9 +16,9 @@ _SPECK = 0.002  # of the crop's area
 def spill(edited: Tensor, before: Tensor, feathered: Tensor) -> Tensor:
     """Find what an edit changed around its mask.
 
-    The difference is averaged over a few pixels, channel by channel, and the largest of the three
-    held against what is usual outside the mask; what is above, large enough, and touches the mask's
-    fade, counts.
+    The difference is averaged over a few pixels, and held against what is usual outside the mask:
+    in brightness, and in the channel where it is largest. What is above, large enough, and touches
+    the mask's fade, counts.
 
     Parameters
     ----------
@@ -36,9 +36,11 @@ def spill(edited: Tensor, before: Tensor, feathered: Tensor) -> Tensor:
         outside = shown == 0
         if outside.float().mean() < 0.05:
             continue
-        difference = np.abs(cv2.GaussianBlur((new - old).numpy(), (0, 0), 2.5)).max(-1)
-        usual = float(np.median(difference[outside.numpy()]))
-        changed = (difference > max(_LEAST, _NOISE * usual)).astype(np.uint8)
+        smooth = cv2.GaussianBlur((new - old).numpy(), (0, 0), 2.5)
+        changed = np.zeros(shown.shape, np.uint8)
+        for difference in (np.abs(smooth.mean(-1)), np.abs(smooth).max(-1)):
+            usual = float(np.median(difference[outside.numpy()]))
+            changed |= difference > max(_LEAST, _NOISE * usual)
         changed = cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(bool)
         rim = (refine.distance((~outside).float()) <= 3).numpy()
         _, parts = cv2.connectedComponents((changed & outside.numpy()).astype(np.uint8))

@@ -5,6 +5,7 @@ import cv2
 import pytest
 import torch
 from pictures import disc, smooth_picture
+from test_masks import iou
 from torch import Tensor
 
 from artmancer import fill as filling
@@ -409,6 +410,16 @@ def test_what_changes_past_the_pictures_end_is_no_spill() -> None:
 
     result = edit(Stand_in(paints_the_padding), conditions, match=False, widen=True)
     assert result.report.spill == 0 and torch.equal(result.image, photo)
+
+
+def test_a_shadow_is_found_where_the_colours_were_fitted_at_the_rim_too(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 340, 480, 40)
+    shade = disc(400, 600, 352, 524, 32) * (1 - mask)
+    conditions = prepare(photo, mask, context=3, feather=4)
+    ball = torch.lerp(photo, torch.tensor([0.2, 0.35, 0.6]).expand_as(photo), mask[..., None])
+    drawn = region.take(ball * (1 - 0.5 * shade[..., None]), conditions.crop.region)
+    result = edit(Stand_in(lambda crop: drawn, "insertion"), conditions)
+    assert iou(result.spill.round(), (shade > 0) * (refine.feather(mask, 4) == 0).float()) > 0.7
 
 
 def test_a_change_of_colour_alone_spills_too() -> None:

@@ -18,10 +18,11 @@ WIDTH = 3584
 
 
 def write(models: Path) -> None:
-    """A transformer of the real width with one block, and a narrow VAE."""
+    """A transformer of the real width with one block, and a VAE as narrow as may be."""
     import comfy.ops
     from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
     from comfy.ldm.wan.vae import WanVAE
+    from comfyui_version import __version__ as version
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -29,7 +30,7 @@ def write(models: Path) -> None:
         num_layers=1, dtype=torch.bfloat16, device="cpu", operations=comfy.ops.disable_weight_init
     )
     vae = WanVAE(
-        dim=8,
+        dim=96 if version.startswith("0.3.") else 8,  # older ones know the real width alone
         z_dim=16,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=2,

@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
 
 import aiohttp
 import cv2
-import httpx
 import numpy as np
 import psutil
 from gateways import free_port
@@ -132,6 +131,26 @@ class ByHand:
             return await answer.read()
 
 
+class ByGateway:
+    """A client of the gateway, with the same HTTP library."""
+
+    def __init__(self, url: str) -> None:
+        self.http = aiohttp.ClientSession(
+            url,
+            raise_for_status=True,
+            timeout=aiohttp.ClientTimeout(300),
+            connector=aiohttp.TCPConnector(limit=250),
+        )
+
+    async def get(self, path: str) -> Any:
+        async with self.http.get(path) as answer:
+            return await answer.json()
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        async with self.http.post(path, json=body) as answer:
+            return await answer.json()
+
+
 def graph(name: str, **values: Any) -> dict[str, Any]:
     """A served graph with these values, and without the results on request."""
     found: dict[str, Any] = json.loads((GRAPHS / f"{name}.json").read_text())
@@ -148,7 +167,7 @@ def encoded(data: bytes) -> str:
 
 
 async def edits(
-    gateway: httpx.AsyncClient, by_hand: ByHand, process: psutil.Process, rounds: int
+    gateway: ByGateway, by_hand: ByHand, process: psutil.Process, rounds: int
 ) -> list[Row]:
     took: dict[str, list[float]] = {"by hand": [], "gateway": []}
     spent = 0.0
@@ -159,12 +178,12 @@ async def edits(
             before, start = process.cpu_times(), time.perf_counter()
             if way == "gateway":
                 body = {"prompt": "balance", "input_image": encoded(image)}
-                answer = (await gateway.post("/api/generate", json=body)).raise_for_status()
+                answer = await gateway.post("/api/generate", body)
             else:
                 filled = graph("generate", prompt="balance", task_type="white_balance")
                 shown = await by_hand.run(filled, {"input_image": image})
             seconds[way] = time.perf_counter() - start
-            assert base64.b64decode(answer.json()["image"]) if way == "gateway" else shown["14"]
+            assert base64.b64decode(answer["image"]) if way == "gateway" else shown["14"]
             after = process.cpu_times()
             if way == "gateway" and index >= 2:
                 spent += after.user + after.system - before.user - before.system
@@ -202,10 +221,19 @@ def shapes_to_click(side: int) -> tuple[bytes, Callable[[int], list[float]]]:
     return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), place
 
 
-async def load(gateway: httpx.AsyncClient, by_hand: ByHand, seconds: float) -> list[Row]:
-    """Clicks and shadows by turns, each with a parameter that was not seen before."""
+async def known(gateway: ByGateway, image: bytes, spot: list[float]) -> str:
+    """The image_id of a picture that was clicked once."""
+    body = {"image": encoded(image), "points": [spot]}
+    return str((await gateway.post("/api/smart-mask", body))["image_id"])
+
+
+async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]:
+    """Clicks and shadows by turns, each with a parameter that was not seen before. Both ways send
+    the photo that is clicked once: by hand its file is named from then on, here its image_id.
+    """
     image, mask = photo(512), spot(512)
     shapes, place = shapes_to_click(512)
+    image_id = await known(gateway, shapes, place(0))
     took: dict[str, list[float]] = {"by hand": [], "gateway": []}
     spent = {"by hand": 0.0, "gateway": 0.0}
     errors = 0
@@ -221,10 +249,12 @@ async def load(gateway: httpx.AsyncClient, by_hand: ByHand, seconds: float) -> l
             }
             path, answered = "/api/image-utils/add-shadow-preview", "preview_image"
         else:
-            body = {"image": encoded(shapes), "points": [place(number)]}
+            body = {"image_id": image_id, "points": [place(number)]}
             path, answered = "/api/smart-mask", "mask_base64"
-        answer = await gateway.post(path, json=body)
-        errors += answer.status_code != 200 or not answer.json()[answered]
+        try:
+            errors += not (await gateway.post(path, body))[answered]
+        except aiohttp.ClientError:
+            errors += 1
 
     async def ask_comfyui() -> None:
         number = next(_counter)
@@ -277,28 +307,26 @@ async def load(gateway: httpx.AsyncClient, by_hand: ByHand, seconds: float) -> l
     ]
 
 
-async def flood(gateway: httpx.AsyncClient, process: psutil.Process) -> list[Row]:
+async def flood(gateway: ByGateway, process: psutil.Process) -> list[Row]:
     bodies = [
         {"prompt": "balance", "input_image": encoded(photo(256)), "seed": seed}
         for seed in range(200)
     ]
     start = time.perf_counter()
-    answers = await asyncio.gather(
-        *(gateway.post("/api/generate/async", json=body) for body in bodies)
-    )
-    tasks = [answer.json()["task_id"] for answer in answers]
+    answers = await asyncio.gather(*(gateway.post("/api/generate/async", body) for body in bodies))
+    tasks = [answer["task_id"] for answer in answers]
     accepted = time.perf_counter() - start
     memory = process.memory_info().rss
     states: dict[str, str] = {}
     while len(states) < len(tasks):
         memory = max(memory, process.memory_info().rss)
         for task in [task for task in tasks if task not in states][:8]:
-            state = (await gateway.get(f"/api/jobs/{task}")).json()["status"]
+            state = (await gateway.get(f"/api/jobs/{task}"))["status"]
             if state in ("done", "error", "cancelled"):
                 states[task] = state
         await asyncio.sleep(0.01)
     ended = time.perf_counter() - start
-    later = [(await gateway.get(f"/api/jobs/{task}/result")).json() for task in tasks]
+    later = [await gateway.get(f"/api/jobs/{task}/result") for task in tasks]
     read = sum(
         json.loads(answer["outputs"]["report"])["seed"] == seed for seed, answer in enumerate(later)
     )
@@ -328,14 +356,11 @@ def overtaken(database: Path) -> Row:
     )
 
 
-async def clicks(gateway: httpx.AsyncClient) -> list[Row]:
+async def clicks(gateway: ByGateway) -> list[Row]:
     mask = spot(1024)
     image, place = shapes_to_click(1024)
     spots = [place(number) for number in range(40)]
-    first = await gateway.post(
-        "/api/smart-mask", json={"image": encoded(image), "points": [spots[0]]}
-    )
-    image_id = first.raise_for_status().json()["image_id"]
+    image_id = await known(gateway, image, spots[0])
     took: dict[str, list[float]] = {"/ping": [], "/api/health": [], "click": []}
     running = asyncio.create_task(asyncio.sleep(0))
     for index, point in enumerate(spots):
@@ -346,15 +371,15 @@ async def clicks(gateway: httpx.AsyncClient) -> list[Row]:
                 "mask_image": encoded(mask),
                 "seed": index,
             }
-            running = asyncio.create_task(gateway.post("/api/generate", json=body))
+            running = asyncio.create_task(gateway.post("/api/generate", body))
             await asyncio.sleep(0.1)
         for path in ("/ping", "/api/health"):
             start = time.perf_counter()
-            (await gateway.get(path)).raise_for_status()
+            await gateway.get(path)
             took[path].append((time.perf_counter() - start) * 1000)
         body = {"image_id": image_id, "points": [point]}
         start = time.perf_counter()
-        (await gateway.post("/api/smart-mask", json=body)).raise_for_status()
+        await gateway.post("/api/smart-mask", body)
         took["click"].append((time.perf_counter() - start) * 1000)
     await running
     return [
@@ -400,38 +425,33 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
             [sys.executable, "-m", "artmancer.cli", *command], env=env, stdout=log, stderr=log
         )
         process = psutil.Process(started.pid)
+        gateway = ByGateway(f"http://127.0.0.1:{port}")
         hands = [ByHand(url) for url in urls]
         listening: list[asyncio.Task[None]] = []
         try:
-            async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}",
-                timeout=300,
-                trust_env=False,
-                limits=httpx.Limits(max_connections=250),
-            ) as gateway:
-                await _until_healthy(gateway)
-                listening = [asyncio.create_task(hand.listen()) for hand in hands]
-                rows = await edits(gateway, hands[0], process, rounds)
-                rows += await load(gateway, hands[1], seconds)
-                rows += await clicks(gateway)
-                rows += await flood(gateway, process)
+            await _until_healthy(gateway)
+            listening = [asyncio.create_task(hand.listen()) for hand in hands]
+            rows = await edits(gateway, hands[0], process, rounds)
+            rows += await load(gateway, hands[1], seconds)
+            rows += await clicks(gateway)
+            rows += await flood(gateway, process)
         finally:
             for task in listening:
                 task.cancel()
-            for hand in hands:
-                await hand.http.close()
+            for client in (gateway, *hands):
+                await client.http.close()
             started.terminate()
             started.wait(30)
         rows.append(overtaken(Path(folder) / "data" / "jobs.sqlite"))
     return rows
 
 
-async def _until_healthy(gateway: httpx.AsyncClient) -> None:
+async def _until_healthy(gateway: ByGateway) -> None:
     while True:
         try:
-            if (await gateway.get("/api/system/health")).json()["status"] == "healthy":
+            if (await gateway.get("/api/system/health"))["status"] == "healthy":
                 return
-        except httpx.HTTPError:
+        except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.5)
 

@@ -73,13 +73,14 @@ def create_app(
     app.add_exception_handler(ArtMancerError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_route)
-    app.include_router(system.router)
-    app.include_router(system.debug_router)
-    app.include_router(workflows.router)
-    if settings.role in ("all", HEAVY):
-        app.include_router(heavy.router)
+    # They are looked through in this order.
     if settings.role in ("all", LIGHT):
         app.include_router(light.router)
+    if settings.role in ("all", HEAVY):
+        app.include_router(heavy.router)
+    app.include_router(workflows.router)
+    app.include_router(system.router)
+    app.include_router(system.debug_router)
     if settings.page:
         app.add_api_route("/", _index, include_in_schema=False)
         app.mount("/page", StaticFiles(directory=PAGE))
@@ -171,9 +172,10 @@ async def _refuse_fields(request: Request, error: Exception) -> JSONResponse:
     """The first mistake of a request that does not fit its schema."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+    field = ".".join(str(part) for part in first["loc"][1:])
     got = "nothing" if first["type"] == "missing" else _brief(first.get("input"))
-    return _answer(common.invalid(field, first["msg"], got))
+    expected = first["msg"] if field or got != "nothing" else "expected a JSON object"
+    return _answer(common.invalid(field or "the body", expected, got))
 
 
 def _brief(value: Any) -> str:

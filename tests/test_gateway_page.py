@@ -96,6 +96,35 @@ class TestPage:
         assert not wrong
         page.close()
 
+    def test_each_task_begins_with_its_tool_and_says_what_to_mark(
+        self, real: Served, browser: Any
+    ) -> None:
+        from playwright.sync_api import expect
+
+        page, wrong = opened(browser, real.url, viewport={"width": 1280, "height": 800})
+        choose(page, "photo-input", "coffee")
+        expect(page.get_by_test_id("tool-click")).to_be_checked()
+        page.get_by_test_id("task-insertion").check()
+        expect(page.get_by_test_id("tool-brush")).to_be_checked()
+        expect(page.get_by_test_id("mask-status")).to_have_text("Paint a place for it.")
+        shoot(page, "insertion")
+        page.get_by_test_id("task-white-balance").check()
+        expect(page.get_by_test_id("mask-status")).to_contain_text("the whole photo")
+        page.get_by_test_id("task-removal").check()
+        box = page.get_by_test_id("canvas").bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 0.61, box["y"] + box["height"] * 0.82)
+        expect(page.get_by_test_id("undo")).to_be_enabled()
+        page.get_by_test_id("task-insertion").check()  # what is begun goes on
+        expect(page.get_by_test_id("tool-click")).to_be_checked()
+        page.get_by_test_id("more").locator("summary").click()
+        expect(page.get_by_test_id("input-quality")).to_be_in_viewport()
+        page.mouse.move(1100, 400)
+        page.mouse.wheel(0, -2000)
+        expect(page.get_by_test_id("go")).to_be_in_viewport()
+        shoot(page, "more")
+        assert not wrong
+        page.close()
+
     def test_it_works_on_a_phone(self, real: Served, browser: Any) -> None:
         from playwright.sync_api import expect
 

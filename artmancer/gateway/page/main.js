@@ -12,18 +12,24 @@ const TASKS = {
     hint: "Takes out what you mark and fills the gap.",
     where: "What to remove",
     prompt: "remove the object",
+    tool: "click",
+    toMark: { click: "Click the object in the photo.", brush: "Paint over the object." },
     unmarked: "Mark what to remove: click it in the photo, or paint over it.",
   },
   insertion: {
     hint: "Puts an object where you mark.",
     where: "Where to put it",
     prompt: "insert the object",
+    tool: "brush",
+    toMark: { click: "Click something that it replaces.", brush: "Paint a place for it." },
     unmarked: "Mark where the object goes: click something that it replaces, or paint a place for it.",
   },
   "white-balance": {
     hint: "Takes a colour cast out. Without a mark, of the whole photo.",
     where: "Where, if not everywhere",
     prompt: "correct the white balance",
+    tool: "brush",
+    toMark: { click: "Nothing is marked: the whole photo.", brush: "Nothing is marked: the whole photo." },
   },
 };
 
@@ -132,13 +138,14 @@ addEventListener("paste", (event) => {
 const task = () => form.elements.task.value;
 
 function showTask() {
-  const { hint, where, prompt: words } = TASKS[task()];
+  const { hint, where, prompt: words, tool, toMark } = TASKS[task()];
   byId("task-hint").textContent = hint;
   byId("where-legend").textContent = where;
   byId("reference").hidden = task() !== "insertion";
   // What the person wrote stays.
   if (!prompt.value || prompt.value === prompt.defaultValue) prompt.value = words;
   prompt.defaultValue = words;
+  stage.guide(tool, toMark);
 }
 
 for (const choice of form.elements.task) choice.addEventListener("change", showTask);
@@ -154,6 +161,7 @@ addEventListener("keydown", (event) => {
   stage.undo();
 });
 
+byId("more").addEventListener("toggle", ({ target }) => target.open && target.scrollIntoView({ block: "nearest" }));
 // A browser does not open it to show which field is wrong.
 form.addEventListener("invalid", (event) => byId("more").contains(event.target) && (byId("more").open = true), true);
 
@@ -314,6 +322,7 @@ async function showHealth() {
     const { status, reason, model_loaded: loaded, device } = await api.health();
     const editor = loaded ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft, no model is loaded.";
     line.textContent = status === "degraded" ? `${editor} ${reason}` : editor;
+    byId("prompt-hint").hidden = loaded;
     line.classList.toggle("degraded", status === "degraded");
     if (status === "degraded") setTimeout(showHealth, HEALTH_PAUSE);
   } catch (error) {

@@ -3,6 +3,7 @@ import { Mask } from "./mask.js";
 import { Picker } from "./picker.js";
 
 const KEY_STEP = 0.02; // of the photo's longer side: what an arrow key moves the cursor by
+const MUCH = 40; // percent of the photo that few objects are larger than
 const WIDEST = 0.25; // of the photo's longer side: the largest brush
 
 const byId = (id) => document.getElementById(id);
@@ -12,6 +13,7 @@ export class Stage {
   photo = null;
   #stroke = null;
   #cursor = null; // for the keyboard: [x, y] in pixels of the photo
+  #toMark = {};
 
   /** @param {(error: Error) => void} onFailure */
   constructor(onFailure) {
@@ -35,6 +37,16 @@ export class Stage {
     this.frame.hidden = false;
     this.picker.open(photo);
     this.mask.reset(photo.width, photo.height);
+  }
+
+  /**
+   * @param {string} tool to begin with, where nothing is marked yet
+   * @param {Record<string, string>} toMark what to do with each tool, in words
+   */
+  guide(tool, toMark) {
+    this.#toMark = toMark;
+    if (!this.undoable) byId(`tool-${tool}`).checked = true;
+    this.#switchTool();
   }
 
   get undoable() {
@@ -199,11 +211,13 @@ export class Stage {
   #words(object) {
     if (!this.photo) return "";
     if (this.picker.busy) return "Looking for the object";
-    if (!this.mask.coverage) {
-      return chosen("tool") === "click" ? "Click an object in the photo." : "Paint over the photo.";
-    }
+    if (!this.mask.coverage) return this.#toMark[chosen("tool")];
     const percent = 100 * this.mask.coverage;
     const share = `${percent < 1 ? "Under 1" : Math.round(percent)} % marked.`;
-    return object?.candidates > 1 ? `${share} Candidate ${object.candidate + 1} of ${object.candidates}.` : share;
+    if (!object) return share;
+    const { candidate, candidates } = object;
+    const which = candidates > 1 ? ` Candidate ${candidate + 1} of ${candidates}.` : "";
+    const help = percent > MUCH ? " Too much? Choose Not this, and click what is to stay." : "";
+    return share + which + help;
   }
 }

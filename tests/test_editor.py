@@ -73,8 +73,18 @@ def test_the_templates_are_listed_with_their_thumbnails(page: Any, comfyui: Comf
         assert thumbnail.status == 200 and thumbnail.headers["content-type"] == "image/jpeg"
 
 
+READABLE = """() => {
+  const { canvas, graph } = window.app, { scale, offset } = canvas.ds;
+  const at = (node, axis, more) => (node.pos[axis] + more + offset[axis]) * scale;
+  const inside = (node) => at(node, 0, 0) > 0 && at(node, 0, node.size[0]) < innerWidth
+    && at(node, 1, -30) > 0 && at(node, 1, 0) < innerHeight;
+  return !canvas.low_quality && graph.nodes.every(inside);
+}"""
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(page: Any, name: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
     open_template(page, name)
     nodes = page.evaluate(
         """() => window.app.graph.nodes.map((node) => ({
@@ -93,6 +103,7 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(page: Any, nam
         assert missing == ["unet_name", "lora_name", "clip_name", "vae_name"]
     else:
         assert not missing and not any(node["errors"] for node in nodes), nodes
+    assert page.evaluate(READABLE), "on a small screen: no node out of sight, words drawn"
     note = min(nodes, key=lambda node: node["box"][1])
     assert note["type"] == "MarkdownNote", "a note on top"
     for index, (x, y, width, height) in enumerate(node["box"] for node in nodes):
@@ -102,6 +113,10 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(page: Any, nam
                 "overlapping nodes"
             )
 
+    page.wait_for_timeout(700)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"template-{name}-small.png")
+    page.set_viewport_size({"width": 1800, "height": 1000})
     shot(page, f"template-{name}")
     if name == "native":
         return
@@ -125,7 +140,9 @@ def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyU
     open_template(page, "insertion")  # brings the example photos
     for name, pictures in BLUEPRINTS.items():
         page.evaluate("window.app.clean(); window.app.graph.clear()")
+        page.wait_for_timeout(500)
         page.mouse.dblclick(700, 500)
+        page.wait_for_function("document.activeElement.tagName === 'INPUT'")  # the search
         page.keyboard.type(name, delay=10)
         page.get_by_text(name, exact=True).first.wait_for()
         page.wait_for_timeout(500)

@@ -6,7 +6,7 @@ from ..artmancer.edit import TRANSFERS, edit
 from ..artmancer.editor import Conditions, Editor, Sampling
 from ..artmancer.qwen.speed import ATTENTION, STEP_CACHES
 from . import comfy_host
-from .types import ConditionsType, EditorType, advanced, spill, widen
+from .types import ConditionsType, EditorType, advanced, spill, widen, with_pictures
 
 CONDITION_PIXELS = {
     "crop": None,
@@ -21,7 +21,7 @@ MEGAPIXELS = "megapixels"
 class EditSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_EditSampler",
             display_name="Edit Sampler",
             category="ArtMancer",
@@ -177,6 +177,7 @@ class EditSampler(io.ComfyNode):
                 spill(),
             ],
         )
+        return with_pictures(schema)
 
     @classmethod
     def execute(

@@ -11,7 +11,7 @@ from ..artmancer.errors import ArtMancerError
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_of
 from ..artmancer.region import resample
 from . import comfy_host
-from .types import ConditionsType, spill, widen
+from .types import ConditionsType, spill, widen, with_pictures
 
 TEMPLATE = (
     "<|im_start|>system\n"
@@ -120,7 +120,7 @@ def _encode(
 class Stitch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_Stitch",
             display_name="Stitch",
             category="ArtMancer",
@@ -161,6 +161,7 @@ class Stitch(io.ComfyNode):
                 spill(),
             ],
         )
+        return with_pictures(schema)
 
     @classmethod
     def execute(

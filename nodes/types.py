@@ -25,6 +25,14 @@ class ConditionsType(io.ComfyTypeIO):
     Type = Conditions
 
 
+def with_pictures(schema: io.Schema) -> io.Schema:
+    """A node whose pictures ComfyUI shows again where it takes its result from the cache.
+    The schema of ComfyUI 0.3.64 has no argument for it.
+    """
+    schema.has_intermediate_output = True
+    return schema
+
+
 def widen() -> io.Input:
     """The input of what stitches."""
     return advanced(

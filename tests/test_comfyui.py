@@ -18,6 +18,7 @@ from places import EXAMPLES, ROOT
 from shapes import scene
 
 from artmancer import __version__, cli, images
+from artmancer.doctor import comfyui_folder
 from artmancer.masks import refine
 
 pytestmark = pytest.mark.comfyui
@@ -396,6 +397,17 @@ def test_an_unchanged_graph_is_not_run_again_and_a_changed_picture_is(
     again = comfyui.run(graph)
     assert "13" not in again.of("execution_cached")[0]["nodes"]
     assert result_of(comfyui, again.outputs)[0].shape == (1, 400, 600, 3)
+
+
+def test_before_and_after_are_shown_again_where_nothing_is_run_again(comfyui: ComfyUI) -> None:
+    if "HAS_INTERMEDIATE_OUTPUT" not in (comfyui_folder() / "execution.py").read_text():
+        pytest.skip("this ComfyUI shows what output nodes have in the cache, and no others")
+    graph = generate(
+        comfyui, task_type="white_balance", input_image=EXAMPLES / "coffee.png", seed=31
+    )
+    first, again = comfyui.run(graph), comfyui.run(graph)
+    assert "13" in again.of("execution_cached")[0]["nodes"]
+    assert again.outputs["13"]["artmancer_after"] == first.outputs["13"]["artmancer_after"]
 
 
 def batch_of(comfyui: ComfyUI, pictures: int) -> dict[str, Any]:

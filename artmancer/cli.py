@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from . import __version__
 from .errors import ArtMancerError
+from .variants import FILES
 
 if TYPE_CHECKING:
     from .editor import Editor, Report
@@ -388,10 +389,15 @@ def _models(options: argparse.Namespace) -> int:
         )
     else:
         for one in found:
-            _write(f"{one.kind:<15}{one.path}{f'  ({one.about})' if one.about else ''}")
-        if not any(one.kind == "base" for one in found):
+            _write(f"{one.kind:<18}{one.path}{f'  ({one.about})' if one.about else ''}")
+        kinds = {one.kind for one in found}
+        if "base" not in kinds:
             folder = models.default_folder("diffusers").resolve()
-            _write(f"no base        `artmancer models fetch` downloads one to {folder}")
+            _write(f"{'no base':<18}`artmancer models fetch` downloads one to {folder}")
+        for variant, (name, *_) in FILES.items():
+            if variant not in kinds:
+                file = models.default_folder("artmancer").resolve() / name
+                _write(f"{f'no {variant}':<18}without {file} the base edits alone")
     return 0
 
 

@@ -121,7 +121,7 @@ class Client:
         Raises
         ------
         ArtMancerError : with the gateway's code and sentence
-        httpx.HTTPError : where no gateway answers
+        ConnectionError : no gateway answers
         """
         task_id = self.submit(
             image,
@@ -181,7 +181,7 @@ class Client:
             try:
                 status = self.status(task_id)
                 ended = self.result(task_id) if status.state == "done" else None
-            except httpx.TransportError:
+            except ConnectionError:
                 failures += 1
                 if failures > _PATIENCE / _POLL_SECONDS:
                     raise
@@ -216,7 +216,13 @@ class Client:
         return bool(self._ask("POST", f"/api/generate/async/cancel/{task_id}")["success"])
 
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        answer = self._http.request(method, path, **more)
+        try:
+            answer = self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            raise ConnectionError(
+                f"No gateway answers at {self._http.base_url} ({error or type(error).__name__}). "
+                "Start one with `artmancer serve`, or give Client the address of yours."
+            ) from error
         try:
             said: dict[str, Any] = answer.json()
         except ValueError:

@@ -77,12 +77,12 @@ class Picture:
 
 def load(path: str | Path) -> Picture:
     """Read a picture file; see `decode`."""
-    return decode(_read(path), name=Path(path).name)
+    return decode(_read(path, "picture"), name=Path(path).name)
 
 
 def load_mask(path: str | Path) -> Tensor:
     """Read a mask file; see `decode_mask`."""
-    return decode_mask(_read(path), name=Path(path).name)
+    return decode_mask(_read(path, "mask"), name=Path(path).name)
 
 
 def decode(data: bytes, *, name: str = "the image") -> Picture:
@@ -255,11 +255,11 @@ def check_writable(path: Path) -> None:
         )
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | Path, kind: str) -> bytes:
     path = Path(path)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "is not there"
-        raise ArtMancerError("not_found", f"'{path}' {what}. Check the path.")
+        raise ArtMancerError("not_found", f"The {kind} '{path}' {what}. Check the path.")
     _check_length(path.stat().st_size, path.name)
     return path.read_bytes()
 

@@ -26,9 +26,9 @@ EDITS: dict[str, dict[str, str]] = {
 COLUMNS = {
     "photo": 420,
     "its mask": 200,
-    "editor sees: mask,": 200,
-    "background,": 200,
-    "object": 200,
+    "seen: mask": 200,
+    "seen: background": 200,
+    "seen: object": 200,
     "draft result": 420,
 }
 GAP = 20

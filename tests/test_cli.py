@@ -43,7 +43,12 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
-        (["gone.png", "--task", "removal"], "'gone.png' is not there", "not_found"),
+        (["gone.png", "--task", "removal"], "The picture 'gone.png' is not there", "not_found"),
+        (
+            [EXAMPLES / "coffee.png", "--task", "removal", "--mask", "gone.png"],
+            "The mask 'gone.png' is not there",
+            "not_found",
+        ),
         ([EXAMPLES / "coffee.png", "--task", "removal"], "mask is needed", "mask_missing"),
         (
             [EXAMPLES / "coffee.png", *SHUTTLE],

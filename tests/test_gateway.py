@@ -724,6 +724,11 @@ class TestErrors:
             )
             assert error(answer) == (422, "invalid_request")
 
+    def test_where_no_body_came_it_says_what_should(self, gateway: Served) -> None:
+        answer = gateway.http.post("/api/generate")
+        assert error(answer) == (422, "invalid_request")
+        assert "the body: expected a JSON object; got nothing" in answer.json()["detail"]
+
     @pytest.mark.parametrize(
         "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None]
     )

@@ -18,7 +18,7 @@ from places import EXAMPLES, ROOT
 from artmancer.client import Client, Edited, Status
 from artmancer.errors import CODES, ArtMancerError
 from artmancer.gateway.comfy_client import without_paths
-from artmancer.gateway.logs import JsonLines, tell
+from artmancer.gateway.logs import JsonLines, PlainLines, tell
 from artmancer.gateway.settings import Settings
 
 PHOTO, MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
@@ -146,11 +146,18 @@ def test_a_gateway_that_starts_again_between_the_end_and_the_result_loses_nothin
         def breaks_once(task_id: str) -> Edited:
             asked[0] += 1
             if asked[0] == 1:
-                raise httpx.ConnectError("it starts again")
+                raise ConnectionError("it starts again")
             return real(task_id)
 
         monkeypatch.setattr(client, "result", breaks_once)
         assert client.edit(PHOTO, "now", mask=MASK).image and asked[0] == 2
+
+
+def test_where_no_gateway_answers_a_sentence_says_what_to_do() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with Client(url) as client, pytest.raises(ConnectionError, match="artmancer serve") as refused:
+        client.edit(PHOTO, "x")
+    assert url in str(refused.value)
 
 
 def test_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +173,18 @@ def test_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
         "1",
         0.5,
     )
+
+
+def test_log_lines_on_a_terminal_are_words(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(PlainLines())
+    logger = logging.Logger("a")
+    logger.addHandler(handler)
+    tell(logger, "job ended", job="1", seconds=0.5)
+    logger.warning("ComfyUI ended")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(" job ended job=1 seconds=0.5")
+    assert second.endswith(" WARNING: ComfyUI ended")
 
 
 def test_the_gateway_needs_no_torch() -> None:

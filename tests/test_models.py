@@ -226,4 +226,7 @@ def test_without_a_base_the_list_says_how_to_get_one(
     for name in ("MODEL_PATH", "MODEL_FILE", "MODEL_FILE_REMOVAL", "MODEL_FILE_WHITE_BALANCE"):
         monkeypatch.delenv(name, raising=False)
     assert cli.main(["models"]) == 0
-    assert "artmancer models fetch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "artmancer models fetch" in said
+    assert all(f"no {variant}" in said for variant in ("insertion", "removal", "white_balance"))
+    assert "removal_cp.safetensors" in said

@@ -245,7 +245,7 @@ class ComfyRunner:
             for kind, about in info.items()
         }
         await self._observe()
-        logger.info("connected to ComfyUI %s at %s", self._about.get("comfyui_version"), self.url)
+        logger.info("Ready: ComfyUI %s answers at %s", self._about.get("comfyui_version"), self.url)
         self._connected.set()
 
     async def _keep_observing(self, socket: "aiohttp.ClientWebSocketResponse[Any]") -> None:

@@ -65,6 +65,7 @@ async def mind(start: list[str], port: int, folder: Path) -> None:
         while True:
             while await _answers(port):
                 await asyncio.sleep(_PAUSE)
+            logger.info("Starting ComfyUI on port %d; its log is %s", port, log)
             with log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *start,
@@ -78,9 +79,7 @@ async def mind(start: list[str], port: int, folder: Path) -> None:
             written.write_text(str(process.pid))
             code = await process.wait()
             written.unlink()
-            logger.warning(
-                "ComfyUI ended with %d, and is started again; %s says why.", code, log.name
-            )
+            logger.warning("ComfyUI ended with %d, and is started again; %s says why.", code, log)
             await asyncio.sleep(_PAUSE)
     finally:
         if written.is_file():

@@ -1,4 +1,4 @@
-"""Log lines for programs: JSON, an object a line."""
+"""Log lines: JSON for programs, an object a line; words for a person at a terminal."""
 
 import json
 import logging
@@ -27,3 +27,16 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class PlainLines(logging.Formatter):
+    """The same for reading: time of day, level where it is worse than info, message, fields."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {message}", "%H:%M:%S", "{")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
+        fields = getattr(record, "fields", {})
+        told = "".join(f" {name}={value}" for name, value in fields.items())
+        return f"{record.asctime} {level}{record.message}{told}"

@@ -1,6 +1,7 @@
 """The gateway as a server, with ComfyUIs of its own where it is asked to."""
 
 import logging
+import sys
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ import uvicorn
 from ..errors import ArtMancerError
 from . import comfy_process
 from .app import create_app
-from .logs import JsonLines
+from .logs import JsonLines, PlainLines
 from .settings import Settings
 
 _OWN = {"127.0.0.1", "localhost", "::1"}
@@ -35,7 +36,7 @@ def serve(
     light_on_gpu : let the light one use the GPU
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     companions = []
     if with_comfyui:

@@ -14,7 +14,7 @@ from .errors import ArtMancerError
 from .fill import fill
 from .images import to_uint8
 from .progress import Progress, no_progress
-from .region import Crop, Window, bounds, check
+from .region import Crop, Window, bounds, check, check_finite
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,7 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
             "invalid_request",
             f"The reference holds {len(image)} images; expected one. Pick one of the batch.",
         )
-    if not image.sum().isfinite():
-        raise ArtMancerError(
-            "invalid_request",
-            "The reference holds NaN or infinite values; expected 0..1. "
-            "Look at the node before it.",
-        )
+    check_finite(image, "reference")
     box = bounds(mask[0], "The mask of the reference")
     return Reference(box.of(image[0]).unsqueeze(0), box.of(mask[0]).unsqueeze(0).clamp(0, 1))
 

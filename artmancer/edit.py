@@ -131,12 +131,7 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
             f"The extra image is a batch of {len(image)}; expected 1, or {count}, as many as there "
             "are images to edit. Pick one of the batch.",
         )
-    if not image.sum().isfinite():
-        raise ArtMancerError(
-            "invalid_request",
-            "The extra image holds NaN or infinite values; expected 0..1. "
-            "Look at the node before it.",
-        )
+    region.check_finite(image, "extra image")
     height, width = conditions.crop.region.size
     whole = region.Window(0, 0, height, width)
     placed = place(Reference(image, torch.ones(image.shape[:3])), (height, width), whole)

@@ -219,12 +219,7 @@ class Remover:
             raise _unknown("device", device, DEVICES)
         region.check(image, image[..., 0])
         image = image.to("cpu", torch.float32)
-        if not image.sum().isfinite():
-            raise ArtMancerError(
-                "invalid_request",
-                "The image holds NaN or infinite values; expected 0..1. "
-                "Look at the node before it.",
-            )
+        region.check_finite(image, "image")
         if device not in self._sessions:
             # pymatting compiles itself when it is first imported on a machine.
             progress(0, len(image), f"loading {self.name} (a minute, the very first time)")

@@ -398,8 +398,7 @@ def check_finite(image: Tensor, what: str) -> None:
     if not image.sum().isfinite():
         raise ArtMancerError(
             "invalid_request",
-            f"The {what} holds NaN or infinite values where it is to be edited; expected 0..1. "
-            "Look at the node before it.",
+            f"The {what} holds NaN or infinite values; expected 0..1. Look at the node before it.",
         )
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -143,11 +144,13 @@ def test_ctrl_c_ends_at_once_with_nothing_written(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "-o", "out.png"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(6)
-    assert process.poll() is None, "it is filling"
+    watched = psutil.Process(process.pid)
+    while not (filling := watched.children()):
+        assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert "nothing was written" in process.communicate(timeout=2)[1]
-    assert process.returncode == 130
+    assert "nothing was written" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and not any(child.is_running() for child in filling)
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "mask.png"}
 
 

@@ -254,7 +254,8 @@ class TestJobs:
         self, fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("artmancer.gateway.routes.common.HEARTBEAT", 0.1)
-        quick.submit(prompt="slow 1", seed=1)
+        first = quick.submit(prompt="slow 1", seed=1)
+        until(lambda: quick.status(first)["status"] == "processing")
         task = quick.submit(prompt="slow 0.1", seed=2)
         with quick.http.stream("GET", f"/api/generate/stream/{task}") as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line]

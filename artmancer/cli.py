@@ -117,7 +117,10 @@ def _add_qwen_options(edit: argparse.ArgumentParser) -> None:
         "--editor", choices=("draft", "qwen"), default="draft", help="who edits (default: draft)"
     )
     edit.add_argument(
-        "--base", type=Path, help="qwen: the folder of Qwen-Image-Edit; default: $MODEL_PATH"
+        "--base",
+        type=Path,
+        help="qwen: the folder of Qwen-Image-Edit; default: $MODEL_PATH, or the first that "
+        "`artmancer models` lists",
     )
     edit.add_argument(
         "--variant-file",
@@ -340,7 +343,7 @@ def _editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
     from .qwen import checkpoints, memory, pipeline
     from .qwen.editor import QwenEditor
 
-    folder = options.base or os.environ.get("MODEL_PATH")
+    folder = options.base or os.environ.get("MODEL_PATH") or models.base()
     if not folder:
         raise ArtMancerError(
             "checkpoint_missing",
@@ -392,12 +395,10 @@ def _models(options: argparse.Namespace) -> int:
             _write(f"{one.kind:<18}{one.path}{f'  ({one.about})' if one.about else ''}")
         kinds = {one.kind for one in found}
         if "base" not in kinds:
-            folder = models.default_folder("diffusers").resolve()
-            _write(f"{'no base':<18}`artmancer models fetch` downloads one to {folder}")
+            _write(f"{'no base':<18}`artmancer models fetch` downloads one")
         for variant, (name, *_) in FILES.items():
             if variant not in kinds:
-                file = models.default_folder("artmancer").resolve() / name
-                _write(f"{f'no {variant}':<18}without {file} the base edits alone")
+                _write(f"{f'no {variant}':<18}without models/artmancer/{name} the base edits alone")
     return 0
 
 
@@ -411,7 +412,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise ArtMancerError(
             "generation_failed",
             f"The gateway needs {error.name}. Install it with: "
-            "pip install '.[gateway]', in ArtMancer's folder",
+            "pip install -e '.[gateway]', in ArtMancer's folder",
         ) from None
     given = {
         name: getattr(options, name)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .masks import refine
 
+LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
+"""Of red, green and blue in linear light."""
+
 _SAMPLES = 1 << 16
 _ROUNDS = 8
 _MOST_GAIN = 1.25  # what an editor changes all over is small; more is a ring that tells nothing

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .color import to_linear, to_srgb
+from .color import LUMINANCE, to_linear, to_srgb
 from .conditions import DEFAULT_RECIPE, Reference, place
 from .editor import VARIANTS, EditRequest
 from .errors import ArtMancerError
@@ -20,7 +20,6 @@ from .masks import refine
 from .progress import Progress
 from .region import Crop, bounds
 
-_LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 _MOST_GAIN = 2.0  # of a channel: no lamp is further from white than that, but a red wall is
 _RIM = (
     3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
@@ -157,6 +156,6 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
             trusted = colors.reshape(-1, 3)
         light = trusted.double().pow(6).mean(0).pow(1 / 6).float().clamp(min=1e-4)
         gains = (light.mean() / light).clamp(1 / _MOST_GAIN, _MOST_GAIN)
-        gains = (gains * (_LUMINANCE @ light) / (_LUMINANCE @ (gains * light))) ** strength
+        gains = (gains * (LUMINANCE @ light) / (LUMINANCE @ (gains * light))) ** strength
         one.copy_(to_srgb((colors * gains).clamp(0, 1)))
     return balanced

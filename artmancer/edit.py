@@ -179,10 +179,11 @@ def edit(
         torch.cuda.reset_peak_memory_stats()
     with _timed(seconds, "edit"):
         edited = editor.edit(EditRequest(conditions, prompt, seed, sampling), progress)
-    _check_sane(editor, edited, crop.image)
+    feathered = crop.feathered
+    _check_sane(editor, edited, crop.image, feathered)
     progress(1, 1, "stitching")
     with _timed(seconds, "stitch"):
-        feathered, shown, where = crop.feathered, crop.region.shown(), crop.region
+        shown, where = crop.region.shown(), crop.region
         outside = (feathered == 0) & shown
         aligned, drift_px = _aligned(edited, crop.image, outside)
         spilled = torch.zeros_like(feathered)
@@ -254,20 +255,24 @@ def _aligned(edited: Tensor, before: Tensor, outside: Tensor) -> tuple[Tensor, f
     return torch.stack(aligned), max(pixels, default=None)
 
 
-def _check_sane(editor: Editor, edited: Tensor, before: Tensor) -> None:
-    """Refuse what a model gives whose weights or precision do not fit."""
+def _check_sane(editor: Editor, edited: Tensor, before: Tensor, feathered: Tensor) -> None:
+    """Refuse what a model gives whose weights or precision do not fit.
+    Black is right where all is black around what was removed.
+    """
     if not edited.sum().isfinite():
         raise ArtMancerError(
             "generation_failed",
             f"{editor.name} gave NaN or infinite values. "
             "Try another seed, checkpoint or precision.",
         )
-    black = (edited.amax(dim=(1, 2, 3)) < 2 / 255) & (before.amax(dim=(1, 2, 3)) > 0.1)
-    if black.any():
-        raise ArtMancerError(
-            "generation_failed",
-            f"{editor.name} gave a black picture. Try another checkpoint, attention or precision.",
-        )
+    for new, old, shown in zip(edited, before, feathered, strict=True):
+        around = old[shown == 0] if (shown == 0).any() else old
+        if new.max() < 2 / 255 and around.max() > 0.1:
+            raise ArtMancerError(
+                "generation_failed",
+                f"{editor.name} gave a black picture. "
+                "Try another checkpoint, attention or precision.",
+            )
 
 
 def _psnr(error: Tensor) -> float | None:

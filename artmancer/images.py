@@ -186,7 +186,7 @@ def to_uint8(image: Tensor) -> Tensor:
     import cv2
     import torch
 
-    values = image.numpy()
+    values = image.to("cpu", torch.float32).numpy()
     # One pass over the picture; in torch it would be three.
     return torch.from_numpy(cv2.addWeighted(values, 255, values, 0, 0, dtype=cv2.CV_8U))
 
@@ -194,13 +194,6 @@ def to_uint8(image: Tensor) -> Tensor:
 def to_pil(image: Tensor) -> Image.Image:
     """One picture of an IMAGE [1, H, W, 3] or [H, W, 3], or of a MASK [H, W]."""
     return Image.fromarray(to_uint8(image[0] if image.ndim == 4 else image).numpy())
-
-
-def encode_png(image: Tensor) -> bytes:
-    """PNG bytes of an IMAGE [1, H, W, 3]."""
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()
 
 
 def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> None:

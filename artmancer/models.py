@@ -63,12 +63,26 @@ def _lora(path: Path, kind: str) -> Model:
     return Model(kind, path, ", ".join(f"{name} {value}" for name, value in said.items() if value))
 
 
+def base() -> Path | None:
+    """The first base that is found."""
+    return next((one.path for one in found() if one.kind == "base"), None)
+
+
 def default_folder(kind: str) -> Path:
-    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them,
-    or else here.
+    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them.
+
+    Raises
+    ------
+    ArtMancerError : comfyui_unavailable
     """
     comfyui = comfyui_folder()
-    return comfyui / "models" / kind if (comfyui / "main.py").is_file() else Path()
+    if not (comfyui / "main.py").is_file():
+        raise ArtMancerError(
+            "comfyui_unavailable",
+            f"There is no ComfyUI in '{comfyui}' to put models into. Set COMFYUI_PATH to yours, or "
+            "name a folder with --folder.",
+        )
+    return comfyui / "models" / kind
 
 
 FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .color import to_linear, to_srgb
+from .color import LUMINANCE, to_linear, to_srgb
 from .errors import ArtMancerError
 from .images import MAX_PIXELS, MAX_SIDE
 from .masks import refine
@@ -22,11 +22,12 @@ SIDES = (512, 1024)
 _OFF_WHITE = 0.02
 """What is darker than white by more than this is an object that stands on it."""
 
-_LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
-
 
 def opaque(image: Tensor) -> Tensor:
-    """IMAGE [B, H, W, 3] of one that may have alpha, [B, H, W, 4]: that is laid over white."""
+    """IMAGE [B, H, W, 3] of one that may have alpha, [B, H, W, 4]: that is laid over white.
+    On the CPU and in float32, which ComfyUI's --gpu-only and --fp16-intermediates may change.
+    """
+    image = _plain(image)
     if image.shape[-1] != 4:
         return image
     return torch.lerp(image.new_ones(3), image[..., :3], image[..., 3:])
@@ -53,6 +54,7 @@ def resize(
     ArtMancerError : invalid_request, image_too_large
     """
     check(image, image[..., 0] if mask is None else mask)
+    image, mask = _plain(image), None if mask is None else _plain(mask)
     size = fit((image.shape[1], image.shape[2]), width, height, max_pixels)
     if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise ArtMancerError(
@@ -101,7 +103,7 @@ def extract_object(image: Tensor, mask: Tensor, side: int = 1024, margin: float 
     ArtMancerError : invalid_request, mask_empty
     """
     check(image, mask, "object")
-    mask = mask.expand(len(image), -1, -1)
+    image, mask = _plain(image), _plain(mask).expand(len(image), -1, -1)
     boxes = [bounds(where) for where in mask]
     if side == 0:
         longest = max(max(box.bottom - box.top, box.right - box.left) for box in boxes)
@@ -150,7 +152,8 @@ def cast_shadow(
     import cv2
 
     check(image, image[..., 0] if mask is None else mask, "object")
-    mask = _not_white(image) if mask is None else mask
+    image = _plain(image)
+    mask = _not_white(image) if mask is None else _plain(mask)
     right, down = offset
     shadows = []
     for where in mask.expand(len(image), -1, -1):
@@ -166,6 +169,10 @@ def cast_shadow(
         shadows.append(moved * (1 - where) * opacity)
     shadow = torch.stack(shadows)
     return image * (1 - shadow.unsqueeze(-1)), shadow
+
+
+def _plain(picture: Tensor) -> Tensor:
+    return picture.to("cpu", torch.float32)
 
 
 def _not_white(image: Tensor) -> Tensor:
@@ -196,7 +203,7 @@ def shift_light(image: Tensor, temperature: float = 0.0, tint: float = 0.0) -> T
     # At the end of the scale red and blue, or green and the other two, differ by a factor of two.
     warm, magenta = temperature / 200, tint / 200
     gains = torch.tensor([warm + magenta / 3, -2 * magenta / 3, -warm + magenta / 3]).exp2()
-    gains = gains / (gains @ _LUMINANCE)
+    gains = gains / (gains @ LUMINANCE)
     return image if warm == magenta == 0 else to_srgb((to_linear(image) * gains).clamp(0, 1))
 
 

@@ -260,7 +260,7 @@ class WhiteBalance(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         image = tools.opaque(image)
-        where = image.new_ones(image.shape[:3]) if mask is None else mask
+        where = image.new_ones(image.shape[:3]) if mask is None else mask.to(image)
         region.check(image, where)
         balanced = (
             draft.balance(image, where.expand(len(image), -1, -1), automatic)

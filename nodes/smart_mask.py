@@ -70,7 +70,7 @@ class SmartMask(io.ComfyNode):
                     default=0,
                     min=0,
                     max=99,
-                    tooltip="Which of the objects that fit, smallest first; it counts round. "
+                    tooltip="Which of the objects that fit, the likeliest first; it counts round. "
                     "C in the picture.",
                 ),
                 io.Int.Input(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -83,7 +82,7 @@ async def mind(start: list[str], port: int, folder: Path) -> None:
             await asyncio.sleep(_PAUSE)
     finally:
         if written.is_file():
-            await _stop(int(written.read_text()), port)
+            await _stop(int(written.read_text()), folder)
             written.unlink()
 
 
@@ -96,15 +95,18 @@ async def _answers(port: int) -> bool:
     return True
 
 
-async def _stop(process_id: int, port: int) -> None:
-    """End it, by force where it takes its time; it need not be a child of this process."""
-    for sign in (
-        signal.SIGTERM,
-        getattr(signal, "SIGKILL", signal.SIGTERM),
-    ):  # Windows has no other
-        with suppress(ProcessLookupError):
-            os.kill(process_id, sign)
-        for _ in range(int(_GRACE / 0.1)):
-            if not await _answers(port):
-                return
-            await asyncio.sleep(0.1)
+async def _stop(process_id: int, folder: Path) -> None:
+    """End the ComfyUI of this folder, by force where it takes its time. It need not be a child of
+    this process; where it died with a gateway before, another program may have its id by now.
+    """
+    import psutil
+
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(process_id)
+        if str(folder) not in process.cmdline():
+            return
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, _GRACE)
+        except psutil.TimeoutExpired:
+            process.kill()

@@ -210,7 +210,7 @@ class SmartMaskRequest(BaseModel):
         None, description="segmentation: FastSAM where it is installed, else draft."
     )
     candidate: int | None = Field(
-        None, ge=0, le=99, description="Which of the objects that fit, smallest first."
+        None, ge=0, le=99, description="Which of the objects that fit, the likeliest first."
     )
     request_id: str | None = Field(
         None, description="A new UUID, for a client that may want to cancel."

@@ -15,6 +15,7 @@ from ..errors import ArtMancerError
 
 _YOUNG = 60.0
 NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp|bmp|tiff|gif)")
+_PART = re.compile(r"[0-9a-f]{32}\.part")
 
 
 class Pictures:
@@ -82,10 +83,13 @@ class Pictures:
         """Remove what was last used more than max_age seconds ago,
         then the oldest until max_bytes are left.
 
-        What came within the last minute stays: its job may be about to be accepted.
+        What came within the last minute stays: its job may be about to be accepted. So does what is
+        not ours.
         """
         found = []
         for entry in os.scandir(self.folder):
+            if not (NAME.fullmatch(entry.name) or _PART.fullmatch(entry.name)):
+                continue
             with suppress(FileNotFoundError):  # another thread gives it its name
                 found.append((entry.stat(), entry))
         total = sum(stat.st_size for stat, _ in found)

@@ -56,8 +56,9 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return (
-            [origin.strip() for origin in value.split(",") if origin.strip()]
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        origins = [origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()]
+        if "*" in origins:
+            raise ValueError("every page would be let in; name their origins")
+        return origins

@@ -1,6 +1,7 @@
 """Jobs on disk: what was accepted outlives the gateway."""
 
 import json
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ _COLUMNS = (
     "outputs",
     "error",
 )
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JSON = {"graph", "inputs", "pictures", "asked", "about", "counted", "outputs", "error"}
 
 
@@ -70,7 +72,9 @@ class Store:
             ) from None
         known = {job_id for (job_id,) in self._db.execute("SELECT id FROM jobs")}
         self.remove_results(
-            entry.name for entry in self.results.iterdir() if entry.name not in known
+            entry.name
+            for entry in self.results.iterdir()
+            if _ID.fullmatch(entry.name) and entry.name not in known
         )
 
     def close(self) -> None:

@@ -31,7 +31,6 @@ from .select import Selection
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".pt", ".onnx")
 CONFIDENCE, OVERLAP, MOST = 0.3, 0.9, 300
 """Masks the model is less sure of are dropped, then those that overlap a surer one by more, then
 the least sure.

@@ -34,7 +34,7 @@ NO_MEMORY = "allocate memory"
 """In what torch says where the CPU's memory is too small;
 it has no class for that, as it has for a GPU's.
 """
-PARTS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
+FOLDERS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _check(folder: Path) -> None:
             f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS} "
             "(Qwen-Image-Edit-2509 or 2511). Name that folder.",
         )
-    for part in PARTS:
+    for part in FOLDERS:
         if not (folder / part).is_dir():
             raise ArtMancerError(
                 "checkpoint_missing",

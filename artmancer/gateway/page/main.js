@@ -319,10 +319,11 @@ byId("again").addEventListener("click", () => {
 async function showHealth() {
   const line = byId("health");
   try {
-    const { status, reason, model_loaded: loaded, device } = await api.health();
-    const editor = loaded ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft, no model is loaded.";
+    const { status, reason, model_loaded: loaded, device, device_info: { bases } } = await api.health();
+    const model = loaded || bases.length > 0;
+    const editor = model ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft, for there is no model.";
     line.textContent = status === "degraded" ? `${editor} ${reason}` : editor;
-    byId("prompt-hint").hidden = loaded;
+    byId("prompt-hint").hidden = model;
     line.classList.toggle("degraded", status === "degraded");
     if (status === "degraded") setTimeout(showHealth, HEALTH_PAUSE);
   } catch (error) {

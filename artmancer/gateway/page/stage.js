@@ -137,8 +137,8 @@ export class Stage {
     if (chosen("tool") !== "brush" || !event.isPrimary) return;
     this.#showRing(this.#place(event));
     if (!this.#stroke) return;
-    // A quick hand leaves more points than there are frames.
-    const all = event.getCoalescedEvents();
+    // A quick hand leaves more points than there are frames. Over plain HTTP browsers do not tell them.
+    const all = event.getCoalescedEvents?.() ?? [];
     for (const one of all.length ? all : [event]) this.mask.lead(this.#stroke, ...this.#place(one));
   }
 

@@ -60,8 +60,8 @@ class SplitConditions(io.ComfyNode):
                     default=AUTO,
                     tooltip="The size of the crop. auto: what the connected editor's checkpoint "
                     "says, or else 512; 1 megapixel for the base alone; native for the draft. "
-                    "native: the photo's own pixels, up to 1536 a side. A number: the longest side. "
-                    "The photo around the crop keeps its resolution.",
+                    "native: the photo's own pixels, up to 1536 a side. A number: the longest "
+                    "side. The photo around the crop keeps its resolution.",
                 ),
                 io.Float.Input(
                     "context",

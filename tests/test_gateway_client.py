@@ -197,7 +197,7 @@ def test_the_names_of_the_contract_are_read(monkeypatch: pytest.MonkeyPatch) -> 
         "HOST": "0.0.0.0",
         "PORT": "9000",
         "DEBUG": "true",
-        "ALLOWED_ORIGINS": "https://a.example, https://b.example",
+        "ALLOWED_ORIGINS": "https://a.example, https://b.example/",
         "COMFYUI_URL": "http://10.0.0.1:8188",
         "COMFYUI_LIGHT_URL": "",
         "ARTMANCER_API_TOKEN": "t",
@@ -252,3 +252,9 @@ def test_threads_may_share_a_gateway(client: Client) -> None:
     for thread in threads:
         thread.join(30)
     assert len(done) == 8
+
+
+def test_not_every_page_can_be_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_ORIGINS", "*")
+    with pytest.raises(ValueError, match="every page would be let in"):
+        Settings()

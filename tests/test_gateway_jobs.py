@@ -3,8 +3,12 @@ scripted runner.
 """
 
 import asyncio
+import os
 import sqlite3
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ import pytest
 from gateways import GRAPHS, settings
 
 from artmancer.errors import ArtMancerError
+from artmancer.gateway.comfy_process import _stop
 from artmancer.gateway.gateway import Gateway, local_gateway
 from artmancer.gateway.jobs import Job
+from artmancer.gateway.pictures import Pictures
 from artmancer.gateway.runner import Host, Lost, Outputs, Step, Task
 from artmancer.gateway.store import Store
 
@@ -322,7 +328,29 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing_else(
     play(tmp_path, act)
 
 
-def test_results_without_a_job_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "results" / "left-by-a-kill").mkdir(parents=True)
+def test_what_is_not_ours_in_the_data_folder_stays(tmp_path: Path) -> None:
+    theirs = [tmp_path / "results" / "wedding" / "a.png", tmp_path / "pictures" / "IMG_1.jpg"]
+    ours = [
+        tmp_path / "results" / str(uuid.uuid4()) / "image-0.png",
+        tmp_path / "pictures" / f"{'0' * 64}.png",
+        tmp_path / "pictures" / f"{'0' * 32}.part",
+    ]
+    for file in (*theirs, *ours):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (0, 0))
     Store(tmp_path).close()
-    assert not list((tmp_path / "results").iterdir())
+    Pictures(tmp_path / "pictures").tidy((), 3600, 0)
+    assert all(file.is_file() for file in theirs) and not any(file.exists() for file in ours)
+
+
+def test_only_a_comfyui_of_the_gateways_own_is_ended(tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    own = subprocess.Popen([*sleep, str(tmp_path)])
+    other = subprocess.Popen(sleep)
+    try:
+        for process in (own, other):
+            asyncio.run(_stop(process.pid, tmp_path))
+        assert own.wait(10) and other.poll() is None
+    finally:
+        other.kill()

@@ -83,11 +83,13 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
         picture = Image.fromarray(values)
     else:
         picture = Image.new("L", (9, 8), 128).convert("RGB").convert(mode)
-    image = images.decode(encoded(picture, "TIFF")).image
+    # Some versions of Pillow cannot read the YCbCr TIFF that they write.
+    data = encoded(picture, "JPEG" if mode == "YCbCr" else "TIFF")
+    image = images.decode(data).image
     assert image.shape == (1, 8, 9, 3)
     if mode not in ("1", "P"):  # dithered
         assert (image - 0.5).abs().max() < 0.01
-    assert images.decode_mask(encoded(picture, "TIFF")).shape == (1, 8, 9)
+    assert images.decode_mask(data).shape == (1, 8, 9)
 
 
 def test_sixteen_bit_gray_keeps_its_steps() -> None:

@@ -188,3 +188,23 @@ def test_two_pictures_are_shown_in_one() -> None:
     assert tools.side_by_side(one, other, 0.3)[0, 0, :, 0].tolist() == [0.0] * 3 + [1.0] * 7
     with pytest.raises(ArtMancerError, match="before is 1 of 10x4 but after is 1 of 5x4"):
         tools.side_by_side(one, other[:, :, :5])
+
+
+def test_pictures_in_half_precision_give_what_others_give() -> None:
+    """As ComfyUI's --fp16-intermediates makes them."""
+    image, mask = torch.rand(1, 40, 50, 3).half(), torch.zeros(1, 40, 50).half()
+    mask[:, 10:30, 10:30] = 1
+    full = image.float(), mask.float()
+    for run in (
+        lambda *given: tools.resize(*given, 25, 20),
+        tools.extract_object,
+        tools.cast_shadow,
+        lambda image, mask: tools.shift_light(tools.opaque(image), 20),
+    ):
+        ours, expected = run(image, mask), run(*full)
+        for one, other in zip(
+            ours if isinstance(ours, tuple) else (ours,),
+            expected if isinstance(expected, tuple) else (expected,),
+            strict=True,
+        ):
+            assert one.dtype == torch.float32 and torch.equal(one, other)

@@ -29,7 +29,8 @@ BUILD = """async ([photo, vue]) => {
   file.callback?.(photo);
   load.connect(0, pick, 0);
 }"""
-PICK = "window.app.rootGraph.nodes.find((node) => node.comfyClass === 'ArtMancer_SmartMask')"
+GRAPH = "(window.app.rootGraph ?? window.app.graph)"
+PICK = f"{GRAPH}.nodes.find((node) => node.comfyClass === 'ArtMancer_SmartMask')"
 
 
 class Picker:
@@ -119,6 +120,8 @@ def errors(page: Any) -> Iterator[list[str]]:
 def picker(
     page: Any, comfyui: ComfyUI, errors: list[str], request: pytest.FixtureRequest
 ) -> Picker:
+    if request.param and not page.evaluate("'vueNodesMode' in window.LiteGraph"):
+        pytest.skip("this ComfyUI draws nodes on its canvas alone")
     page.evaluate(BUILD, [photo(comfyui), request.param])
     made = Picker(page)
     made.wait_for("Click: this.")
@@ -254,6 +257,8 @@ def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
 
 
 def test_the_slider_moves_over_an_edit(page: Any, comfyui: ComfyUI, errors: list[str]) -> None:
+    # An older ComfyUI does not show again what it has in its cache.
+    page.request.post(f"{comfyui.url}/free", data={"free_memory": True})
     page.evaluate(
         """async () => {
           const answer = await fetch("/api/workflow_templates/artmancer/white_balance.json");
@@ -264,7 +269,7 @@ def test_the_slider_moves_over_an_edit(page: Any, comfyui: ComfyUI, errors: list
     )
     slider = page.locator(".artmancer-picture[role=slider]").first
     slider.locator(".artmancer-words", has_text="before | after").wait_for(timeout=60_000)
-    saved = page.evaluate("window.app.rootGraph.serialize().nodes")
+    saved = page.evaluate(f"{GRAPH}.serialize().nodes")
     template = json.loads((ROOT / "workflows" / "white_balance.json").read_text())["nodes"]
     kept, given = (
         [node["widgets_values"] for node in nodes if "EditSampler" in node["type"]]

@@ -158,9 +158,9 @@ class EditSampler(io.ComfyNode):
                         tooltip="What step_cache does. first block: skips the other blocks where "
                         "the first changes less than this, say 0.1; adapts to the picture. sea: "
                         "skips all blocks until the picture has moved this far, say 0.25; at most "
-                        "two steps in a row. taylor: extrapolates all but every second step (up "
-                        "to 0.6), third (0.7), fifth (0.8) or tenth (0.9 and above), which then "
-                        "cost next to nothing; the first three and the last are computed.",
+                        "two steps in a row. taylor: computes every second step (from 0.34 on), "
+                        "third (0.7), fifth (0.8) or tenth (0.9), the first three and the last; "
+                        "it extrapolates the others, which cost next to nothing.",
                     )
                 ),
                 widen(),

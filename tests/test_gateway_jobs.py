@@ -4,6 +4,7 @@ scripted runner.
 
 import asyncio
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -351,6 +352,6 @@ def test_only_a_comfyui_of_the_gateways_own_is_ended(tmp_path: Path) -> None:
     try:
         for process in (own, other):
             asyncio.run(_stop(process.pid, tmp_path))
-        assert own.wait(10) and other.poll() is None
+        assert own.wait(10) == -signal.SIGTERM and other.poll() is None
     finally:
         other.kill()

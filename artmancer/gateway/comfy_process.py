@@ -106,7 +106,8 @@ async def _stop(process_id: int, folder: Path) -> None:
         if str(folder) not in process.cmdline():
             return
         process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, _GRACE)
-        except psutil.TimeoutExpired:
-            process.kill()
+        for _ in range(int(_GRACE / 0.1)):
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return
+            await asyncio.sleep(0.1)
+        process.kill()

@@ -56,7 +56,7 @@ def _taylor(sampling: Sampling) -> Any:
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig(
-        cache_interval=max(2, round(1 / (1 - min(sampling.step_cache, 0.9)))),
+        cache_interval=round(1 / (1 - min(sampling.step_cache, 0.9))),
         disable_cache_after_step=sampling.steps - 1,
         taylor_factors_dtype=torch.float32,
         use_lite_mode=True,

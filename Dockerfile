@@ -1,7 +1,8 @@
 # The image of modal_comfy.py for a GPU machine of one's own; artmancer/hosting/image.py has the same steps.
 #
 #     docker build -t artmancer .
-#     docker run --gpus all -p 8003:8003 -e ARTMANCER_API_TOKEN=... -v ./checkpoints:/checkpoints artmancer
+#     docker run --gpus all -p 127.0.0.1:8003:8003 -v ./checkpoints:/checkpoints -v artmancer:/data \
+#         -e ARTMANCER_API_TOKEN=... artmancer
 
 FROM python:3.12-slim-bookworm
 RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*

@@ -79,10 +79,10 @@ def _add_edit(commands: Commands) -> None:
     _add_qwen_options(edit)
     edit.add_argument(
         "--transfer",
-        choices=("colours", "pixels"),
-        default="colours",
+        choices=("colors", "pixels"),
+        default="colors",
         help="what is taken of a white balance: its change of colours, "
-        "or its pixels (default: colours)",
+        "or its pixels (default: colors)",
     )
     edit.add_argument(
         "--seed",

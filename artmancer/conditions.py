@@ -71,16 +71,18 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
 
     Parameters
     ----------
-    image : IMAGE [1, H, W, 3]
+    image : IMAGE [1, H, W, 3]; of a fourth channel, alpha, nothing transparent is of the object
     mask : MASK [1, H, W], 1 = the object; None = all of the picture
 
     Raises
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    mask = torch.ones(image.shape[:3]) if mask is None else mask
+    opaque = image[..., 3] if image.shape[-1] == 4 else image.new_ones(image.shape[:3])
+    image, mask = image[..., :3], opaque if mask is None else mask
     check(image, mask, "reference")
-    image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
+    image, mask, opaque = (given.to("cpu", torch.float32) for given in (image, mask, opaque))
+    mask = torch.minimum(mask, opaque)
     if len(image) > 1:
         raise ArtMancerError(
             "invalid_request",

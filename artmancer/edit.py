@@ -29,7 +29,7 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
 }
 """The sizes a crop is offered at, by name: the options of region.crop."""
 
-TRANSFERS = ("colours", "pixels")
+TRANSFERS = ("colors", "pixels")
 
 REALIGNED = (0.1, 16.0)
 """Pixels of the crop that a drift is moved back by:
@@ -150,7 +150,7 @@ def edit(
     seed: int = 0,
     sampling: Sampling = DEFAULT_SAMPLING,
     match: bool = True,
-    transfer: str = "colours",
+    transfer: str = "colors",
     widen: bool = False,
     progress: Progress = no_progress,
 ) -> EditResult:
@@ -161,7 +161,7 @@ def edit(
     conditions : what `prepare` gave
     prompt, seed, sampling : see EditRequest
     match : fit the edit's colours to the picture's at the rim of the mask
-    transfer : one of TRANSFERS: what is taken of a white balance. "colours": its change of colours
+    transfer : one of TRANSFERS: what is taken of a white balance. "colors": its change of colours
         is fitted and applied to the picture's own pixels, at full resolution; "pixels": it is
         stitched, as any other edit is
     widen : stitch what the edit changed around the feathered mask, too,
@@ -187,7 +187,7 @@ def edit(
         outside = (feathered == 0) & shown
         aligned, drift_px = _aligned(edited, crop.image, outside)
         spilled = torch.zeros_like(feathered)
-        if editor.variant == "white_balance" and transfer == "colours":
+        if editor.variant == "white_balance" and transfer == "colors":
             result = _recolored(aligned, feathered, conditions)
         else:
             fits = match and editor.variant != "white_balance"

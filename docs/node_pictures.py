@@ -4,7 +4,6 @@ Usage: python docs/node_pictures.py http://127.0.0.1:8188 [NODE...]
 """
 
 import io
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).parents[1]
-IDS = re.findall(
-    r'node_id="ArtMancer_(\w+)"',
-    "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")),
-)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from places import NODES, ROOT
+
+IDS = [name.removeprefix("ArtMancer_") for name in NODES]
 
 SHOW = """async (id) => {
   const { app, LiteGraph } = window;

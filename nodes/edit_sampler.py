@@ -29,17 +29,21 @@ class EditSampler(io.ComfyNode):
             "the photo. Every pixel outside the feathered mask stays as it was.",
             inputs=[
                 EditorType.Input("editor", tooltip="From Load Editor."),
-                ConditionsType.Input("conditions", tooltip="From Split Conditions."),
+                ConditionsType.Input(
+                    "conditions", tooltip="From Split Conditions or Add Condition."
+                ),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="The edit in words. The draft editor ignores it.",
                 ),
                 io.String.Input(
                     "negative",
                     default=" ",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="What to avoid. The checkpoints were trained with a single space. "
                     "The draft editor ignores it.",
                 ),
@@ -77,9 +81,9 @@ class EditSampler(io.ComfyNode):
                 io.Combo.Input(
                     "transfer",
                     options=list(TRANSFERS),
-                    default="colours",
+                    default="colors",
                     optional=True,
-                    tooltip="White balance: colours fits the change of colours and applies it to "
+                    tooltip="White balance: colors fits the change of colours and applies it to "
                     "the photo's own pixels, so that no texture is lost. "
                     "pixels takes the editor's pixels.",
                 ),
@@ -190,7 +194,7 @@ class EditSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         match_colors: bool,
-        transfer: str = "colours",
+        transfer: str = "colors",
         keep_background: bool = False,
         condition_size: str = "crop",
         step_cache: float = 0.0,

@@ -17,6 +17,7 @@ from .types import advanced
 CATEGORY = "ArtMancer/endpoint"
 NOTHING = "(none)"
 OUTPUT, TEMP = "output", "temp"
+SENT = "What the caller sent, or value."
 
 
 def _about(name: str) -> list[io.Input]:
@@ -150,7 +151,7 @@ class EndpointText(io.ComfyNode):
                     "required", default=False, tooltip="On: the caller has to send it."
                 ),
             ],
-            outputs=[io.String.Output(display_name="text")],
+            outputs=[io.String.Output(display_name="text", tooltip=SENT)],
         )
 
     @classmethod
@@ -206,7 +207,7 @@ class EndpointInteger(io.ComfyNode):
                     tooltip="The largest number allowed.",
                 ),
             ],
-            outputs=[io.Int.Output(display_name="integer")],
+            outputs=[io.Int.Output(display_name="integer", tooltip=SENT)],
         )
 
     @classmethod
@@ -255,7 +256,7 @@ class EndpointFloat(io.ComfyNode):
                     tooltip="The largest allowed.",
                 ),
             ],
-            outputs=[io.Float.Output(display_name="float")],
+            outputs=[io.Float.Output(display_name="float", tooltip=SENT)],
         )
 
     @classmethod
@@ -299,7 +300,7 @@ class EndpointChoice(io.ComfyNode):
                     "choices", default="", multiline=True, tooltip="What may be chosen, one a line."
                 ),
             ],
-            outputs=[io.AnyType.Output(display_name="choice")],
+            outputs=[io.AnyType.Output(display_name="choice", tooltip=SENT)],
         )
 
     @classmethod
@@ -328,7 +329,7 @@ class EndpointSwitch(io.ComfyNode):
                 io.Boolean.Input("value", default=False, tooltip="Where the caller sends none."),
                 *_about("switch"),
             ],
-            outputs=[io.Boolean.Output(display_name="switch")],
+            outputs=[io.Boolean.Output(display_name="switch", tooltip=SENT)],
         )
 
     @classmethod

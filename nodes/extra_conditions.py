@@ -20,7 +20,7 @@ class AddCondition(io.ComfyNode):
             "editor looks at none of them.",
             inputs=[
                 ConditionsType.Input(
-                    "conditions", tooltip="From Split Conditions, or from another Add Condition."
+                    "conditions", tooltip="From Split Conditions or Add Condition."
                 ),
                 io.Image.Input(
                     "image",
@@ -29,7 +29,11 @@ class AddCondition(io.ComfyNode):
                     "Without it, the conditions are passed on as they are.",
                 ),
             ],
-            outputs=[ConditionsType.Output(display_name="conditions", tooltip="For Edit Sampler.")],
+            outputs=[
+                ConditionsType.Output(
+                    display_name="conditions", tooltip="For Edit Sampler or Encode Conditions."
+                )
+            ],
         )
 
     @classmethod

@@ -106,7 +106,7 @@ class ExtractObject(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, side: int, margin: float) -> io.NodeOutput:
-        return io.NodeOutput(tools.extract_object(image, mask, side, margin))
+        return io.NodeOutput(tools.extract_object(tools.opaque(image), mask, side, margin))
 
 
 class CastShadow(io.ComfyNode):
@@ -152,7 +152,9 @@ class CastShadow(io.ComfyNode):
         blur: int,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(*tools.cast_shadow(image, mask, (offset_x, offset_y), opacity, blur))
+        return io.NodeOutput(
+            *tools.cast_shadow(tools.opaque(image), mask, (offset_x, offset_y), opacity, blur)
+        )
 
 
 class ShadowMask(io.ComfyNode):
@@ -188,7 +190,7 @@ class ShadowMask(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
         found = shadow.propose(tools.opaque(image), mask, reach, comfy_host.progress())
-        return io.NodeOutput(torch.maximum(mask.expand_as(found), found), found)
+        return io.NodeOutput(torch.maximum(mask.to(found).expand_as(found), found), found)
 
 
 class Edges(io.ComfyNode):

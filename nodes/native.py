@@ -144,8 +144,8 @@ class Stitch(io.ComfyNode):
                 io.Combo.Input(
                     "transfer",
                     options=list(TRANSFERS),
-                    default="colours",
-                    tooltip="For white balance. colours: the change of colours is applied to the "
+                    default="colors",
+                    tooltip="For white balance. colors: the change of colours is applied to the "
                     "photo's own pixels, so that no texture is lost. "
                     "pixels: the edited pixels are taken.",
                 ),

@@ -9,7 +9,7 @@ from . import comfy_host
 from .types import advanced
 
 AUTO = "auto"
-ALPHA, COLOR = "alpha", "colour"
+ALPHA, COLOR = "alpha", "color"
 
 
 def _chosen(model: str) -> str:
@@ -51,7 +51,7 @@ class RemoveBackground(io.ComfyNode):
                     "background",
                     options=[ALPHA, COLOR],
                     default=ALPHA,
-                    tooltip="alpha: the image is transparent where the background was. colour: it "
+                    tooltip="alpha: the image is transparent where the background was. color: it "
                     "lies over the colour below.",
                 ),
                 io.String.Input(

@@ -47,7 +47,9 @@ class SmartMask(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Image.Input(
-                    "image", tooltip="The photo. It shows in the node once the node has run."
+                    "image",
+                    tooltip="The photo. It shows in the node as soon as a loader is connected, "
+                    "else once the node has run.",
                 ),
                 io.Combo.Input(
                     "model",

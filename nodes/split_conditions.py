@@ -36,8 +36,8 @@ class SplitConditions(io.ComfyNode):
                 io.Mask.Input(
                     "reference_mask",
                     optional=True,
-                    tooltip="White where the object is in the reference. Without it, the whole "
-                    "reference is inserted.",
+                    tooltip="White where the object is in the reference. Without it: where the "
+                    "reference is not transparent.",
                 ),
                 io.Image.Input(
                     "fill",
@@ -59,7 +59,8 @@ class SplitConditions(io.ComfyNode):
                     options=[AUTO, *RESOLUTIONS],
                     default=AUTO,
                     tooltip="The size of the crop. auto: what the connected editor's checkpoint "
-                    "says, or else 512; 1 megapixel for the base alone; native for the draft. "
+                    "says, or else 512; 1 megapixel for the base alone; native for the draft and "
+                    "without an editor. "
                     "native: the photo's own pixels, up to 1536 a side. A number: the longest "
                     "side. The photo around the crop keeps its resolution.",
                 ),
@@ -100,7 +101,9 @@ class SplitConditions(io.ComfyNode):
                 io.Image.Output(
                     display_name="object", tooltip="The crop inside the mask, or the reference."
                 ),
-                ConditionsType.Output(display_name="conditions", tooltip="For Edit Sampler."),
+                ConditionsType.Output(
+                    display_name="conditions", tooltip="For Edit Sampler or Encode Conditions."
+                ),
             ],
         )
 

@@ -85,3 +85,13 @@ def page(comfyui: ComfyUI, browser: Any) -> Iterator[Any]:
     page.wait_for_function(READY, timeout=60_000)
     yield page
     page.close()
+
+
+@pytest.fixture(params=[False, True], ids=["canvas", "vue"])
+def vue(page: Any, request: pytest.FixtureRequest) -> bool:
+    """Each of ComfyUI's renderers in turn; whether it is the one that draws nodes with Vue."""
+    if request.param and not page.evaluate("'vueNodesMode' in window.LiteGraph"):
+        pytest.skip("this ComfyUI draws nodes on its canvas alone")
+    setting = "window.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', vue)"
+    page.evaluate(f"(vue) => {setting}", request.param)
+    return bool(request.param)

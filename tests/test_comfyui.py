@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfyui import ComfyUI, Event, Run
 from PIL import Image, ImageChops
-from places import EXAMPLES, ROOT
+from places import EXAMPLES, NODES, ROOT
 from shapes import scene
 
 from artmancer import __version__, cli, images
@@ -24,10 +24,6 @@ from artmancer.masks import refine
 pytestmark = pytest.mark.comfyui
 
 COFFEE, COFFEE_MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
-NODES = re.findall(
-    r'node_id="(ArtMancer_\w+)"',
-    "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py")),
-)
 
 
 def endpoint(comfyui: ComfyUI, workflow: str, **given: Any) -> dict[str, Any]:
@@ -80,13 +76,16 @@ def removal(comfyui: ComfyUI, **given: Any) -> dict[str, Any]:
     return generate(comfyui, input_image=photo, mask_image=mask, **given)
 
 
-def test_every_node_is_there_with_a_tooltip_on_every_input(comfyui: ComfyUI) -> None:
+def test_every_node_is_there_with_a_tooltip_on_every_input_and_output(
+    comfyui: ComfyUI,
+) -> None:
     info = comfyui.get("/object_info")
-    assert len(NODES) == 25 and set(NODES) <= set(info)
+    assert set(NODES) <= set(info)
     for name in NODES:
         assert info[name]["description"] and info[name]["display_name"] != name
         for inputs in (info[name]["input"].get(kind, {}) for kind in ("required", "optional")):
             assert all(options["tooltip"] for _, options in inputs.values()), name
+        assert all(info[name]["output_tooltips"]), name
 
 
 def test_generate_removes_and_leaves_every_byte_outside_the_mask(

@@ -105,7 +105,7 @@ def graph(comfyui: ComfyUI, **changes: Any) -> dict[str, Any]:
                 "edited": ["decode", 0],
                 "variant": "removal",
                 "match_colors": True,
-                "transfer": "colours",
+                "transfer": "colors",
             },
         },
         "result": {

@@ -31,6 +31,19 @@ def test_background_and_object_are_the_crop_outside_and_inside_the_mask(sources:
     assert (images["background"][sources.crop.mask == 1] == 0).all()
 
 
+def test_what_is_transparent_is_no_part_of_the_object() -> None:
+    image = torch.rand(1, 40, 60, 4)
+    image[..., 3] = 0
+    image[:, 10:30, 20:50, 3] = 0.5
+    cut = cut_out(image, None)
+    assert torch.equal(cut.image, image[:, 10:30, 20:50, :3]) and bool((cut.mask == 0.5).all())
+    left = torch.zeros(1, 40, 60)
+    left[..., :30] = 1
+    assert cut_out(image, left).mask.shape == (1, 20, 10)
+    with pytest.raises(ArtMancerError, match="mask of the reference is black everywhere"):
+        cut_out(image[:, :5], None)
+
+
 def test_a_reference_stands_in_for_the_object(sources: Sources) -> None:
     shown = split(sources)["object"]
     assert not torch.equal(shown, split(Sources(sources.crop))["object"])

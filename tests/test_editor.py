@@ -191,10 +191,12 @@ def test_a_template_runs_where_the_example_photos_are_there_already(
     )
 
 
-def test_an_endpoint_choice_offers_its_choices(page: Any) -> None:
+def test_an_endpoint_choice_offers_its_choices(page: Any, vue: bool) -> None:
     offered = page.evaluate(
         """async () => {
+          window.app.graph.clear();
           const node = LiteGraph.createNode("ArtMancer_EndpointChoice");
+          node.pos = [200, 200];
           window.app.graph.add(node);
           const widget = (name) => node.widgets.find((widget) => widget.name === name);
           widget("choices").value = "one\\ntwo";
@@ -203,6 +205,11 @@ def test_an_endpoint_choice_offers_its_choices(page: Any) -> None:
         }"""
     )
     assert offered == ["one", "two"]
+    if vue:
+        page.locator("[role=combobox]").first.click()
+        page.get_by_role("option", name="two").click()
+        value = "app.graph.nodes[0].widgets.find((widget) => widget.name === 'value').value"
+        assert page.evaluate(value) == "two"
 
 
 def test_the_endpoints_open_in_the_editor(page: Any) -> None:

@@ -496,12 +496,38 @@ def test_the_node_gives_what_the_library_gives(
     ).abs().max() < 1.01 / 255
     report = json.loads(run.outputs["6"]["text"][0])
     assert report == expected.as_dict() and report["provider"] == "CPU" and report["why"]
-    run = comfyui_with_weights.run(
-        graph(comfyui_with_weights, background="colour", color="#ff8800")
-    )
+    run = comfyui_with_weights.run(graph(comfyui_with_weights, background="color", color="#ff8800"))
     over = view(comfyui_with_weights, run, "3")
     assert over.alpha is None
     assert (over.image - expected.over(matting.color("#ff8800"))).abs().max() < 1.01 / 255
+
+
+@pytest.mark.comfyui
+def test_the_next_nodes_take_what_is_transparent(comfyui_with_weights: ComfyUI) -> None:
+    made = graph(comfyui_with_weights)
+    split = {"recipe": "auto", "resolution": "auto", "context": 1.5, "grow": 0, "feather": 16}
+    made |= {
+        "7": {
+            "class_type": "ArtMancer_ExtractObject",
+            "inputs": {"image": ["2", 0], "mask": ["2", 1], "side": 256, "margin": 0.05},
+        },
+        "8": {
+            "class_type": "ArtMancer_SplitConditions",
+            "inputs": {
+                "image": ["1", 0],
+                "mask": ["2", 1],
+                "reference": ["2", 0],
+                "fill_holes": False,
+                **split,
+            },
+        },
+        "9": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
+        "10": {"class_type": "PreviewImage", "inputs": {"images": ["8", 2]}},
+    }
+    run = comfyui_with_weights.run(made)
+    assert view(comfyui_with_weights, run, "9").image.shape == (1, 256, 256, 3)
+    shown = view(comfyui_with_weights, run, "10").image
+    assert shown[0, 0, 0].max() == 0, "nothing of the background that was taken out"
 
 
 @pytest.mark.comfyui
@@ -541,7 +567,7 @@ def test_the_model_is_kept_until_memory_is_freed(comfyui_with_weights: ComfyUI) 
 def test_the_node_says_what_is_missing_or_wrong(comfyui_with_weights: ComfyUI) -> None:
     for inputs, said in (
         ({"model": "birefnet-general"}, "There is no birefnet-general.onnx in"),
-        ({"background": "colour", "color": "octarine"}, "The colour is 'octarine'"),
+        ({"background": "color", "color": "octarine"}, "The colour is 'octarine'"),
     ):
         run = comfyui_with_weights.run(graph(comfyui_with_weights, **inputs))
         assert (

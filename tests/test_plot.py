@@ -44,10 +44,11 @@ def test_it_shows_what_deserves_a_look_in_red() -> None:
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    plot.draw(
-        {**REPORT, "outside_psnr_raw": None, "outside_psnr": None, "drift_px": None, "seconds": {}}
-    )
-    plot.draw({**REPORT, "seed": None})
+    known = plot.draw(REPORT)
+    for unknown in ("outside_psnr_raw", "outside_psnr", "drift_px", "seed"):
+        report = {**REPORT, unknown: None}
+        assert not torch.equal(plot.draw(report), known) and red(report) == 0, unknown
+    assert plot.draw({**REPORT, "seconds": {}}).shape[1] < known.shape[1]
 
 
 def test_many_conditions_take_more_lines() -> None:

@@ -116,13 +116,9 @@ def errors(page: Any) -> Iterator[list[str]]:
     assert said == []
 
 
-@pytest.fixture(params=[False, True], ids=["canvas", "vue"])
-def picker(
-    page: Any, comfyui: ComfyUI, errors: list[str], request: pytest.FixtureRequest
-) -> Picker:
-    if request.param and not page.evaluate("'vueNodesMode' in window.LiteGraph"):
-        pytest.skip("this ComfyUI draws nodes on its canvas alone")
-    page.evaluate(BUILD, [photo(comfyui), request.param])
+@pytest.fixture
+def picker(page: Any, comfyui: ComfyUI, errors: list[str], vue: bool) -> Picker:
+    page.evaluate(BUILD, [photo(comfyui), vue])
     made = Picker(page)
     made.wait_for("Click: this.")
     page.wait_for_timeout(500)
@@ -245,6 +241,105 @@ def test_a_click_runs_the_node_in_a_subgraph(
     inner.wait_for("Score")
 
 
+def test_a_smart_mask_in_a_subgraph_ends_with_its_graph(
+    page: Any, comfyui: ComfyUI, errors: list[str]
+) -> None:
+    page.evaluate(
+        """() => {
+          window.clocks = new Set();
+          const [start, stop] = [window.setInterval, window.clearInterval];
+          window.setInterval = (...given) => {
+            const id = start(...given);
+            if (new Error().stack.includes("smart_mask.js")) window.clocks.add(id);
+            return id;
+          };
+          window.clearInterval = (id) => {
+            window.clocks.delete(id);
+            stop(id);
+          };
+        }"""
+    )
+    page.evaluate(BUILD, [photo(comfyui), False])
+    page.evaluate("window.app.graph.convertToSubgraph(new Set(window.app.graph.nodes))")
+    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
+    for _ in range(3):
+        page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
+    page.wait_for_timeout(1500)
+    assert page.evaluate("window.clocks.size") == 1
+
+
+def test_what_comfyui_does_not_run_is_not_waited_for(picker: Picker, errors: list[str]) -> None:
+    picker.page.evaluate(f"{PICK}.disconnectInput(0)")
+    picker.click(270, 60)
+    picker.page.wait_for_timeout(1500)
+    picker.wait_for("Click: this.")
+    assert all("PromptExecutionError" in error for error in errors), "which ComfyUI itself logs"
+    errors.clear()
+
+
+def test_a_click_hits_the_photo_of_a_loader_that_is_connected_again(picker: Picker) -> None:
+    page = picker.page
+    page.evaluate(
+        f"""() => {{
+          const half = window.LiteGraph.createNode("ArtMancer_Resize");
+          window.app.graph.add(half);
+          half.pos = [40, 500];
+          half.widgets.find((widget) => widget.name === "width").value = 300;
+          const [load, pick] = [window.app.graph.nodes[0], {PICK}];
+          load.connect(0, half, 0);
+          half.connect(0, pick, 0);
+        }}"""
+    )
+    page.wait_for_timeout(1000)  # the node looks at what is connected twice a second
+    picker.click(270, 60)
+    picker.wait_for("Score")
+    page.evaluate(f"window.app.graph.nodes[0].connect(0, {PICK}, 0)")
+    picker.wait_for("Click: this.")
+    picker.click(120, 230)
+    x, y = picker.prompt["points"][-1]
+    assert abs(x - 120) <= 2 and abs(y - 230) <= 2
+
+
+def test_the_failure_of_another_job_is_not_its_own(picker: Picker) -> None:
+    page = picker.page
+    page.evaluate(
+        """async () => {
+          const { graph } = window.app;
+          const [large, compare] = ["ArtMancer_Resize", "ArtMancer_Compare"].map((type) => {
+            const node = window.LiteGraph.createNode(type);
+            graph.add(node);
+            return node;
+          });
+          large.widgets.find((widget) => widget.name === "width").value = 12000;
+          graph.nodes[0].connect(0, large, 0);
+          graph.nodes[0].connect(0, compare, 0);
+          large.connect(0, compare, 1);
+          large.pos = compare.pos = [40, 700];
+          window.said = [];
+          new MutationObserver(([change]) => window.said.push(change.target.textContent))
+            .observe(document.querySelector(".artmancer-words"), { childList: true });
+          await window.app.queuePrompt(0, 1, [String(compare.id)]);
+        }"""
+    )
+    picker.element.locator("input").focus()
+    for key in ("ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    picker.wait_for("Score")
+    said = page.evaluate("window.said")
+    assert [words.split(" ")[0] for words in said] == ["Looking", "Score"]
+    failed = page.evaluate(
+        """async () => Object.values(await (await fetch("/history")).json())
+          .at(-2).status.status_str"""
+    )
+    assert failed == "error"
+
+
+def test_the_picture_keeps_its_height_in_a_low_node(picker: Picker) -> None:
+    picker.page.evaluate(f"{PICK}.setSize([480, 100])")
+    picker.page.wait_for_timeout(500)
+    assert picker.element.evaluate("(element) => element.clientHeight") >= 240
+
+
 def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
     picker.page.evaluate(
         f"{PICK}.widgets.find((widget) => widget.name === 'prompt').value = '{{\"points\": "
@@ -256,7 +351,9 @@ def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
     picker.wait_for("lies outside the picture of 600x400")
 
 
-def test_the_slider_moves_over_an_edit(page: Any, comfyui: ComfyUI, errors: list[str]) -> None:
+def test_the_slider_moves_over_an_edit(
+    page: Any, comfyui: ComfyUI, errors: list[str], vue: bool
+) -> None:
     # An older ComfyUI does not show again what it has in its cache.
     page.request.post(f"{comfyui.url}/free", data={"free_memory": True})
     page.evaluate(
@@ -286,4 +383,4 @@ def test_the_slider_moves_over_an_edit(page: Any, comfyui: ComfyUI, errors: list
     assert abs(int(slider.get_attribute("aria-valuenow")) - 27) <= 2
     clip = slider.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
     assert clip.startswith("inset(0px 7")
-    shot(page, "before-after")
+    shot(page, f"before-after-{'vue' if vue else 'canvas'}")

@@ -2,8 +2,12 @@
 import { app } from "../../scripts/app.js";
 import { after, frame, viewUrl } from "./pictures.js";
 
+const [EMPTY, SHOWN] = [28, 220]; // CSS pixels, at least
+
 function slider(node) {
-  const element = frame("Before and after the edit");
+  // Edit Sampler and Stitch need no room for it until they have run.
+  let height = node.comfyClass === "ArtMancer_Compare" ? SHOWN : EMPTY;
+  const element = frame("Before and after the edit", height);
   element.setAttribute("role", "slider");
   element.setAttribute("aria-valuemin", "0");
   element.setAttribute("aria-valuemax", "100");
@@ -44,7 +48,7 @@ function slider(node) {
 
   const widget = node.addDOMWidget("before_after", "ArtMancer_BeforeAfter", element, {
     serialize: false,
-    getMinHeight: () => (original.src || node.comfyClass === "ArtMancer_Compare" ? 220 : 28),
+    getMinHeight: () => height,
   });
   widget.serialize = false; // nor into the workflow, where inputs that come later would take its place
   after(node, "onExecuted", (output) => {
@@ -52,7 +56,8 @@ function slider(node) {
     original.src = viewUrl(output.artmancer_before[0]);
     edited.src = viewUrl(output.artmancer_after[0]);
     words.textContent = "before | after";
-    element.style.minHeight = "220px"; // what ComfyUI's other renderer goes by
+    height = SHOWN;
+    element.style.minHeight = `${height}px`;
     const needed = node.computeSize();
     node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
   });

@@ -43,14 +43,15 @@ const STYLE = `
   background: color-mix(in srgb, var(--comfy-menu-bg, #222) 80%, transparent); pointer-events: none; }
 `;
 
-/** An element for a DOM widget, which ComfyUI's canvas leaves the mouse and the keys of. */
-export function frame(label) {
+/** An element for a DOM widget, at least `height` CSS pixels high, whose mouse and keys ComfyUI's canvas leaves to it. */
+export function frame(label, height) {
   if (!document.getElementById("artmancer-style")) {
     const style = Object.assign(document.createElement("style"), { id: "artmancer-style", textContent: STYLE });
     document.head.append(style);
   }
   const element = document.createElement("div");
   element.className = "artmancer-picture";
+  element.style.minHeight = `${height}px`; // Vue goes by this, the canvas by the widget's getMinHeight
   element.tabIndex = 0;
   element.setAttribute("aria-label", label);
   return element;

@@ -7,6 +7,10 @@ const DRAG = 5; // CSS pixels: less is a click
 const STEP = 0.02; // of the picture: what an arrow key moves the cursor by
 const ENDS = ["execution_success", "execution_error", "execution_interrupted", "status"];
 const HELP = "Click: this. Shift or right click: not this. Drag: box. C: next candidate. Ctrl+Z: undo. Delete: clear.";
+const CONNECT = "Connect a picture, and run the node or click here.";
+const HEIGHT = 240; // CSS pixels, at least
+
+const rootGraph = () => app.rootGraph ?? app.graph;
 
 const numbers = (list, count) => Array.isArray(list) && list.length === count && list.every(Number.isFinite);
 
@@ -27,12 +31,21 @@ function read(text) {
 }
 
 /** The ids under which ComfyUI runs this node: one for each place where the subgraph that holds it is used. */
-function executionIds(node, graph = app.rootGraph ?? app.graph, prefix = "") {
+function executionIds(node, graph = rootGraph(), prefix = "") {
   if (node.graph === graph) return [`${prefix}${node.id}`];
   return graph.nodes
     .filter((other) => other.subgraph)
     .flatMap((other) => executionIds(node, other.subgraph, `${prefix}${other.id}:`));
 }
+
+/** The ids of the jobs, by the list of nodes that each is for: ComfyUI tells them to nobody but its own request. */
+const jobs = new WeakMap();
+const post = api.queuePrompt;
+api.queuePrompt = async function (number, graph, options, ...more) {
+  const answer = await post.call(this, number, graph, options, ...more);
+  if (options?.partialExecutionTargets) jobs.set(options.partialExecutionTargets, answer.prompt_id);
+  return answer;
+};
 
 class Picker {
   constructor(node) {
@@ -45,11 +58,13 @@ class Picker {
     this.cursor = null; // for the keyboard: [x, y]
     this.drag = null;
     this.running = false;
-    this.queued = false; // whether ComfyUI has taken the run
+    this.job = null; // the id of the run, once ComfyUI has taken it
+    this.early = []; // what ended before that
+    this.answered = false; // whether it gave a mask; an older ComfyUI does not give again what it has in its cache
     this.again = false;
     this.sharp = 1; // pixels of the canvas to one of the page
 
-    this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`);
+    this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`, HEIGHT);
     // The keys go to a text field, for there ComfyUI leaves them alone: its own Ctrl+Z undoes the graph.
     this.element.removeAttribute("tabindex");
     this.keys = document.createElement("input");
@@ -60,14 +75,14 @@ class Picker {
     this.words = document.createElement("div");
     this.words.className = "artmancer-words";
     this.element.append(this.keys, this.canvas, this.words);
-    this.say("Connect a picture, and run the node or click here.");
+    this.invite();
 
     this.prompt = node.widgets.find((widget) => widget.name === "prompt");
     this.candidate = node.widgets.find((widget) => widget.name === "candidate");
     // The picture shows it; each of ComfyUI's renderers looks at one of these.
     this.prompt.hidden = this.prompt.options.hidden = true;
     after(this.prompt, "callback", () => this.draw());
-    const options = { serialize: false, getMinHeight: () => 240 };
+    const options = { serialize: false, getMinHeight: () => HEIGHT };
     node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options).serialize = false;
     this.listen();
     after(node, "onAdded", () => this.start());
@@ -87,15 +102,15 @@ class Picker {
     });
     this.keys.addEventListener("keydown", (event) => this.key(event));
     this.resized = new ResizeObserver(() => this.draw());
-    this.ended = ({ type, detail }) => {
-      if (!this.running) return;
-      if (type === "status") {
-        // A run that is removed from the queue ends with nothing but an empty queue.
-        if (!this.queued || detail?.exec_info?.queue_remaining !== 0) return;
-        this.say(HELP);
-      }
-      this.running = false;
+    this.ended = (event) => {
+      const { type, detail } = event;
+      if (this.running && !this.job) this.early.push(event);
+      // A run that is removed from the queue ends with nothing but an empty queue.
+      const emptied = type === "status" && detail?.exec_info?.queue_remaining === 0;
+      if (!this.job || (detail?.prompt_id !== this.job && !emptied)) return;
+      [this.running, this.job] = [false, null];
       if (type === "execution_error") this.say(detail.exception_message);
+      else if (!this.answered) this.invite();
       if (this.again) this.run();
     };
   }
@@ -116,16 +131,20 @@ class Picker {
 
   /** Show the picture of the loader that is connected, if there is one, as sharp as the graph is zoomed. */
   async look() {
+    const { graph } = this.node;
+    // ComfyUI empties a graph without a word to the nodes in its subgraphs.
+    if (graph !== rootGraph() && rootGraph().subgraphs.get(graph.id) !== graph) return this.stop();
     if (Picker.sharpness() !== this.sharp) this.draw();
     const url = this.loaded();
-    if (!url || url === this.loader) return;
+    if (url === this.loader) return;
     this.loader = url;
+    if (!url) return;
     const picture = await load(url).catch(() => null);
     if (!picture || url !== this.loader) return;
     this.tint = null;
     this.picture = picture;
     this.size = [picture.naturalWidth, picture.naturalHeight];
-    this.say(HELP);
+    this.invite();
     this.draw();
   }
 
@@ -139,6 +158,7 @@ class Picker {
 
   async executed(output) {
     if (!output?.artmancer_picture) return;
+    this.answered = true;
     const { score, count, width, height } = output.artmancer_choice[0];
     const [picture, mask] = await Promise.all(
       [output.artmancer_picture, output.artmancer_mask].map(([file]) => load(viewUrl(file))),
@@ -167,6 +187,10 @@ class Picker {
 
   say(words) {
     this.words.textContent = words;
+  }
+
+  invite() {
+    this.say(this.size ? HELP : CONNECT);
   }
 
   /** Where an event is in the picture, in its pixels; null outside. */
@@ -284,10 +308,16 @@ class Picker {
       this.again = true;
       return;
     }
-    [this.running, this.queued, this.again] = [true, false, false];
+    [this.running, this.again, this.early, this.answered] = [true, false, [], false];
     this.say("Looking for the object.");
-    this.queued = (await app.queuePrompt(0, 1, executionIds(this.node))) !== false;
-    if (!this.queued) this.running = false;
+    const targets = executionIds(this.node);
+    await app.queuePrompt(0, 1, targets);
+    this.job = jobs.get(targets) ?? null;
+    if (!this.job) {
+      this.running = false;
+      this.invite();
+    }
+    this.early.filter(({ detail }) => detail?.prompt_id === this.job).forEach(this.ended);
   }
 
   static sharpness() {

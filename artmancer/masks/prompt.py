@@ -35,7 +35,7 @@ class Prompt:
     brush: Tensor | None = None
 
 
-def parse(text: str, brush: Tensor | None = None) -> Prompt:
+def parse(text: str) -> Prompt:
     """Read a prompt from JSON.
 
     Parameters
@@ -69,7 +69,6 @@ def parse(text: str, brush: Tensor | None = None) -> Prompt:
         tuple((x, y) for (x, y), label in chosen if label),
         tuple((x, y) for (x, y), label in chosen if not label),
         box,
-        brush,
     )
 
 

@@ -17,7 +17,9 @@ function slider(node) {
   const words = document.createElement("div");
   words.className = "artmancer-words";
   words.textContent = "Run to compare before and after.";
-  element.append(edited, original, line, words);
+  const pictures = [edited, original, line];
+  for (const part of pictures) part.hidden = true; // until there is something to compare
+  element.append(...pictures, words);
 
   const move = (percent) => {
     const at = Math.min(100, Math.max(0, percent));
@@ -55,6 +57,7 @@ function slider(node) {
     if (!output?.artmancer_before) return;
     original.src = viewUrl(output.artmancer_before[0]);
     edited.src = viewUrl(output.artmancer_after[0]);
+    for (const part of pictures) part.hidden = false;
     words.textContent = "before | after";
     height = SHOWN;
     element.style.minHeight = `${height}px`;

@@ -505,7 +505,6 @@ def test_the_node_gives_what_the_library_gives(
 @pytest.mark.comfyui
 def test_the_next_nodes_take_what_is_transparent(comfyui_with_weights: ComfyUI) -> None:
     made = graph(comfyui_with_weights)
-    split = {"recipe": "auto", "resolution": "auto", "context": 1.5, "grow": 0, "feather": 16}
     made |= {
         "7": {
             "class_type": "ArtMancer_ExtractObject",
@@ -517,8 +516,12 @@ def test_the_next_nodes_take_what_is_transparent(comfyui_with_weights: ComfyUI) 
                 "image": ["1", 0],
                 "mask": ["2", 1],
                 "reference": ["2", 0],
+                "recipe": "auto",
+                "resolution": "auto",
+                "context": 1.5,
+                "grow": 0,
+                "feather": 16,
                 "fill_holes": False,
-                **split,
             },
         },
         "9": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},

@@ -277,6 +277,26 @@ def test_what_comfyui_does_not_run_is_not_waited_for(picker: Picker, errors: lis
     errors.clear()
 
 
+def test_a_run_that_comfyui_fails_to_queue_is_not_the_last(
+    picker: Picker, errors: list[str]
+) -> None:
+    page = picker.page
+    page.evaluate(
+        """() => {
+          const { app } = window, own = app.graphToPrompt;
+          app.graphToPrompt = async () => {
+            app.graphToPrompt = own;
+            throw new Error("no prompt from this graph");
+          };
+        }"""
+    )
+    picker.click(270, 60)
+    page.wait_for_timeout(500)
+    errors.clear()
+    picker.click(120, 230)
+    picker.wait_for("Score")
+
+
 def test_a_click_hits_the_photo_of_a_loader_that_is_connected_again(picker: Picker) -> None:
     page = picker.page
     page.evaluate(

@@ -311,11 +311,14 @@ class Picker {
     [this.running, this.again, this.early, this.answered] = [true, false, [], false];
     this.say("Looking for the object.");
     const targets = executionIds(this.node);
-    await app.queuePrompt(0, 1, targets);
-    this.job = jobs.get(targets) ?? null;
-    if (!this.job) {
-      this.running = false;
-      this.invite();
+    try {
+      await app.queuePrompt(0, 1, targets);
+    } finally {
+      this.job = jobs.get(targets) ?? null;
+      if (!this.job) {
+        this.running = false;
+        this.invite();
+      }
     }
     this.early.filter(({ detail }) => detail?.prompt_id === this.job).forEach(this.ended);
   }

@@ -29,16 +29,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
 
 import aiohttp
 import cv2
 import numpy as np
 import psutil
-from gateways import free_port
-from places import ROOT
 from report import Row, finish
-from shapes import scene
+from support.gateway import free_port
+from support.paths import ROOT
+from support.shapes import scene
 
 GRAPHS = ROOT / "workflows" / "api"
 CLIENTS = 20

@@ -20,16 +20,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
 
 import httpx
-from fake_modal import FakeModal, StandIn
 from gateway import shapes_to_click
-from gateways import Served, free_port, settings, until
 from PIL import Image
-from places import EXAMPLES, ROOT
 from report import Row, finish
-from shapes import scene
+from support.fake_modal import FakeModal, StandIn
+from support.gateway import Served, free_port, settings, until
+from support.paths import EXAMPLES, FAKE_COMFYUI, ROOT
+from support.shapes import scene
 
 from artmancer.gateway import comfy_process
 from artmancer.gateway.jobs import Job
@@ -40,7 +39,12 @@ from artmancer.hosting.pictures import SharedPictures
 from artmancer.hosting.web import web_app
 from artmancer.hosting.worker import Worker
 
-FAKE = [sys.executable, str(ROOT / "tests" / "fake_comfyui.py"), "{port}", "{folder}/told.log"]
+FAKE = [
+    sys.executable,
+    str(FAKE_COMFYUI),
+    "{port}",
+    "{folder}/told.log",
+]
 ENDS = ("done", "error", "cancelled")
 
 

@@ -17,18 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "assets"))
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()
 os.environ["YOLO_VERBOSE"] = "False"
 os.environ["YOLO_OFFLINE"] = "True"
 
 import cv2
 import numpy as np
-import rembg_weights
 import torch
 from region import import_time
 from report import THREADS, Row, finish
-from shapes import scene
+from support import rembg_weights
+from support.shapes import scene
 from torch.nn import functional
 
 from artmancer import matting

@@ -23,11 +23,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import tiny_qwen
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
 from PIL import Image
 from report import THREADS, Row, finish, table
+from support import tiny_qwen
 from torch.nn import functional
 
 from artmancer import images

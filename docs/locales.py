@@ -13,8 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from comfyui import ComfyUI
-from places import ROOT
+from support.comfyui import ComfyUI
+from support.paths import ROOT
 
 
 def texts(info: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from places import NODES, ROOT
+from support.paths import NODES, ROOT
 
 IDS = [name.removeprefix("ArtMancer_") for name in NODES]
 

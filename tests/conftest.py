@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_qwen
-from comfyui import ComfyUI
-from places import EXAMPLES
+from support import tiny_qwen
+from support.comfyui import ComfyUI
+from support.paths import EXAMPLES
 from torch import Tensor
 
 from artmancer import images

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from places import EXAMPLES
+from support.paths import EXAMPLES
 
 from artmancer import cli, fill, images
 from artmancer.masks import refine

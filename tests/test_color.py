@@ -1,7 +1,7 @@
 import cv2
 import pytest
 import torch
-from pictures import disc
+from support.images import disc
 from torch import Tensor
 
 from artmancer import color

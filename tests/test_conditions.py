@@ -1,6 +1,6 @@
 import pytest
 import torch
-from pictures import disc
+from support.images import disc
 from torch import Tensor
 
 from artmancer import region

@@ -4,8 +4,7 @@ import subprocess
 import cv2
 import pytest
 import torch
-from pictures import disc, smooth_picture
-from test_masks import iou
+from support.images import disc, iou, smooth_picture
 from torch import Tensor
 
 from artmancer import fill as filling

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from places import ROOT
+from support.paths import ROOT
 
 from artmancer.errors import CODES, ArtMancerError
 

@@ -6,8 +6,8 @@ import runpy
 from typing import Any
 
 import pytest
-from comfyui import ComfyUI
-from places import NODES, ROOT
+from support.comfyui import ComfyUI
+from support.paths import NODES, ROOT
 
 Texts = dict[tuple[str, ...], str]
 

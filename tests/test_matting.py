@@ -12,11 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import rembg_weights
 import torch
-from comfyui import ComfyUI, Event, Run
-from pictures import disc
-from places import EXAMPLES, ROOT
+from support import rembg_weights
+from support.comfyui import ComfyUI, Event, Run
+from support.images import disc
+from support.paths import EXAMPLES, ROOT
 from torch import Tensor
 
 from artmancer import images, matting

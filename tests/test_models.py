@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_qwen
 from aiohttp import web
+from support import tiny_qwen
 
 from artmancer import cli, models
 

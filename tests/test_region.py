@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pictures import disc, smooth_picture
+from support.images import disc, smooth_picture
 from torch import Tensor
 
 from artmancer import region

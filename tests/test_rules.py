@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import EXAMPLES, NODES, ROOT
+from support.paths import EXAMPLES, NODES, ROOT
 
 import artmancer
 

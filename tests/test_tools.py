@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import disc, smooth_picture
+from support.images import disc, smooth_picture
 
 from artmancer import tools
 from artmancer.errors import ArtMancerError

@@ -1,0 +1,65 @@
+"""Whatever is sent, fitting the OpenAPI document or not, gets an answer that is documented, and
+never that of a bug.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
+from hypothesis.errors import Unsatisfiable
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from support.gateway import FakeHost, Served, settings
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    made = settings(
+        tmp_path_factory.mktemp("gateway"),
+        comfyui_url=FakeHost().url,
+        debug=True,
+        heavy_timeout=5,
+        light_timeout=5,
+        max_waiting=10**6,
+        max_per_client=10**6,
+    )
+    with Served(made) as gateway:
+        yield gateway.connected()
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+def test_every_answer_is_documented(served: Served, mode: schemathesis.GenerationMode) -> None:
+    document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert len(operations) > 30
+    for operation in operations:
+
+        @effort(
+            max_examples=10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def answers(case: schemathesis.Case) -> None:
+            response = case.call()
+            assert response.status_code != 500, response.text
+            case.validate_response(
+                response,
+                checks=[
+                    status_code_conformance,
+                    content_type_conformance,
+                    response_schema_conformance,
+                ],
+            )
+
+        try:
+            answers()
+        except Unsatisfiable:  # nothing that is wrong can be sent to it
+            assert mode == schemathesis.GenerationMode.NEGATIVE

@@ -1,0 +1,128 @@
+"""Modal's servers, as far as `modal deploy` needs them:
+they take everything down, and build and run nothing.
+
+The wire is Modal's own: its client speaks gRPC with this as it does with the real ones.
+"""
+
+import asyncio
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from grpclib.server import Server
+from modal_proto import api_grpc, api_pb2
+
+from support.gateway import free_port
+from support.paths import ROOT
+
+BUILDER = api_pb2.EnvironmentSettings(image_builder_version="2025.06")
+_MAPPING = inspect.getsource(api_grpc.ModalClientBase.__mapping__)
+
+
+class ModalServer:
+    """Listens in a thread.
+
+    Attributes
+    ----------
+    asked : every request, by the name of its method
+    files : on the volume, by path
+    """
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[Any]] = defaultdict(list)
+        self.port = free_port()
+        self._ids = itertools.count(1)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+
+    async def _listen(self) -> None:
+        names = [name for name in dir(api_grpc.ModalClientBase) if not name.startswith("_")]
+        servicer = type(
+            "Servicer", (api_grpc.ModalClientBase,), {name: self._method(name) for name in names}
+        )
+        self._server = Server([servicer()])
+        await self._server.start("127.0.0.1", self.port)
+
+    def _method(self, name: str) -> Any:
+        async def handle(_: Any, stream: Any) -> None:
+            async for request in stream:
+                self.asked[name].append(request)
+                await stream.send_message(self._answer(name, request))
+
+        return handle
+
+    def _answer(self, name: str, request: Any) -> Any:
+        number = next(self._ids)
+        special = {
+            "ClientHello": lambda: api_pb2.ClientHelloResponse(image_builder_version="2025.06"),
+            "EnvironmentGetOrCreate": lambda: api_pb2.EnvironmentGetOrCreateResponse(
+                environment_id=f"en-{number}",
+                metadata=api_pb2.EnvironmentMetadata(name="main", settings=BUILDER),
+            ),
+            "AppCreate": lambda: api_pb2.AppCreateResponse(app_id=f"ap-{number}"),
+            "MountPutFile": lambda: api_pb2.MountPutFileResponse(exists=True),
+            "MountGetOrCreate": lambda: api_pb2.MountGetOrCreateResponse(mount_id=f"mo-{number}"),
+            "VolumeGetOrCreate": lambda: api_pb2.VolumeGetOrCreateResponse(
+                volume_id=f"vo-{number}"
+            ),
+            "SecretGetOrCreate": lambda: api_pb2.SecretGetOrCreateResponse(
+                secret_id=f"st-{number}"
+            ),
+            "ImageGetOrCreate": lambda: api_pb2.ImageGetOrCreateResponse(
+                image_id=f"im-{number}",
+                result=api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS),
+            ),
+            "FunctionPrecreate": lambda: api_pb2.FunctionPrecreateResponse(
+                function_id=f"fu-{number}"
+            ),
+            "FunctionCreate": lambda: api_pb2.FunctionCreateResponse(
+                function_id=request.existing_function_id or f"fu-{number}",
+                function_data=api_pb2.FunctionData(
+                    ranked_functions=[
+                        api_pb2.FunctionData.RankedFunction(rank=0, function=request.function)
+                    ]
+                ),
+                handle_metadata=api_pb2.FunctionHandleMetadata(
+                    function_name=request.function.function_name,
+                    web_url="https://example.modal.run"
+                    if request.function.webhook_config.type
+                    else "",
+                ),
+            ),
+            "ClassCreate": lambda: api_pb2.ClassCreateResponse(class_id=f"cs-{number}"),
+            "AppPublish": lambda: api_pb2.AppPublishResponse(url="https://modal.com/apps/x"),
+        }
+        if name in special:
+            return special[name]()
+        line = next(
+            one for one in _MAPPING.split("grpclib.const.Handler(") if f"self.{name}," in one
+        )
+        kind = line.split(",")[3].strip().rpartition(".")[2]
+        return Empty() if kind == "Empty" else getattr(api_pb2, kind)()
+
+    def modal(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command `modal` against this server."""
+        return subprocess.run(
+            [sys.executable, "-m", "modal", *arguments],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "MODAL_SERVER_URL": f"http://127.0.0.1:{self.port}",
+                "MODAL_TOKEN_ID": "ak-1",
+                "MODAL_TOKEN_SECRET": "as-1",
+                "MODAL_CONFIG_PATH": str(Path(os.devnull)),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )

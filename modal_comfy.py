@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import modal
 from modal.volume import FileEntryType
 
-from artmancer.hosting import image as made_of
-from artmancer.hosting import volume as models
+from artmancer.hosting import container as made_of
+from artmancer.hosting import model_volume as models
 from artmancer.hosting.remote import APP, RESULTS, ModalRemote
 
 HERE = Path(__file__).parent
@@ -77,9 +77,9 @@ class _Worker:
             folder,
             Path(LARGE),
             sync=results.commit.aio,
-            on_sick=modal.experimental.stop_fetching_inputs.aio,
+            on_dead=modal.experimental.stop_fetching_inputs.aio,
         )
-        self.worker.prepare(go=GPU_SNAPSHOT)
+        self.worker.prepare(start_comfyui=GPU_SNAPSHOT)
 
     @modal.enter(snap=False)
     async def start(self) -> None:
@@ -175,9 +175,9 @@ def fastapi_app_light() -> Any:
 @app.function(image=image, volumes={CHECKPOINTS: checkpoints}, timeout=4 * 3600, cpu=2.0)
 def setup(force: bool = False) -> None:
     """Fetch the base, FastSAM and rembg's model onto the volume; `--force`: also what is there."""
-    from artmancer.hosting.fetch import FETCH
+    from artmancer.hosting.model_volume import DOWNLOADS
 
-    tell(models.setup(Path(CHECKPOINTS), force, FETCH))
+    tell(models.setup(Path(CHECKPOINTS), force, DOWNLOADS))
     checkpoints.commit()
 
 
@@ -190,7 +190,7 @@ def upload(dir: str = "./checkpoints") -> None:
             for name, path in files.items():
                 batch.put_file(path, f"/{name}")
 
-    lines, well = models.upload(Path(dir), Remote(checkpoints), put)
+    lines, well = models.upload(Path(dir), RemoteVolume(checkpoints), put)
     tell(lines)
     if not well:
         sys.exit(1)
@@ -199,7 +199,7 @@ def upload(dir: str = "./checkpoints") -> None:
 @app.local_entrypoint()
 def status() -> None:
     """What is on the volume, what is missing, and what each worker makes of it."""
-    tell(models.take_stock(Remote(checkpoints)).lines())
+    tell(models.take_inventory(RemoteVolume(checkpoints)).lines())
 
 
 @app.local_entrypoint()
@@ -213,7 +213,7 @@ def smoke(url: str) -> None:
         sys.exit(1)
 
 
-class Remote:
+class RemoteVolume:
     """A volume of Modal's, from outside."""
 
     def __init__(self, volume: modal.Volume) -> None:

@@ -18,7 +18,7 @@ import httpx
 
 from .errors import CODES, ArtMancerError
 
-Picture = bytes | str | Path
+ImageSource = bytes | str | Path
 """The bytes of a picture file, or the file."""
 
 _POLL_SECONDS = 0.3
@@ -27,7 +27,7 @@ _PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
-class Status:
+class JobStatus:
     """Where a job is.
 
     state : queued, loading_pipeline, processing, done, error or cancelled
@@ -48,7 +48,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditResponse:
     """The result of an edit.
 
     image : PNG bytes
@@ -95,16 +95,16 @@ class Client:
 
     def edit(
         self,
-        image: Picture,
+        image: ImageSource,
         prompt: str,
         *,
-        mask: Picture | None = None,
-        reference: Picture | None = None,
-        reference_mask: Picture | None = None,
+        mask: ImageSource | None = None,
+        reference: ImageSource | None = None,
+        reference_mask: ImageSource | None = None,
         task: Literal["insertion", "removal", "white_balance"] | None = None,
-        on_progress: Callable[[Status], None] | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
         **parameters: Any,
-    ) -> Edited:
+    ) -> EditResponse:
         """Edit a picture, and wait for it; when interrupted, the job is cancelled.
 
         Parameters
@@ -140,12 +140,12 @@ class Client:
 
     def submit(
         self,
-        image: Picture,
+        image: ImageSource,
         prompt: str,
         *,
-        mask: Picture | None = None,
-        reference: Picture | None = None,
-        reference_mask: Picture | None = None,
+        mask: ImageSource | None = None,
+        reference: ImageSource | None = None,
+        reference_mask: ImageSource | None = None,
         task: Literal["insertion", "removal", "white_balance"] | None = None,
         **parameters: Any,
     ) -> str:
@@ -160,9 +160,9 @@ class Client:
         body = {"prompt": prompt, **sent, **({"task_type": task} if task else {}), **parameters}
         return str(self._ask("POST", "/api/generate/async", json=body)["task_id"])
 
-    def status(self, task_id: str) -> Status:
+    def status(self, task_id: str) -> JobStatus:
         said = self._ask("GET", f"/api/generate/status/{task_id}")
-        return Status(
+        return JobStatus(
             said["status"],
             said["progress"],
             said["current_step"],
@@ -172,7 +172,9 @@ class Client:
             said["queue_position"],
         )
 
-    def wait(self, task_id: str, on_progress: Callable[[Status], None] | None = None) -> Edited:
+    def wait(
+        self, task_id: str, on_progress: Callable[[JobStatus], None] | None = None
+    ) -> EditResponse:
         """Wait until a job ends; a gateway that is started again meanwhile loses nothing.
         Raises as `edit`.
         """
@@ -197,12 +199,12 @@ class Client:
                 return self.result(task_id)  # which raises
             time.sleep(_POLL_SECONDS)
 
-    def result(self, task_id: str) -> Edited:
+    def result(self, task_id: str) -> EditResponse:
         """What became of a job. Raises as `edit`;
         not_finished while it runs, and where it was cancelled.
         """
         said = self._ask("GET", f"/api/generate/result/{task_id}")
-        return Edited(
+        return EditResponse(
             task_id,
             base64.b64decode(said["image"]),
             said["generation_time"],
@@ -235,6 +237,6 @@ class Client:
         raise ArtMancerError(str(code), said["detail"])
 
 
-def _encode(picture: Picture) -> str:
+def _encode(picture: ImageSource) -> str:
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     return base64.b64encode(data).decode()

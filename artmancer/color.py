@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .masks import refine
+from . import mask_ops
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 """Of red, green and blue in linear light."""
@@ -39,7 +39,7 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
 
     matched = edited.clone()
     for one, before, hole in zip(matched, original, mask, strict=True):
-        ring = (hole == 0) & (refine.distance((hole > 0).float()) <= width)
+        ring = (hole == 0) & (mask_ops.distance((hole > 0).float()) <= width)
         if int(ring.sum()) < 64 or torch.equal(one[ring], before[ring]):
             continue
         # Averaged over the ring alone: an edit that moved a little, or drew the texture anew,

@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import mask_ops
+from .checks import draft_needs_reference
 from .color import LUMINANCE, to_linear, to_srgb
-from .conditions import DEFAULT_RECIPE, Reference, place
-from .editor import VARIANTS, EditRequest
+from .conditions import Reference, place
+from .editor import EditRequest
 from .errors import ArtMancerError
 from .fill import fill
 from .images import to_uint8
-from .masks import refine
 from .progress import Progress
+from .recipes import DEFAULT_RECIPE
 from .region import Crop, bounds
+from .variants import VARIANTS
 
 _MOST_GAIN = 2.0  # of a channel: no lamp is further from white than that, but a red wall is
 _RIM = (
@@ -41,8 +44,7 @@ class DraftEditor:
         if self.variant not in VARIANTS:
             raise ArtMancerError(
                 "invalid_request",
-                f"The variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}. "
-                "Choose one.",
+                f"The variant is {self.variant!r}; expected one of {', '.join(VARIANTS)}.",
             )
 
     @property
@@ -61,6 +63,10 @@ class DraftEditor:
     def adapters(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """See Editor.edit; of the request it takes the conditions and the seed.
 
@@ -75,11 +81,7 @@ class DraftEditor:
         if self.variant == "insertion":
             reference = request.conditions.reference
             if reference is None:
-                raise ArtMancerError(
-                    "reference_missing",
-                    "The draft editor cannot draw from words: it inserts a reference, and there is "
-                    "none. Give a reference image and the mask that cuts the object out of it.",
-                )
+                raise draft_needs_reference()
             progress(0, 1, "inserting")
             return insert(crop, reference)
         progress(0, 1, "balancing")
@@ -104,11 +106,13 @@ def insert(crop: Crop, reference: Reference) -> Tensor:
     """
     inserted = crop.image.clone()
     for index, (one, where) in enumerate(zip(inserted, crop.mask, strict=True)):
-        placed = place(reference, crop.region.size, bounds(where).clip(crop.region.visible(index)))
+        placed = place(
+            reference, crop.region.size, bounds(where).clip(crop.region.image_in_crop(index))
+        )
         shape = placed.mask[0]
         if shape.max() < 0.5:
             continue  # scaled down until nothing is left
-        inside = (refine.distance(1 - shape) / _RIM).clamp(max=1).mul(shape).unsqueeze(-1)
+        inside = (mask_ops.distance(1 - shape) / _RIM).clamp(max=1).mul(shape).unsqueeze(-1)
         blended = torch.lerp(_clone(placed.image[0], one, shape), placed.image[0], inside)
         one.copy_(torch.where(where.unsqueeze(-1) > 0, blended, one))
     return inserted

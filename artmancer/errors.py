@@ -77,7 +77,7 @@ CODES = {
 
 
 class ArtMancerError(Exception):
-    """A mistake the user can mend.
+    """An error with a code, a message and a hint.
 
     Each code has a class of its own name under this one: ComfyUI tells its clients an exception's
     class and sentence, and nothing else of it.
@@ -99,6 +99,15 @@ class ArtMancerError(Exception):
         super().__init__(message)
         self.code = code
         self.details = dict(details or {})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as it goes over the wire and into the job database."""
+        return {"error_type": self.code, "detail": str(self), "details": self.details}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ArtMancerError":
+        """Make it from what `as_dict` returned."""
+        return cls(fields["error_type"], fields["detail"], fields["details"])
 
     @property
     def hint(self) -> str:

@@ -62,7 +62,7 @@ _UNKNOWN = (UnidentifiedImageError, ImportError)
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded file.
 
     image : IMAGE [1, H, W, 3]
@@ -75,9 +75,9 @@ class Picture:
     icc_profile: bytes | None = None
 
 
-def load(path: str | Path) -> Picture:
+def load(path: str | Path) -> DecodedImage:
     """Read a picture file; see `decode`."""
-    return decode(_read(path, "picture"), name=Path(path).name)
+    return decode(_read(path, "image"), name=Path(path).name)
 
 
 def load_mask(path: str | Path) -> Tensor:
@@ -85,7 +85,37 @@ def load_mask(path: str | Path) -> Tensor:
     return decode_mask(_read(path, "mask"), name=Path(path).name)
 
 
-def decode(data: bytes, *, name: str = "the image") -> Picture:
+def read_size(path: str | Path, kind: str = "image") -> tuple[int, int]:
+    """Return the (width, height) of an image file, upright, from its header.
+
+    Parameters
+    ----------
+    kind : what a message calls the file: "image", "mask"
+
+    Raises
+    ------
+    ArtMancerError : not_found, invalid_image, image_too_large
+    """
+    _, width, height = inspect(_read(path, kind), name=Path(path).name)
+    return width, height
+
+
+def is_black(path: str | Path) -> bool:
+    """Tell whether a mask file is black everywhere, that is, `load_mask` would return zeros only.
+
+    Raises
+    ------
+    ArtMancerError : as `load_mask`
+    """
+    picture = _open(_read(path, "mask"), Path(path).name)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return not (np.nan_to_num(np.asarray(picture)) > 0).any()
+    if picture.has_transparency_data:
+        picture = _over(picture, "black")
+    return picture.convert("RGB").getbbox() is None
+
+
+def decode(data: bytes, *, name: str = "the image") -> DecodedImage:
     """Decode PNG, JPEG, WebP, BMP, TIFF or GIF (first frame).
 
     EXIF rotation is applied, alpha is laid over white, 16-bit values are scaled,
@@ -105,12 +135,12 @@ def decode(data: bytes, *, name: str = "the image") -> Picture:
     profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
     if picture.mode.startswith("I") or picture.mode == "F":
         gray = _deep_gray(picture)
-        return Picture(gray.unsqueeze(-1).expand(-1, -1, 3).contiguous().unsqueeze(0))
+        return DecodedImage(gray.unsqueeze(-1).expand(-1, -1, 3).contiguous().unsqueeze(0))
     alpha = None
     if picture.has_transparency_data:
         alpha = _to_float(picture.convert("RGBA").getchannel("A")).unsqueeze(0)
         picture = _over(picture, "white")
-    return Picture(_to_float(picture.convert("RGB")).unsqueeze(0), alpha, profile)
+    return DecodedImage(_to_float(picture.convert("RGB")).unsqueeze(0), alpha, profile)
 
 
 def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 from torch import Tensor
 
-from . import region
+from . import mask_ops
+from .checks import check_finite, check_image
 from .errors import ArtMancerError
 from .images import to_pil
-from .masks import refine
-from .onnx import refusals
+from .onnx_errors import onnx_errors
 from .progress import Progress, no_progress
 
 DEVICES = ("auto", "cpu")
@@ -33,7 +33,7 @@ _SOLVED = 2**20
 
 
 @dataclass(frozen=True)
-class Model:
+class RembgModel:
     """One of rembg's models.
 
     file : what its file is called where it is fetched from;
@@ -49,20 +49,20 @@ class Model:
 
 _NOT_SAID = "not said; ask its author before business use"
 MODELS = {
-    "u2net": Model("u2net.onnx", "Apache-2.0"),
-    "u2netp": Model("u2netp.onnx", "Apache-2.0"),
-    "u2net_human_seg": Model("u2net_human_seg.onnx", "Apache-2.0"),
-    "birefnet-general": Model("BiRefNet-general-epoch_244.onnx", "MIT"),
-    "birefnet-general-lite": Model("BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx", "MIT"),
-    "birefnet-portrait": Model("BiRefNet-portrait-epoch_150.onnx", "MIT"),
-    "birefnet-dis": Model("BiRefNet-DIS-epoch_590.onnx", "MIT"),
-    "birefnet-hrsod": Model("BiRefNet-HRSOD_DHU-epoch_115.onnx", "MIT"),
-    "birefnet-cod": Model("BiRefNet-COD-epoch_125.onnx", "MIT"),
-    "birefnet-massive": Model("BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx", "MIT"),
-    "isnet-anime": Model("isnet-anime.onnx", "Apache-2.0"),
-    "isnet-general-use": Model("isnet-general-use.onnx", _NOT_SAID, free=False),
-    "silueta": Model("silueta.onnx", _NOT_SAID, free=False),
-    "bria-rmbg": Model(
+    "u2net": RembgModel("u2net.onnx", "Apache-2.0"),
+    "u2netp": RembgModel("u2netp.onnx", "Apache-2.0"),
+    "u2net_human_seg": RembgModel("u2net_human_seg.onnx", "Apache-2.0"),
+    "birefnet-general": RembgModel("BiRefNet-general-epoch_244.onnx", "MIT"),
+    "birefnet-general-lite": RembgModel("BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx", "MIT"),
+    "birefnet-portrait": RembgModel("BiRefNet-portrait-epoch_150.onnx", "MIT"),
+    "birefnet-dis": RembgModel("BiRefNet-DIS-epoch_590.onnx", "MIT"),
+    "birefnet-hrsod": RembgModel("BiRefNet-HRSOD_DHU-epoch_115.onnx", "MIT"),
+    "birefnet-cod": RembgModel("BiRefNet-COD-epoch_125.onnx", "MIT"),
+    "birefnet-massive": RembgModel("BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx", "MIT"),
+    "isnet-anime": RembgModel("isnet-anime.onnx", "Apache-2.0"),
+    "isnet-general-use": RembgModel("isnet-general-use.onnx", _NOT_SAID, free=False),
+    "silueta": RembgModel("silueta.onnx", _NOT_SAID, free=False),
+    "bria-rmbg": RembgModel(
         "bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False
     ),
 }
@@ -217,9 +217,9 @@ class Remover:
         """
         if device not in DEVICES:
             raise _unknown("device", device, DEVICES)
-        region.check(image, image[..., 0])
+        check_image(image)
         image = image.to("cpu", torch.float32)
-        region.check_finite(image, "image")
+        check_finite(image, "image")
         if device not in self._sessions:
             # pymatting compiles itself when it is first imported on a machine.
             progress(0, len(image), f"loading {self.name} (a minute, the very first time)")
@@ -249,7 +249,7 @@ class Remover:
     def _predict(self, session: Session, picture: Tensor) -> NDArray[np.uint8]:
         try:
             return np.asarray(session.predict(to_pil(picture))[0])
-        except refusals() as error:
+        except onnx_errors() as error:
             self._sessions.clear()  # The next try may find another file, or more memory.
             raise _failure(
                 error, self.name, f"'{self.path}' does not run as {self.name}"
@@ -292,7 +292,7 @@ def _load(name: str, path: Path, device: str) -> Session:
     options = {"providers": ["CPUExecutionProvider"]} if device == "cpu" else {}
     try:
         return Local(name, onnxruntime.SessionOptions(), **options)
-    except refusals() as error:
+    except onnx_errors() as error:
         raise _failure(error, name, f"'{path}' cannot be loaded") from error
 
 
@@ -346,7 +346,7 @@ def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None])
     except ValueError:
         return None
     if scale < 1:
-        alpha = refine.carry(alpha.astype(np.float32), small, picture.numpy())
+        alpha = mask_ops.carry(alpha.astype(np.float32), small, picture.numpy())
         known = cv2.resize(trimap, (width, height), interpolation=cv2.INTER_NEAREST)
         alpha = np.where(known == 0.5, alpha, known)
     return torch.from_numpy(alpha).to(torch.float32)

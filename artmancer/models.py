@@ -1,75 +1,95 @@
-"""What models there are on this machine, and how the base gets here."""
+"""Inventory of the models on this machine, and their downloads. Reads headers only; no torch."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .doctor import comfyui_folder
 from .errors import ArtMancerError
-from .variants import FILES
+from .folders import LORA_FOLDERS, base_from_environment, comfyui_folder
+from .qwen import checkpoints
+from .variants import CHECKPOINT_FILES
 
 REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
 REVISION = "d3968ef930e841f4c73640fb8afa3b306a78167e"
+BASE_NAME = REPOSITORY.split("/")[1]
+
+FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
+FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
 
 
 @dataclass(frozen=True)
-class Model:
-    """One that was found.
+class FoundModel:
+    """A model on this machine.
 
-    kind : "base", or the variant a checkpoint is for by its name or the environment, or "lora"
-    about : what its file says of itself
+    Attributes
+    ----------
+    kind : "base"; or the variant a checkpoint is for, by its name or the environment; or "lora"
+    note : what its file's metadata says, or what is wrong with it
     """
 
     kind: str
     path: Path
-    about: str = ""
+    note: str = ""
 
 
-def found() -> list[Model]:
-    """The bases and LoRAs in ComfyUI's folders, and those that MODEL_PATH, MODEL_FILE... name."""
-    from .qwen import checkpoints, pipeline
-
-    folders, files = sorted((comfyui_folder() / "models" / "diffusers").glob("*")), _loras()
-    if named := os.environ.get("MODEL_PATH"):
-        folders.append(Path(named))
-    bases = [Model("base", folder) for folder in folders if pipeline.is_base(folder)]
-    variants = {checkpoints.find(variant, files): variant for variant in FILES}
-    listed = dict.fromkeys([*files, *(path for path in variants if path)])
-    return bases + [_lora(path, variants.get(path, "lora")) for path in listed]
-
-
-def checkpoint(variant: str) -> Path | None:
-    """The variant's checkpoint among those that are found."""
-    from .qwen import checkpoints
-
-    return checkpoints.find(variant, _loras())
+def inventory() -> list[FoundModel]:
+    """List the bases and LoRAs in ComfyUI's folders, and those that MODEL_PATH and MODEL_FILE...
+    name.
+    """
+    files = lora_files()
+    variants = {checkpoints.find(variant, files): variant for variant in CHECKPOINT_FILES}
+    hidden = checkpoints.hidden_files(files)
+    paths = dict.fromkeys([*files, *(path for path in variants if path)])
+    loras = [
+        FoundModel("lora", path, checkpoints.hidden_note(path, hidden[path]))
+        if path in hidden
+        else _describe(path, variants.get(path, "lora"))
+        for path in paths
+    ]
+    return [FoundModel("base", folder) for folder in base_folders()] + loras
 
 
-def _loras() -> list[Path]:
-    models = comfyui_folder() / "models"
-    return sorted(
-        path for name in ("artmancer", "loras") for path in (models / name).rglob("*.safetensors")
-    )
-
-
-def _lora(path: Path, kind: str) -> Model:
-    from .qwen import checkpoints
-
+def _describe(path: Path, kind: str) -> FoundModel:
     try:
         checkpoint = checkpoints.read(path)
     except ArtMancerError as error:
-        return Model(kind, path, str(error))
-    said = {"recipe": checkpoint.recipe, "resolution": checkpoint.resolution}
-    return Model(kind, path, ", ".join(f"{name} {value}" for name, value in said.items() if value))
+        return FoundModel(kind, path, str(error))
+    metadata = {"recipe": checkpoint.recipe, "resolution": checkpoint.resolution}
+    note = ", ".join(f"{name} {value}" for name, value in metadata.items() if value)
+    return FoundModel(kind, path, note)
+
+
+def base_folders() -> list[Path]:
+    """List the folders of base models: the one that MODEL_PATH names, then ComfyUI's."""
+    folders = sorted((comfyui_folder() / "models" / "diffusers").glob("*"))
+    if path := base_from_environment():
+        folders.insert(0, path)
+    return [folder for folder in dict.fromkeys(folders) if checkpoints.is_base(folder)]
 
 
 def base() -> Path | None:
-    """The first base that is found."""
-    return next((one.path for one in found() if one.kind == "base"), None)
+    """Return the first base model's folder: MODEL_PATH, even where no base is there, or the first
+    in ComfyUI's folders.
+    """
+    return base_from_environment() or next(iter(base_folders()), None)
+
+
+def checkpoint(variant: str) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the variant's checkpoint on this machine, and notes on files it hides."""
+    files = lora_files()
+    path = checkpoints.find(variant, files)
+    return path, checkpoints.notes(path, files)
+
+
+def lora_files() -> list[Path]:
+    """List the safetensors files in ComfyUI's LoRA folders, in the folders' order."""
+    models = comfyui_folder() / "models"
+    return [
+        path for name in LORA_FOLDERS for path in sorted((models / name).rglob("*.safetensors"))
+    ]
 
 
 def default_folder(kind: str) -> Path:
-    """Where models of a kind, "diffusers" or "fastsam", are fetched to: ComfyUI's folder for them.
+    """Return ComfyUI's folder for models of a kind, "diffusers" or "fastsam".
 
     Raises
     ------
@@ -85,13 +105,12 @@ def default_folder(kind: str) -> Path:
     return comfyui / "models" / kind
 
 
-FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
-FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
-
-
 def fetch_fastsam(folder: Path) -> Path:
-    """Download FastSAM-s, 24 MB, into a folder, and check it;
-    its file, which is there whole or not at all.
+    """Download FastSAM-s, 24 MB, into a folder and check it. A download that fails leaves no file.
+
+    Returns
+    -------
+    path of the file
 
     Raises
     ------
@@ -106,17 +125,17 @@ def fetch_fastsam(folder: Path) -> Path:
     except (OSError, RuntimeError) as error:
         raise ArtMancerError(
             "download_failed",
-            f"FastSAM-s.pt could not be fetched ({error}). Run the command again, or download "
+            f"FastSAM-s.pt could not be downloaded ({error}). Run the command again, or download "
             f"{FASTSAM_URL} and put it into '{folder}'.",
         ) from error
     return path
 
 
-def fetch(folder: Path) -> None:
-    """Download the base, about 58 GB, at a pinned revision, and check every file.
+def fetch_base(folder: Path) -> None:
+    """Download the base model, about 58 GB, at a pinned revision, and check every file.
 
-    Whole files that are there are kept. One that broke off starts anew in the next run:
-    huggingface_hub keeps no part.
+    Whole files that are there are kept. A file that broke off starts anew in the next run:
+    huggingface_hub keeps no part of it.
 
     Raises
     ------
@@ -126,17 +145,17 @@ def fetch(folder: Path) -> None:
 
     try:
         snapshot_download(REPOSITORY, revision=REVISION, local_dir=folder)
-        checked = HfApi().verify_repo_checksums(REPOSITORY, revision=REVISION, local_dir=folder)
-    except Exception as error:  # Its client's HTTP library changes, and with it what is raised.
+        result = HfApi().verify_repo_checksums(REPOSITORY, revision=REVISION, local_dir=folder)
+    except Exception as error:  # its HTTP library changes between releases, and so do its errors
         raise ArtMancerError(
             "download_failed",
-            f"{REPOSITORY} could not be fetched ({error or type(error).__name__}). Run the command "
-            "again: whole files are kept.",
+            f"{REPOSITORY} could not be downloaded ({error or type(error).__name__}). Run the "
+            "command again: whole files are kept.",
         ) from error
-    broken = [*(one["path"] for one in checked.mismatches), *checked.missing_paths]
+    broken = [*(file["path"] for file in result.mismatches), *result.missing_paths]
     if broken:
         raise ArtMancerError(
             "download_failed",
-            f"These files in '{folder}' are not what {REPOSITORY} holds: {', '.join(broken)}. "
+            f"These files in '{folder}' differ from {REPOSITORY}: {', '.join(broken)}. "
             "Delete them and run the command again.",
         )

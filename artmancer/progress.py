@@ -8,18 +8,18 @@ from torch import Tensor
 class Progress(Protocol):
     """Called several times a second; may raise, which cancels the work."""
 
-    def __call__(self, done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
+    def __call__(self, done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
         """Hear where the work is.
 
         Parameters
         ----------
         done, total : steps
-        doing : what is being done, "sampling"
+        stage : what the work is at, for example "sampling"
         latents : [1, 16, h, w] on any device, of the picture as it stands, for a preview; None
             where there are none
         """
         ...
 
 
-def no_progress(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
+def no_progress(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
     """The Progress of a caller who does not watch."""

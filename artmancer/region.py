@@ -1,7 +1,14 @@
-"""Crop a picture to its mask at the resolution an editor works at, and stitch the edit back.
+"""Crop an image to its mask at the resolution an editor works at, and stitch the edit back.
 
 The cost follows the mask: only the search for the mask's bounding box reads the whole mask, and
-only the copy of the result reads the whole picture.
+only the copy of the result reads the whole image.
+
+Words of this module:
+- image: the photo as it came, [B, H, W, 3]
+- box: the part of the image that the editor gets to see, in pixels of the image
+- crop: the box, scaled to the size the editor works at, [B, h, w, 3]
+- window: any rectangle of whole pixels
+- fade: the feathered mask of one image, inside the smallest window that holds it
 """
 
 import math
@@ -13,25 +20,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import mask_ops
+from .checks import check_finite, check_image, check_mask, check_mask_painted
 from .errors import ArtMancerError
-from .masks import refine
 
 MULTIPLE = 32
-"""Sides of a crop are multiples of this: the patches of Qwen-Image's VAE and transformer are 16
-pixels, in pairs.
+"""Sides of a crop are multiples of this many pixels: Qwen-Image's VAE and transformer work on
+patches of 16 pixels, in pairs.
 """
 
 NATIVE_LIMIT = 1536
-"""Longest side, in pixels, up to which a crop keeps the picture's own resolution."""
+"""Longest side, in pixels, up to which a crop keeps the image's own resolution."""
 
 MIN_MARGIN = 32
-"""Pixels of picture that a crop shows around the mask at least."""
+"""Least padding around the mask's bounding box, in pixels of the image."""
 
-_STRIP = 128  # rows blended at a time, so that what is held besides the picture stays small
+_STRIP_ROWS = 128
+"""Rows that are blended at a time, which keeps the memory beside the image small."""
 
 
 class Window(NamedTuple):
-    """A rectangle of a picture."""
+    """A rectangle of an image, in pixels; bottom and right are exclusive."""
 
     top: int
     left: int
@@ -39,11 +48,13 @@ class Window(NamedTuple):
     right: int
 
     def widen(self, pixels: int) -> "Window":
+        """Return the window with this many pixels more on each side."""
         return Window(
             self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels
         )
 
     def clip(self, other: "Window") -> "Window":
+        """Return the part of the window that lies in another."""
         return Window(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -51,17 +62,22 @@ class Window(NamedTuple):
             min(self.right, other.right),
         )
 
-    def move(self, down: int, right: int) -> "Window":
+    def shift(self, down: int, right: int) -> "Window":
+        """Return the window moved by this many pixels."""
         return Window(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
-    def of(self, picture: Tensor) -> Tensor:
-        """View of [H, W, ...] inside this rectangle."""
-        return picture[self.top : self.bottom, self.left : self.right]
+    def view(self, image: Tensor) -> Tensor:
+        """Return a view of [H, W, ...] inside the window; writing to it changes the image."""
+        return image[self.top : self.bottom, self.left : self.right]
 
 
 class Fade(NamedTuple):
-    """What an edit touches of one picture: the window, and how much of the edit shows in it, alpha
-    [h, w] in 0..1.
+    """The feathered mask of one image, which is 0 outside its window.
+
+    Attributes
+    ----------
+    window : Window of the image
+    alpha : [h, w] in 0..1, how much of the edit shows
     """
 
     window: Window
@@ -70,17 +86,19 @@ class Fade(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Where a crop came from, and how to go back.
+    """The place of a crop in its image, and the way back.
 
-    Boxes are all of one size, so that a batch stays a batch. A box that reaches past the picture
-    was filled up with the picture's edge pixels.
+    All boxes have one size, so that a batch stays a batch. Where a box reaches past the image, the
+    image's edge pixels are repeated.
 
-    image_size : (height, width) of the picture
-    box_size : (height, width) of the part that was taken, in pixels of the picture
-    corners : (top, left) of that part for each picture of the batch, negative past the edge
+    Attributes
+    ----------
+    image_size : (height, width) of the image
+    box_size : (height, width) of the box, in pixels of the image
+    corners : (top, left) of the box for each image of the batch; negative past the edge
     size : (height, width) of the crop, multiples of 32, of exactly the box's aspect ratio
-    feather : pixels over which the edit fades out around the mask
-    fades : the feathered mask of each picture, where it is not 0
+    feather : pixels of the image over which the edit fades out around the mask
+    fades : the feathered mask of each image
     """
 
     image_size: tuple[int, int]
@@ -92,33 +110,38 @@ class Region:
 
     @property
     def scale(self) -> float:
-        """Pixels of the crop per pixel of the picture."""
+        """Pixels of the crop per pixel of the image."""
         return self.size[0] / self.box_size[0]
 
-    def inside(self, index: int) -> Window:
-        """The part of a box that lies in the picture, in pixels of the picture."""
-        box = Window(0, 0, *self.box_size).move(*self.corners[index])
+    def box_in_image(self, index: int) -> Window:
+        """Return the part of a box that lies in the image, in pixels of the image."""
+        box = Window(0, 0, *self.box_size).shift(*self.corners[index])
         return box.clip(Window(0, 0, *self.image_size))
 
-    def visible(self, index: int) -> Window:
-        """The part of a crop that shows the picture, and not its repeated edge,
-        in pixels of the crop.
+    def image_in_crop(self, index: int) -> Window:
+        """Return the part of a crop that shows the image, not its repeated edge, in pixels of
+        the crop.
         """
         top, left = self.corners[index]
-        inside = self.inside(index).move(-top, -left)
-        return Window(*(round(edge * self.scale) for edge in inside))
+        window = self.box_in_image(index).shift(-top, -left)
+        return Window(*(round(edge * self.scale) for edge in window))
 
-    def shown(self) -> Tensor:
-        """bool [B, h, w], where a crop shows the picture, and not its repeated edge."""
-        shown = torch.zeros(len(self.corners), *self.size, dtype=torch.bool)
-        for index, one in enumerate(shown):
-            self.visible(index).of(one).fill_(True)
-        return shown
+    def shows_image(self) -> Tensor:
+        """Return a bool [B, h, w]: True where a crop shows the image, not its repeated edge."""
+        result = torch.zeros(len(self.corners), *self.size, dtype=torch.bool)
+        for index, plane in enumerate(result):
+            self.image_in_crop(index).view(plane).fill_(True)
+        return result
 
 
 class Crop(NamedTuple):
-    """image : IMAGE [B, h, w, 3]; mask : MASK [B, h, w]; region : the way back.
-    h x w = region.size
+    """A crop and the way back; h x w = region.size.
+
+    Attributes
+    ----------
+    image : IMAGE [B, h, w, 3]
+    mask : MASK [B, h, w]
+    region : Region
     """
 
     image: Tensor
@@ -127,8 +150,8 @@ class Crop(NamedTuple):
 
     @property
     def feathered(self) -> Tensor:
-        """MASK [B, h, w], > 0 where the edit shows."""
-        return refine.feather(self.mask, round(self.region.feather * self.region.scale))
+        """The feathered mask, MASK [B, h, w]: above 0 where the edit shows."""
+        return mask_ops.feather(self.mask, round(self.region.feather * self.region.scale))
 
 
 def crop(
@@ -142,113 +165,110 @@ def crop(
     fill_holes: bool = False,
     feather: int = 16,
 ) -> Crop:
-    """Take the part of a picture that an edit needs to see.
+    """Crop an image to the part that an edit needs to see.
 
-    The part is the mask's bounding box, widened, at a size whose sides are multiples of 32. They
-    become so by taking more of the picture (past its end: by repeating its edge pixels), never by
+    The box is the mask's bounding box with padding. Its crop has sides that are multiples of 32.
+    They become so by a larger box (past the image's end its edge pixels are repeated), never by
     stretching.
 
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
-    mask : MASK [B, H, W], or [1, H, W] for all pictures of the batch; 1 = edit here
-    longest_side : the crop's longest side in pixels, for an editor trained at that size
-        (rounded to 32)
-    pixels : the most pixels the crop may have. With neither, the crop keeps the picture's
-        resolution as long as its longest side is at most NATIVE_LIMIT
-    context : the box's size over the mask's, at least 1;
-        there are always MIN_MARGIN pixels around the mask
-    grow : pixels by which the mask is widened
-    fill_holes : close the holes that the mask encloses
-    feather : pixels over which the edit fades into the picture, outwards from the mask
+    mask : MASK [B, H, W], or [1, H, W] for all images of the batch; 1 = edit here
+    longest_side : longest side of the crop in pixels, for an editor trained at that size; rounded
+        to a multiple of 32
+    pixels : largest area of the crop in pixels. With neither, the crop keeps the image's resolution
+        as long as its longest side is at most NATIVE_LIMIT
+    context : size of the box over the size of the mask's bounding box, at least 1; there are always
+        MIN_MARGIN pixels around the mask
+    grow : pixels by which the mask is dilated
+    fill_holes : fill the holes that the mask encloses
+    feather : pixels over which the edit fades into the image, outwards from the mask
 
     Raises
     ------
-    ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
+    ArtMancerError : invalid_request (shapes that do not match, NaN), mask_empty
     """
-    check(image, mask)
+    check_image(image)
+    check_mask(mask, image)
     height, width = image.shape[1:3]
-    names = (
-        ["The mask"]
-        if len(mask) == 1
-        else [f"Mask {number} of the batch" for number in range(1, len(mask) + 1)]
-    )
-    boxes = [bounds(one, name).widen(grow) for one, name in zip(mask, names, strict=True)] * (
-        len(image) // len(mask)
-    )
-
+    boxes = _mask_boxes(mask, grow, len(image))
     margin = max(MIN_MARGIN, feather)
-    needed_height, needed_width = (
-        max(min(math.ceil(max(side * context, side + 2 * margin)), whole) for side in sides)
-        for sides, whole in (
-            ([box.bottom - box.top for box in boxes], height),
-            ([box.right - box.left for box in boxes], width),
+    size, box_size = _plan(
+        _needed([box.bottom - box.top for box in boxes], height, context, margin),
+        _needed([box.right - box.left for box in boxes], width, context, margin),
+        longest_side,
+        pixels,
+    )
+    corners = tuple(
+        (
+            _start(box.top, box.bottom, box_size[0], height),
+            _start(box.left, box.right, box_size[1], width),
         )
+        for box in boxes
     )
-    size, box_size = _plan(needed_height, needed_width, longest_side, pixels)
-    region = Region(
-        image_size=(height, width),
-        box_size=box_size,
-        corners=tuple(
-            (
-                _place(box.top, box.bottom, box_size[0], height),
-                _place(box.left, box.right, box_size[1], width),
-            )
-            for box in boxes
-        ),
-        size=size,
-        feather=feather,
-    )
-    part = _extract(image, region)
-    check_finite(part, "image")
+    region = Region((height, width), box_size, corners, size, feather)
+    pixels_in_box = _extract(image, region)
+    check_finite(pixels_in_box, "image")
     hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
-    hole = refine.grow(refine.fill_holes(hole) if fill_holes else hole, grow)
+    hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
     fades = [
-        _fade(one, box, corner, region)
-        for one, box, corner in zip(hole, boxes, region.corners, strict=True)
+        _fade(plane, box, corner, region)
+        for plane, box, corner in zip(hole, boxes, corners, strict=True)
     ]
-    hole = resample(hole.unsqueeze(-1), size, "bilinear")[..., 0]
-    return Crop(resample(part, size), hole, replace(region, fades=tuple(fades)))
+    return Crop(
+        resample(pixels_in_box, size),
+        resample(hole.unsqueeze(-1), size, "bilinear")[..., 0],
+        replace(region, fades=tuple(fades)),
+    )
 
 
-def take(image: Tensor, region: Region) -> Tensor:
-    """The same part of another picture of the same size:
-    IMAGE [B, H, W, 3] to IMAGE [B, h, w, 3], region.size.
+def crop_like(image: Tensor, region: Region, name: str = "image") -> Tensor:
+    """Crop another image of the same size to the same region.
+
+    Parameters
+    ----------
+    image : IMAGE [B, H, W, 3]
+    name : what a message calls it
+
+    Returns
+    -------
+    IMAGE [B, h, w, 3], h x w = region.size
 
     Raises
     ------
-    ArtMancerError : invalid_request where it is of another size or batch, or not finite
+    ArtMancerError : invalid_request where it has another size or batch, or is not finite
     """
     expected = (len(region.corners), *region.image_size, 3)
     if image.shape != expected:
         raise ArtMancerError(
             "invalid_request",
-            f"The fill has shape {list(image.shape)}; expected {list(expected)}, as the image. "
-            "Give the filled version of this image.",
+            f"The {name} has shape {list(image.shape)}; expected {list(expected)}, "
+            "the shape of the image.",
         )
-    part = _extract(image, region)
-    check_finite(part, "fill")
-    return resample(part, region.size)
+    pixels = _extract(image, region)
+    check_finite(pixels, name)
+    return resample(pixels, region.size)
 
 
 def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
-    """Paste an edited crop back where it came from.
+    """Paste an edited crop back into the image it came from.
 
     Parameters
     ----------
     edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size, finite
     image : IMAGE [B, H, W, 3], the untouched original
-    region : what `crop` gave; it holds the feathered mask
+    region : as `crop` returned it; it holds the feathered mask
 
     Returns
     -------
     IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit. An unchanged
-    crop gives `image` exactly where nothing was resampled, else within 2 of 255 levels for what has
-    no detail finer than 40 of its pixels.
+    crop gives `image` exactly where nothing was resampled, else within 2 of 255 levels for content
+    without details finer than 40 of its pixels.
 
     Raises
     ------
-    ValueError : the crop's size is not the region's.
+    ValueError : the crop's size is not the region's
     """
     if edited.shape[:3] != (len(region.corners), *region.size):
         raise ValueError(
@@ -258,91 +278,98 @@ def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
     for index, ((window, alpha), (top, left)) in enumerate(
         zip(region.fades, region.corners, strict=True)
     ):
-        piece = window.move(-top, -left).of(
-            resample(edited[index : index + 1], region.box_size)[0].to(image)
-        )
-        base = window.of(result[index])
-        for rows in _strips(base):
-            _blend(base[rows], piece[rows], alpha[rows])
+        box = resample(edited[index : index + 1], region.box_size)[0].to(image)
+        patch, target = window.shift(-top, -left).view(box), window.view(result[index])
+        for rows in _strips(target):
+            _blend(target[rows], patch[rows], alpha[rows])
     return result
 
 
-def widen(region: Region, more: Tensor) -> Region:
-    """The same crop, of which more shows: what is already in the fade, and this, faded out in its
-    turn as far as the crop goes.
+def widen(region: Region, extra: Tensor) -> Region:
+    """Return the region with more of the crop showing: its fades, joined with `extra`, which is
+    feathered too, as far as the crop reaches.
 
     Parameters
     ----------
-    more : MASK [B, h, w], h x w = region.size
+    extra : MASK [B, h, w], h x w = region.size
     """
-    extra = resample(more.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
+    boxes = resample(extra.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
     fades = []
-    for index, (one, fade, (top, left)) in enumerate(
-        zip(extra, region.fades, region.corners, strict=True)
+    for index, (box, fade, (top, left)) in enumerate(
+        zip(boxes, region.fades, region.corners, strict=True)
     ):
-        inside = region.inside(index)
-        more_here = inside.move(-top, -left).of(one)
-        if more_here.any():
-            fade = _united(fade, _fade_of(more_here, fade, inside, region.feather))
+        window = region.box_in_image(index)
+        visible = window.shift(-top, -left).view(box)
+        if visible.any():
+            fade = _union(fade, _extra_fade(visible, fade, window, region.feather))
         fades.append(fade)
     return replace(region, fades=tuple(fades))
 
 
-def _fade_of(more: Tensor, fade: Fade, inside: Window, feather: int) -> Fade:
-    """The feathered mask of what else shows, from `more` [h, w], which lies in `inside`."""
-    faded = torch.zeros_like(more)
-    fade.window.move(-inside.top, -inside.left).of(faded).copy_(fade.alpha)
-    # What spills starts where the mask has faded out. Half of either fade in between would leave a
-    # stripe of what was there before.
-    between = refine.grow(more.unsqueeze(0), feather)[0] * (faded > 0)
-    more = torch.maximum(more, between)
-    window = bounds(more).move(inside.top, inside.left).widen(feather).clip(inside)
-    here = window.move(-inside.top, -inside.left).of(more)
-    return Fade(window, refine.feather(here.unsqueeze(0), feather)[0])
+def _extra_fade(extra: Tensor, fade: Fade, window: Window, feather: int) -> Fade:
+    """Return the fade of `extra` [h, w], a mask of this window of the image."""
+    alpha = torch.zeros_like(extra)
+    fade.window.shift(-window.top, -window.left).view(alpha).copy_(fade.alpha)
+    # `extra` starts where the mask has faded out. Two half-transparent fades side by side would
+    # leave a stripe of the old image between them.
+    between = mask_ops.grow(extra.unsqueeze(0), feather)[0] * (alpha > 0)
+    extra = torch.maximum(extra, between)
+    around = bounds(extra).shift(window.top, window.left).widen(feather).clip(window)
+    inside = around.shift(-window.top, -window.left).view(extra)
+    return Fade(around, mask_ops.feather(inside.unsqueeze(0), feather)[0])
 
 
 def uncrop(mask: Tensor, region: Region) -> Tensor:
-    """A mask of the crop, MASK [B, h, w], where it lies in the picture, MASK [B, H, W];
-    black around.
-    """
-    whole = torch.zeros(len(mask), *region.image_size)
-    boxes = resample(mask.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
-    for index, (top, left) in enumerate(region.corners):
-        inside = region.inside(index)
-        inside.of(whole[index]).copy_(inside.move(-top, -left).of(boxes[index]))
-    return whole
-
-
-def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region: Region) -> Tensor:
-    """Change the colours of the picture itself, inside the feathered mask, at full resolution.
+    """Place a mask of the crop in the image.
 
     Parameters
     ----------
-    changes : for each picture of the batch: gives the new colours [..., 3] of old ones [..., 3],
-        in 0..1
+    mask : MASK [B, h, w], h x w = region.size
+
+    Returns
+    -------
+    MASK [B, H, W], 0 outside the box
+    """
+    result = torch.zeros(len(mask), *region.image_size)
+    boxes = resample(mask.unsqueeze(-1), region.box_size, "bilinear")[..., 0]
+    for index, (top, left) in enumerate(region.corners):
+        window = region.box_in_image(index)
+        window.view(result[index]).copy_(window.shift(-top, -left).view(boxes[index]))
+    return result
+
+
+def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region: Region) -> Tensor:
+    """Change the colors of the image itself, inside the feathered mask, at full resolution.
+
+    Parameters
+    ----------
+    changes : a function for each image of the batch, from old colors [..., 3] in 0..1 to new ones
     image, region : as for `stitch`
 
     Returns
     -------
-    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit.
+    IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit
     """
     result = image.clone()
-    for one, change, (window, alpha) in zip(result, changes, region.fades, strict=True):
-        base = window.of(one)
-        for rows in _strips(base):
-            _blend(base[rows], change(base[rows]), alpha[rows])
+    for plane, change, (window, alpha) in zip(result, changes, region.fades, strict=True):
+        target = window.view(plane)
+        for rows in _strips(target):
+            _blend(target[rows], change(target[rows]), alpha[rows])
     return result
 
 
 def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
-    """The mean square error between two pictures where the feathered mask is 0, a scalar; NaN: it
-    is 0 nowhere.
+    """Return the mean square error between two images where the feathered mask is 0.
 
-    It looks at the rectangle around the feathered mask; nothing else is ever written to.
+    Only the window of each fade is read; nothing else is ever written to.
+
+    Returns
+    -------
+    scalar; NaN where the feathered mask is 0 nowhere
     """
     total, count = torch.zeros(()), torch.zeros(())
     for new, old, (window, alpha) in zip(result, image, region.fades, strict=True):
-        new, old = window.of(new), window.of(old)
+        new, old = window.view(new), window.view(old)
         for rows in _strips(alpha):
             outside = alpha[rows] == 0
             total += (new[rows] - old[rows])[outside].square().sum()
@@ -350,60 +377,8 @@ def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
     return total / count
 
 
-def check(image: Tensor, mask: Tensor, what: str = "image") -> None:
-    """Refuse an IMAGE and a MASK that do not belong together.
-
-    Raises
-    ------
-    ArtMancerError : invalid_request
-    """
-    if image.ndim != 4 or image.shape[-1] != 3 or 0 in image.shape:
-        alpha = image.ndim == 4 and image.shape[-1] == 4
-        raise ArtMancerError(
-            "invalid_request",
-            f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3] (RGB). "
-            + ("Remove the alpha channel." if alpha else "Look at the node before it."),
-        )
-    if not image.is_floating_point() or not mask.is_floating_point():
-        raise ArtMancerError(
-            "invalid_request",
-            f"The {what} is {image.dtype} and its mask {mask.dtype}; expected float32 in 0..1. "
-            "Divide bytes by 255.",
-        )
-    if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
-        raise ArtMancerError(
-            "invalid_request",
-            f"The mask of the {what} has shape {list(mask.shape)}; expected [batch, height, width] "
-            f"with a batch of {image.shape[0]}, as many as there are images, or 1. Give the masks "
-            "that belong to these images.",
-        )
-    if mask.shape[1:] != image.shape[1:3]:
-        advice = f"Resize the mask, or give the mask that belongs to this {what}."
-        if mask.shape[1:] == (64, 64):  # as ComfyUI's Load Image gives it
-            advice = "One of 64x64 means that none was painted: paint one, or give another."
-        raise ArtMancerError(
-            "invalid_request",
-            f"The mask is {mask.shape[2]}x{mask.shape[1]} but the {what} is "
-            f"{image.shape[2]}x{image.shape[1]}. {advice}",
-        )
-
-
-def check_finite(image: Tensor, what: str) -> None:
-    """Refuse an IMAGE with NaN or infinite values.
-
-    Raises
-    ------
-    ArtMancerError : invalid_request
-    """
-    if not image.sum().isfinite():
-        raise ArtMancerError(
-            "invalid_request",
-            f"The {what} holds NaN or infinite values; expected 0..1. Look at the node before it.",
-        )
-
-
 def bounds(mask: Tensor, name: str = "The mask") -> Window:
-    """The smallest rectangle around what is above 0 in a mask [H, W].
+    """Return the bounding box of what is above 0 in a mask [H, W].
 
     Raises
     ------
@@ -413,23 +388,47 @@ def bounds(mask: Tensor, name: str = "The mask") -> Window:
     if rows.isnan().any():
         raise ArtMancerError(
             "invalid_request",
-            f"{name} holds NaN values; expected 0..1. Look at the node before it.",
+            f"{name} holds NaN values; expected 0..1. Check the node it comes from.",
         )
-    used = torch.nonzero(rows > 0)
-    if len(used) == 0:
-        raise ArtMancerError(
-            "mask_empty", f"{name} is black everywhere; paint what should change white."
-        )
-    top, bottom = int(used[0]), int(used[-1]) + 1
+    filled = torch.nonzero(rows > 0)
+    check_mask_painted(len(filled) == 0, name)
+    top, bottom = int(filled[0]), int(filled[-1]) + 1
     columns = torch.nonzero(mask[top:bottom].amax(0) > 0)
     return Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
+
+
+def resample(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Resize [B, H, W, C] in 0..1 to this (height, width), antialiased."""
+    if tuple(image.shape[1:3]) == size:
+        return image
+    planes = functional.interpolate(image.permute(0, 3, 1, 2), size, mode=mode, antialias=True)
+    return planes.permute(0, 2, 3, 1).clamp(0, 1)
+
+
+def _mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
+    """Return the bounding box of the mask of each of `count` images, with `grow` pixels more."""
+    single = len(mask) == 1
+    boxes = [
+        bounds(plane, "The mask" if single else f"Mask {number} of the batch").widen(grow)
+        for number, plane in enumerate(mask, 1)
+    ]
+    return boxes * count if single else boxes
+
+
+def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:
+    """Return the side of a box that holds masks of these lengths with their context, in pixels; at
+    most the image's side.
+    """
+    return max(
+        min(math.ceil(max(length * context, length + 2 * margin)), limit) for length in lengths
+    )
 
 
 def _plan(
     height: int, width: int, longest_side: int | None, pixels: int | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The crop's size, and the size of the box in the picture:
-    of one aspect ratio, at least height x width.
+    """Return the crop's size and the box's size: of one aspect ratio, the box at least
+    height x width.
     """
     if pixels is not None:
         scale = math.sqrt(pixels / (height * width))
@@ -444,7 +443,7 @@ def _plan(
             min(_round_up(height * scale), longest_side),
             min(_round_up(width * scale), longest_side),
         )
-    # The smallest whole multiple of the size's ratio in lowest terms that holds what is needed: no
+    # The smallest whole multiple of the size's ratio in lowest terms that holds the box needs no
     # stretching at all.
     divisor = math.gcd(*size)
     ratio = (size[0] // divisor, size[1] // divisor)
@@ -460,70 +459,60 @@ def _round_down(value: float) -> int:
     return max(1, math.floor(value / MULTIPLE)) * MULTIPLE
 
 
-def _place(start: int, end: int, size: int, whole: int) -> int:
-    """Where a box of this size starts: around [start, end), inside [0, whole) where it fits,
-    else around that.
+def _start(start: int, end: int, size: int, limit: int) -> int:
+    """Return the first pixel of a box of this size, centred on [start, end) and moved into
+    [0, limit) where it fits; else centred on that.
     """
-    if size >= whole:
-        return -((size - whole) // 2)
-    return min(max((start + end - size) // 2, 0), whole - size)
+    if size >= limit:
+        return -((size - limit) // 2)
+    return min(max((start + end - size) // 2, 0), limit - size)
 
 
-def _extract(pictures: Tensor, region: Region) -> Tensor:
-    """The boxes [B, h, w, ...] of pictures [B, H, W, ...];
-    past a picture's end its edge pixels are repeated.
+def _extract(images: Tensor, region: Region) -> Tensor:
+    """Return the boxes [B, h, w, ...] of images [B, H, W, ...]; past an image's end its edge
+    pixels are repeated.
     """
-    parts = []
-    for picture, corner in zip(pictures, region.corners, strict=True):
-        for dim, (start, size, whole) in enumerate(
+    boxes = []
+    for image, corner in zip(images, region.corners, strict=True):
+        for dim, (start, size, limit) in enumerate(
             zip(corner, region.box_size, region.image_size, strict=True)
         ):
-            if start >= 0 and start + size <= whole:
-                picture = picture.narrow(dim, start, size)
+            if start >= 0 and start + size <= limit:
+                image = image.narrow(dim, start, size)
             else:
-                index = torch.arange(start, start + size, device=picture.device).clamp_(
-                    0, whole - 1
-                )
-                picture = picture.index_select(dim, index)
-        parts.append(picture)
-    return torch.stack(parts)
-
-
-def resample(picture: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """[B, H, W, C] to [B, h, w, C] in 0..1, antialiased."""
-    if tuple(picture.shape[1:3]) == size:
-        return picture
-    planes = functional.interpolate(picture.permute(0, 3, 1, 2), size, mode=mode, antialias=True)
-    return planes.permute(0, 2, 3, 1).clamp(0, 1)
+                index = torch.arange(start, start + size, device=image.device)
+                image = image.index_select(dim, index.clamp_(0, limit - 1))
+        boxes.append(image)
+    return torch.stack(boxes)
 
 
 def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) -> Fade:
-    """The feathered mask around `box`, from the mask [h, w] of the part that was taken."""
+    """Return the feathered mask around `box`, from the mask [h, w] of the crop's box."""
     window = box.widen(region.feather).clip(Window(0, 0, *region.image_size))
-    here = window.move(-corner[0], -corner[1]).of(hole)
-    return Fade(window, refine.feather(here.unsqueeze(0), region.feather)[0])
+    inside = window.shift(-corner[0], -corner[1]).view(hole)
+    return Fade(window, mask_ops.feather(inside.unsqueeze(0), region.feather)[0])
 
 
-def _united(one: Fade, other: Fade) -> Fade:
+def _union(first: Fade, second: Fade) -> Fade:
     window = Window(
-        min(one.window.top, other.window.top),
-        min(one.window.left, other.window.left),
-        max(one.window.bottom, other.window.bottom),
-        max(one.window.right, other.window.right),
+        min(first.window.top, second.window.top),
+        min(first.window.left, second.window.left),
+        max(first.window.bottom, second.window.bottom),
+        max(first.window.right, second.window.right),
     )
     alpha = torch.zeros(window.bottom - window.top, window.right - window.left)
-    for fade in (one, other):
-        part = fade.window.move(-window.top, -window.left).of(alpha)
-        torch.maximum(part, fade.alpha, out=part)
+    for fade in (first, second):
+        target = fade.window.shift(-window.top, -window.left).view(alpha)
+        torch.maximum(target, fade.alpha, out=target)
     return Fade(window, alpha)
 
 
-def _strips(picture: Tensor) -> Iterator[slice]:
-    for start in range(0, len(picture), _STRIP):
-        yield slice(start, start + _STRIP)
+def _strips(image: Tensor) -> Iterator[slice]:
+    for start in range(0, len(image), _STRIP_ROWS):
+        yield slice(start, start + _STRIP_ROWS)
 
 
-def _blend(base: Tensor, piece: Tensor, alpha: Tensor) -> None:
-    """Blend piece over base, both [h, w, 3], in place."""
+def _blend(base: Tensor, patch: Tensor, alpha: Tensor) -> None:
+    """Blend patch over base, both [h, w, 3], in place."""
     # An alpha of three channels, because lerp is ten times slower where it has to broadcast.
-    base.lerp_(piece, alpha.unsqueeze(-1).expand(-1, -1, 3).contiguous())
+    base.lerp_(patch, alpha.unsqueeze(-1).expand(-1, -1, 3).contiguous())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .masks import refine
+from . import mask_ops
 
 _LEAST = 6 / 255  # a smaller change is none that is seen
 _NOISE = 5.0  # times the usual difference outside: what a VAE does to every pixel is no change
@@ -42,7 +42,7 @@ def spill(edited: Tensor, before: Tensor, feathered: Tensor) -> Tensor:
             usual = float(np.median(difference[outside.numpy()]))
             changed |= difference > max(_LEAST, _NOISE * usual)
         changed = cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(bool)
-        rim = (refine.distance((~outside).float()) <= 3).numpy()
+        rim = (mask_ops.distance((~outside).float()) <= 3).numpy()
         _, parts = cv2.connectedComponents((changed & outside.numpy()).astype(np.uint8))
         kept = np.isin(parts, np.setdiff1d(np.unique(parts[rim]), [0]))
         if kept.mean() >= _SPECK:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import mask_ops
+from .checks import check_image, check_mask
 from .color import LUMINANCE, to_linear, to_srgb
 from .errors import ArtMancerError
 from .images import MAX_PIXELS, MAX_SIDE
-from .masks import refine
-from .region import bounds, check, resample
+from .region import bounds, resample
 
 SIDES = (512, 1024)
 """Of an object's square: the first where the object fits into it as it is, else the second."""
@@ -53,7 +54,9 @@ def resize(
     ------
     ArtMancerError : invalid_request, image_too_large
     """
-    check(image, image[..., 0] if mask is None else mask)
+    check_image(image)
+    if mask is not None:
+        check_mask(mask, image)
     image, mask = _plain(image), None if mask is None else _plain(mask)
     size = fit((image.shape[1], image.shape[2]), width, height, max_pixels)
     if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
@@ -102,7 +105,8 @@ def extract_object(image: Tensor, mask: Tensor, side: int = 1024, margin: float 
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    check(image, mask, "object")
+    check_image(image, "object")
+    check_mask(mask, image, "object")
     image, mask = _plain(image), _plain(mask).expand(len(image), -1, -1)
     boxes = [bounds(where) for where in mask]
     if side == 0:
@@ -151,7 +155,9 @@ def cast_shadow(
     """
     import cv2
 
-    check(image, image[..., 0] if mask is None else mask, "object")
+    check_image(image, "object")
+    if mask is not None:
+        check_mask(mask, image, "object")
     image = _plain(image)
     mask = _not_white(image) if mask is None else _plain(mask)
     right, down = offset
@@ -180,8 +186,8 @@ def _not_white(image: Tensor) -> Tensor:
     of it show.
     """
     darkness = 1 - image.amin(-1)
-    solid = refine.fill_holes((darkness > _OFF_WHITE).to(image))
-    return torch.maximum(refine.grow(solid, -1), darkness)
+    solid = mask_ops.fill_holes((darkness > _OFF_WHITE).to(image))
+    return torch.maximum(mask_ops.grow(solid, -1), darkness)
 
 
 def shift_light(image: Tensor, temperature: float = 0.0, tint: float = 0.0) -> Tensor:
@@ -194,7 +200,7 @@ def shift_light(image: Tensor, temperature: float = 0.0, tint: float = 0.0) -> T
     temperature : -100 (blue) to 100 (amber)
     tint : -100 (green) to 100 (magenta)
     """
-    check(image, image[..., 0])
+    check_image(image)
     for name, value in (("temperature", temperature), ("tint", tint)):
         if not -100 <= value <= 100:
             raise ArtMancerError(
@@ -215,8 +221,8 @@ def side_by_side(before: Tensor, after: Tensor, at: float = 0.5) -> Tensor:
     before, after : IMAGE [B, H, W, 3] of one size
     at : where the one ends and the other begins, a share of the width
     """
-    check(before, before[..., 0], "photo before")
-    check(after, after[..., 0], "photo after")
+    check_image(before, "photo before")
+    check_image(after, "photo after")
     if before.shape != after.shape:
         sizes = [f"{len(one)} of {one.shape[2]}x{one.shape[1]}" for one in (before, after)]
         raise ArtMancerError(

@@ -1,6 +1,11 @@
-"""The variants' checkpoints by name; of this module a machine without torch has use, too."""
+"""The variants, which are the kinds of edit, and the file names of their checkpoints.
 
-FILES = {
+Imports no torch: `modal run` reads this module on the deployer's machine.
+"""
+
+VARIANTS = ("insertion", "removal", "white_balance")
+
+CHECKPOINT_FILES = {
     "insertion": (
         "insertion_cp.safetensors",
         "qwen_2509_object_insertion_512_000002750.safetensors",
@@ -8,4 +13,11 @@ FILES = {
     "removal": ("removal_cp.safetensors",),
     "white_balance": ("wb_cp.safetensors",),
 }
-"""The names each variant's checkpoint goes by."""
+"""File names of each variant's checkpoint, the preferred one first."""
+
+CHECKPOINT_VARIABLES = {
+    "insertion": "MODEL_FILE",
+    "removal": "MODEL_FILE_REMOVAL",
+    "white_balance": "MODEL_FILE_WHITE_BALANCE",
+}
+"""Environment variables that name a checkpoint's file, by variant."""

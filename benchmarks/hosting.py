@@ -32,10 +32,10 @@ from support.shapes import scene
 
 from artmancer.gateway import comfy_process
 from artmancer.gateway.jobs import Job
-from artmancer.gateway.workflows import Folder
-from artmancer.hosting import image
-from artmancer.hosting.jobs import order
-from artmancer.hosting.pictures import SharedPictures
+from artmancer.gateway.workflows import WorkflowFolder
+from artmancer.hosting import container
+from artmancer.hosting.modal_jobs import order
+from artmancer.hosting.shared import SharedUploadStore
 from artmancer.hosting.web import web_app
 from artmancer.hosting.worker import Worker
 
@@ -119,8 +119,8 @@ def added(requests: int) -> list[Row]:
 
 async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) -> list[Row]:
     _, place = shapes_to_click(512)
-    pictures = SharedPictures(folder / "pictures", remote)
-    workflow = Folder(ROOT / "workflows" / "api").get("smart-mask")
+    pictures = SharedUploadStore(folder / "pictures", remote)
+    workflow = WorkflowFolder(ROOT / "workflows" / "api").get("smart-mask")
     took: dict[str, list[float]] = {"gateway": [], "worker": []}
 
     async def by_gateway(data: bytes, point: list[float]) -> None:
@@ -182,7 +182,7 @@ def comfyui(base: Path, folder: str, port: str) -> list[str]:
     made = base.parent / "comfyui"
     start = comfy_process.command(1, made, base=base, cpu=True)
     start[start.index("1")], start[start.index(str(made))] = port, folder
-    return [*start, *image.COMFYUI_ARGUMENTS]
+    return [*start, *container.COMFYUI_ARGUMENTS]
 
 
 def starts(rounds: int) -> Iterator[Row]:
@@ -226,17 +226,17 @@ async def _start(folder: Path, ahead: bool) -> Mapping[str, float]:
             folder / "worker",
             folder / "results",
             sync=nothing,
-            on_sick=nothing,
+            on_dead=nothing,
         )
         if ahead:
             worker.prepare()
         await worker.start()
-        pictures = SharedPictures(folder / "pictures", remote)
+        pictures = SharedUploadStore(folder / "pictures", remote)
         files = {"input_image": "coffee.png", "mask_image": "coffee_mask.png"}
         inputs = {"prompt": "remove the spoon"}
         for name, file in files.items():
             inputs[name] = await pictures.keep((EXAMPLES / file).read_bytes(), name)
-        workflow = Folder(ROOT / "workflows" / "api").get("generate")
+        workflow = WorkflowFolder(ROOT / "workflows" / "api").get("generate")
         job = Job.new(workflow, "heavy", inputs, "benchmark", [], {}, None)
         start = time.perf_counter()
         outcome = await worker.run(order(job))

@@ -33,7 +33,7 @@ from torch.nn import functional
 from artmancer import matting
 from artmancer.images import load, to_pil, to_uint8
 from artmancer.masks import fastsam
-from artmancer.masks.prompt import Prompt
+from artmancer.masks.clicks import Clicks
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "tests" / "assets" / "tiny_fastsam.pt"
@@ -81,7 +81,7 @@ def clicks(rounds: int) -> Iterator[Row]:
         model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float]
     ) -> torch.Tensor:
         everything = model.everything(image)
-        return everything.draw(everything.choose(Prompt((point,)))[0])
+        return everything.draw(everything.choose(Clicks((point,)))[0])
 
     theirs(images[0])  # imports, and what is made ready once a process
     fresh, first, second = [], [], []
@@ -136,7 +136,7 @@ def many(rounds: int) -> Iterator[Row]:
     while len(took) < 20 * rounds:
         x, y = (torch.rand(2, generator=noise) * torch.tensor([WIDTH, HEIGHT])).tolist()
         start = time.perf_counter()
-        if choices := everything.choose(Prompt(((x, y),))):
+        if choices := everything.choose(Clicks(((x, y),))):
             everything.draw(choices[0])
             took.append(1000 * (time.perf_counter() - start))
     grid = "x".join(str(side) for side in reversed(everything.masks.size))

@@ -32,9 +32,8 @@ import torch
 from PIL import Image
 from report import THREADS, Row, finish
 
-from artmancer import region
-from artmancer.doctor import comfyui_folder
-from artmancer.masks import refine
+from artmancer import mask_ops, region
+from artmancer.folders import comfyui_folder
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((1024, 1024), (3840, 2160), (7680, 4320))
@@ -73,7 +72,7 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
     rounds = min(rounds, MAX_KEPT // (2 * image.nbytes))
     fresh = median_ms(calls, rounds, keep=True)
     used = median_ms(calls, rounds, keep=False)
-    changed = (result != image).any(-1) & (refine.feather(mask, crop.region.feather) == 0)
+    changed = (result != image).any(-1) & (mask_ops.feather(mask, crop.region.feather) == 0)
     size = f"{width}x{height}"
     return [
         Row(f"{size}: one mask.amax(2)", fresh["amax"], "ms"),
@@ -115,7 +114,7 @@ class Peer:
         middle = time.perf_counter()
         result = self.stitcher.inpaint_stitch(stitcher, torch.rand_like(cropped))[0]
         end = time.perf_counter()
-        outside = refine.feather(mask, self.settings["mask_blend_pixels"]) == 0
+        outside = mask_ops.feather(mask, self.settings["mask_blend_pixels"]) == 0
         changed = (result != image).any(-1) & outside
         return [
             Row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),

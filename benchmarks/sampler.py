@@ -31,11 +31,12 @@ from support import tiny_qwen
 from torch.nn import functional
 
 from artmancer import images
-from artmancer.edit import edit, prepare
-from artmancer.editor import Sampling
-from artmancer.mover import Mover
+from artmancer.conditions import prepare
+from artmancer.edit import edit
+from artmancer.offload import Offloader
+from artmancer.options import MEMORY_MODES, ONE_MEGAPIXEL, Sampling
 from artmancer.progress import no_progress
-from artmancer.qwen import checkpoints, memory, pipeline, sampler, speed
+from artmancer.qwen import adapters, memory, pipeline, sampler, speed
 from artmancer.qwen.editor import QwenEditor
 
 ROOT = Path(__file__).parents[1]
@@ -47,18 +48,18 @@ PICTURES = [
 ]
 
 
-def task(side: int, count: int = 3) -> sampler.Task:
+def task(side: int, count: int = 3) -> sampler.SampleRequest:
     crops = [picture.resize((side, side)) for picture in PICTURES[:count]]
-    return sampler.Task("remove the lamp", crops, side, side, seed=0)
+    return sampler.SampleRequest("remove the lamp", crops, side, side, seed=0)
 
 
-def ours(base: pipeline.Base, asked: sampler.Task, sampling: Sampling) -> torch.Tensor:
+def ours(base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
     base.cache.clear()
     return sampler.sample(base, asked, sampling, no_progress)
 
 
 def stock(
-    base: pipeline.Base, asked: sampler.Task, sampling: Sampling, condition_pixels: int
+    base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling, condition_pixels: int
 ) -> torch.Tensor:
     stock_module.VAE_IMAGE_SIZE = condition_pixels
     return tiny_qwen.stock(base.pipeline, asked, sampling)
@@ -73,7 +74,7 @@ def seconds(call: Callable[[], object]) -> float:
 def against_the_stock_pipeline(base: pipeline.Base, tries: int) -> Iterator[Row]:
     two, plain = Sampling(steps=2), Sampling(steps=2, cfg=1.0)
     asked = task(512)
-    slow = seconds(lambda: stock(base, asked, plain, sampler.ONE_MEGAPIXEL))
+    slow = seconds(lambda: stock(base, asked, plain, ONE_MEGAPIXEL))
     fast = seconds(lambda: ours(base, asked, plain))
     yield Row("512x512, 3 conditions, 2 steps: diffusers' pipeline", slow, "s")
     yield Row("512x512, 3 conditions, 2 steps: ours", fast, "s")
@@ -92,7 +93,7 @@ def against_the_stock_pipeline(base: pipeline.Base, tries: int) -> Iterator[Row]
 
 
 def ratio_of_the_best(
-    base: pipeline.Base, asked: sampler.Task, sampling: Sampling, tries: int
+    base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling, tries: int
 ) -> float:
     """Our time over diffusers' at equal condition size, each the fastest of its tries, made by
     turns: a machine that others use too only ever adds time.
@@ -167,14 +168,16 @@ def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
         for seed in (1, 2)
     ]
     for lora in loras:
-        checkpoints.use(base, {lora: 1.0})
+        adapters.activate(base, {lora: 1.0})
     for lora in loras:
         lora.unlink()
     maps = Path("/proc/self/maps").read_text()
     before = read_bytes()
-    switches = [seconds(lambda lora=lora: checkpoints.use(base, {lora: 1.0})) for lora in loras * 5]
+    switches = [
+        seconds(lambda lora=lora: adapters.activate(base, {lora: 1.0})) for lora in loras * 5
+    ]
     read = read_bytes() - before - len(Path("/proc/self/io").read_bytes())
-    checkpoints.use(base, {})
+    adapters.activate(base, {})
     load = statistics.median(seconds(lambda: pipeline.load(folder / "base")) for _ in range(3))
     switch = statistics.median(switches)
     yield Row("loading the base anew", 1000 * load, "ms")
@@ -228,7 +231,7 @@ def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
     """The real transformer, VAE and text encoder in bfloat16,
     with random weights made on the device.
     """
-    base = pipeline.load(folder, "bf16", Mover(device))
+    base = pipeline.load(folder, "bf16", Offloader(device))
     loaded = base.pipeline
     config = {
         **loaded.transformer.config,
@@ -244,7 +247,7 @@ def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
     loaded.register_modules(
         transformer=transformer.eval(), text_encoder=text_encoder.eval(), vae=vae.eval()
     )
-    base.memory = memory.Memory(loaded, Mover(device))
+    base.memory = memory.Memory(loaded, Offloader(device))
     return base
 
 
@@ -279,7 +282,7 @@ def seconds_a_step(call: Callable[[Sampling], torch.Tensor], sampling: Sampling)
 
 CUDA_ROWS = ("seconds a step", "share of the bf16 peak", "peak memory")
 CUDA_CASES: dict[str, tuple[str, Sampling]] = {
-    "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=sampler.ONE_MEGAPIXEL)),
+    "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=ONE_MEGAPIXEL)),
     "bf16, diffusers' pipeline at equal condition size": ("stock", Sampling()),
     "bf16": ("bf16", Sampling()),
     "bf16, compiled": ("bf16", Sampling(compile=True)),
@@ -306,11 +309,11 @@ def on_cuda(
     for case, (how, sampling) in CUDA_CASES.items():
         if how == "fp8":
             base.pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
-        base.memory.mode = "group offload" if how == "batch" else memory.MODES[0]
-        bring, base.memory.bring = base.memory.bring, lambda *_: None
-        base.memory.mover.put(base.pipeline.transformer, 0, no_progress)
-        base.memory.mover.put(base.pipeline.vae, 0, no_progress)
-        base.memory.mover.put(base.pipeline.text_encoder, 0, no_progress)
+        base.memory.mode = "group offload" if how == "batch" else MEMORY_MODES[0]
+        bring, base.memory.load_part = base.memory.load_part, lambda *_: None
+        base.memory.offloader.load(base.pipeline.transformer, 0, no_progress)
+        base.memory.offloader.load(base.pipeline.vae, 0, no_progress)
+        base.memory.offloader.load(base.pipeline.text_encoder, 0, no_progress)
         torch.cuda.reset_peak_memory_stats()
         with speed.settings(base, sampling):
             if how == "stock":
@@ -322,7 +325,7 @@ def on_cuda(
                 step = seconds_a_step(
                     lambda asked_for: sampler.sample(base, asked, asked_for, no_progress), sampling
                 )
-        base.memory.bring = bring
+        base.memory.load_part = bring
         name = f"CUDA, {side}x{side}, {case}"
         yield Row(f"{name}: seconds a step", step, "s")
         if not sampling.step_cache:
@@ -351,7 +354,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_qwen.save_base(folder / "base", layers=1, **WIDE)
-        base = pipeline.load(folder / "base", "fp32", Mover("cpu"))
+        base = pipeline.load(folder / "base", "fp32", Offloader("cpu"))
         rows = [
             *against_the_stock_pipeline(base, options.tries),
             *overhead(base),

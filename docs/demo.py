@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from artmancer import cli, images
-from artmancer.conditions import RECIPES
-from artmancer.edit import prepare
+from artmancer.conditions import prepare
+from artmancer.recipes import RECIPES
 
 EXAMPLES = Path(__file__).parents[1] / "workflows" / "examples"
 EDITS: dict[str, dict[str, str]] = {

@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from artmancer import images, region
+from artmancer.conditions import prepare
 from artmancer.drift import drift, realign
-from artmancer.edit import edit, prepare
-from artmancer.editor import Edited
+from artmancer.edit import edit
+from artmancer.editor import PrecomputedEdit
 from artmancer.images import to_pil
 from artmancer.masks import shadow
 from artmancer.tools import cast_shadow
@@ -50,7 +51,7 @@ def spills() -> list[tuple[str, Tensor]]:
     conditions = prepare(photo, mask, context=3, feather=4)
     ball = torch.lerp(photo, torch.tensor([0.2, 0.35, 0.6]).expand_as(photo), mask[..., None])
     drawn = ball * (1 - 0.5 * (shade * (1 - mask))[..., None])
-    edited = Edited(region.take(drawn, conditions.crop.region), "insertion")
+    edited = PrecomputedEdit(region.crop_like(drawn, conditions.crop.region), "insertion")
     both = [edit(edited, conditions, widen=widen).image for widen in (False, True)]
     view = region.Window(270, 400, 400, 590)
     return [

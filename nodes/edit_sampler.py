@@ -2,15 +2,36 @@ import json
 
 from comfy_api.latest import io
 
-from ..artmancer.edit import TRANSFERS, edit
-from ..artmancer.editor import Conditions, Editor, Sampling
+from ..artmancer.conditions import Conditions
+from ..artmancer.edit import edit
+from ..artmancer.editor import Editor
+from ..artmancer.options import (
+    CFG,
+    CONDITION_MEGAPIXELS,
+    DEFAULT_SAMPLING,
+    MAX_SEED,
+    ONE_MEGAPIXEL,
+    STEPS,
+    TRANSFERS,
+    Sampling,
+)
 from ..artmancer.qwen.speed import ATTENTION, STEP_CACHES
-from . import comfy_host
-from .types import ConditionsType, EditorType, advanced, spill, widen, with_pictures
+from .comfy_host.files import save_before_after
+from .comfy_host.progress import node_progress
+from .sockets import (
+    ConditionsType,
+    EditorType,
+    advanced,
+    match_colors,
+    prompt_inputs,
+    spill,
+    widen,
+    with_pictures,
+)
 
 CONDITION_PIXELS = {
     "crop": None,
-    "1 megapixel": 1024 * 1024,
+    "1 megapixel": ONE_MEGAPIXEL,
     "768": 768 * 768,
     "512": 512 * 512,
     "384": 384 * 384,
@@ -32,52 +53,37 @@ class EditSampler(io.ComfyNode):
                 ConditionsType.Input(
                     "conditions", tooltip="From Split Conditions or Add Condition."
                 ),
-                io.String.Input(
-                    "prompt",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The edit in words. The draft editor ignores it.",
-                ),
-                io.String.Input(
-                    "negative",
-                    default=" ",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="What to avoid. The checkpoints were trained with a single space. "
-                    "The draft editor ignores it.",
+                *prompt_inputs(
+                    prompt_tooltip="The edit in words. The draft editor ignores it.",
+                    negative_tooltip="What to avoid. The checkpoints were trained with a single "
+                    "space. The draft editor ignores it.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
-                    max=2**53 - 1,
+                    max=MAX_SEED,
                     control_after_generate=True,
                     tooltip="The same seed gives the same edit. "
                     "Each picture of a batch has the next one.",
                 ),
                 io.Int.Input(
                     "steps",
-                    default=10,
-                    min=1,
-                    max=100,
+                    default=DEFAULT_SAMPLING.steps,
+                    min=STEPS[0],
+                    max=STEPS[1],
                     tooltip="Denoising steps. The draft editor ignores them.",
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=4.0,
-                    min=0.5,
-                    max=20.0,
+                    default=DEFAULT_SAMPLING.cfg,
+                    min=CFG[0],
+                    max=CFG[1],
                     step=0.1,
                     tooltip="How closely the edit follows the prompt; 1 halves the time of a step, "
                     "and ignores the negative. The draft editor ignores it.",
                 ),
-                io.Boolean.Input(
-                    "match_colors",
-                    default=True,
-                    tooltip="Fit the edit's colours to the photo's just outside the mask, so that "
-                    "no seam shows.",
-                ),
+                match_colors(),
                 io.Combo.Input(
                     "transfer",
                     options=list(TRANSFERS),
@@ -144,8 +150,8 @@ class EditSampler(io.ComfyNode):
                     io.Float.Input(
                         "condition_megapixels",
                         default=0.25,
-                        min=0.05,
-                        max=4.0,
+                        min=CONDITION_MEGAPIXELS[0],
+                        max=CONDITION_MEGAPIXELS[1],
                         step=0.01,
                         optional=True,
                         tooltip="The area each conditioning image is encoded at where "
@@ -204,8 +210,8 @@ class EditSampler(io.ComfyNode):
         step_cache_kind: str = "first block",
         widen: bool = False,
     ) -> io.NodeOutput:
-        progress = comfy_host.progress()
-        pixels = {**CONDITION_PIXELS, MEGAPIXELS: round(2**20 * condition_megapixels)}[
+        progress = node_progress()
+        pixels = {**CONDITION_PIXELS, MEGAPIXELS: round(ONE_MEGAPIXEL * condition_megapixels)}[
             condition_size
         ]
         result = edit(
@@ -231,7 +237,7 @@ class EditSampler(io.ComfyNode):
         )
         report = result.report
         progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
-        shown = comfy_host.before_after(conditions.image, result.image)
+        shown = save_before_after(conditions.image, result.image)
         return io.NodeOutput(
             result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=shown
         )

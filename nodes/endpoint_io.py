@@ -10,13 +10,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..artmancer import images
+from ..artmancer.endpoint_protocol import NO_IMAGE, OUTPUT, TEMP
 from ..artmancer.errors import ArtMancerError
-from . import comfy_host
-from .types import advanced
+from ..artmancer.options import MAX_SEED
+from .comfy_host.files import save_output, save_result
+from .comfy_host.folders import input_file, input_images
+from .sockets import advanced
 
 CATEGORY = "ArtMancer/endpoint"
-NOTHING = "(none)"
-OUTPUT, TEMP = "output", "temp"
 SENT = "What the caller sent, or value."
 
 
@@ -31,7 +32,7 @@ def _picture(what: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "image",
-            options=[*comfy_host.input_images(), NOTHING],
+            options=[*input_images(), NO_IMAGE],
             upload=io.UploadType.image,
             tooltip=f"The {what}, a file in ComfyUI's input folder.",
         ),
@@ -41,7 +42,7 @@ def _picture(what: str) -> list[io.Input]:
 
 
 def _path(image: str | None, name: str, required: bool) -> Path | None:
-    path = comfy_host.input_file(image) if image else None
+    path = input_file(image) if image else None
     if path is None and required:
         raise ArtMancerError(
             "invalid_request", f"No picture was given for '{name}', which requires one. Send one."
@@ -51,19 +52,19 @@ def _path(image: str | None, name: str, required: bool) -> Path | None:
 
 def _validate_picture(image: str | None, required: bool | None) -> bool | str:
     """ComfyUI asks with None for what is connected and not typed in."""
-    if image in (None, "", NOTHING):
+    if image in (None, "", NO_IMAGE):
         return (
             "no picture was given, and this input requires one. Send one."
             if required and image is not None
             else True
         )
-    if comfy_host.input_file(str(image)) is None:
+    if input_file(str(image)) is None:
         return f"there is no '{image}' in the input folder. Upload it first."
     return True
 
 
 def _fingerprint(image: str | None) -> tuple[str | None, int]:
-    path = comfy_host.input_file(image) if image else None
+    path = input_file(image) if image else None
     return (image, path.stat().st_mtime_ns if path else 0)
 
 
@@ -177,7 +178,6 @@ class EndpointText(io.ComfyNode):
 class EndpointInteger(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        limit = 2**53 - 1
         return io.Schema(
             node_id="ArtMancer_EndpointInteger",
             display_name="Endpoint Integer",
@@ -187,23 +187,23 @@ class EndpointInteger(io.ComfyNode):
                 io.Int.Input(
                     "value",
                     default=0,
-                    min=-limit,
-                    max=limit,
+                    min=-MAX_SEED,
+                    max=MAX_SEED,
                     tooltip="The number, where the caller sends none.",
                 ),
                 *_about("integer"),
                 io.Int.Input(
                     "minimum",
                     default=0,
-                    min=-limit,
-                    max=limit,
+                    min=-MAX_SEED,
+                    max=MAX_SEED,
                     tooltip="The smallest number allowed.",
                 ),
                 io.Int.Input(
                     "maximum",
-                    default=limit,
-                    min=-limit,
-                    max=limit,
+                    default=MAX_SEED,
+                    min=-MAX_SEED,
+                    max=MAX_SEED,
                     tooltip="The largest number allowed.",
                 ),
             ],
@@ -383,7 +383,7 @@ class EndpointResult(io.ComfyNode):
         cls, value: Any, name: str, help: str, on_request: bool = False, folder: str = OUTPUT
     ) -> io.NodeOutput:
         if isinstance(value, Tensor) and value.ndim in (3, 4):
-            save = comfy_host.save_result if folder == TEMP else comfy_host.save_output
+            save = save_result if folder == TEMP else save_output
             return io.NodeOutput(ui=ui.SavedImages([save(picture) for picture in value]))
         if isinstance(value, str | int | float | bool):
             return io.NodeOutput(ui={"text": (str(value),), "value": (value,)})

@@ -4,9 +4,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer.edit import with_extra
-from ..artmancer.editor import Conditions
-from .types import ConditionsType
+from ..artmancer.conditions import Conditions, with_extra
+from .sockets import ConditionsType
 
 
 class AddCondition(io.ComfyNode):

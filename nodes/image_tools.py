@@ -2,13 +2,15 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer import conditions, draft, region, tools
+from ..artmancer import conditions, draft, tools
+from ..artmancer.checks import check_image, check_mask
 from ..artmancer.images import MAX_SIDE
 from ..artmancer.masks import shadow
-from . import comfy_host
+from ..artmancer.options import ONE_MEGAPIXEL
+from .comfy_host.files import save_before_after
+from .comfy_host.progress import node_progress
 
 CATEGORY = "ArtMancer/tools"
-MEGAPIXEL = 1024 * 1024
 
 
 class Resize(io.ComfyNode):
@@ -69,7 +71,7 @@ class Resize(io.ComfyNode):
         max_megapixels: float,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
-        max_pixels = max(1, int(max_megapixels * MEGAPIXEL)) if max_megapixels else 0
+        max_pixels = max(1, int(max_megapixels * ONE_MEGAPIXEL)) if max_megapixels else 0
         return io.NodeOutput(*tools.resize(image, mask, width, height, max_pixels))
 
 
@@ -189,7 +191,7 @@ class ShadowMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
-        found = shadow.propose(tools.opaque(image), mask, reach, comfy_host.progress())
+        found = shadow.propose(tools.opaque(image), mask, reach, node_progress())
         return io.NodeOutput(torch.maximum(mask.to(found).expand_as(found), found), found)
 
 
@@ -262,12 +264,11 @@ class WhiteBalance(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         image = tools.opaque(image)
-        where = image.new_ones(image.shape[:3]) if mask is None else mask.to(image)
-        region.check(image, where)
+        check_image(image)
+        area = image.new_ones(image.shape[:3]) if mask is None else mask.to(image)
+        check_mask(area, image)
         balanced = (
-            draft.balance(image, where.expand(len(image), -1, -1), automatic)
-            if automatic
-            else image
+            draft.balance(image, area.expand(len(image), -1, -1), automatic) if automatic else image
         )
         return io.NodeOutput(tools.shift_light(balanced, temperature, tint))
 
@@ -301,5 +302,5 @@ class Compare(io.ComfyNode):
     def execute(cls, before: Tensor, after: Tensor, at: float) -> io.NodeOutput:
         before, after = tools.opaque(before), tools.opaque(after)
         return io.NodeOutput(
-            tools.side_by_side(before, after, at), ui=comfy_host.before_after(before, after)
+            tools.side_by_side(before, after, at), ui=save_before_after(before, after)
         )

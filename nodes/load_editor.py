@@ -3,26 +3,21 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..artmancer.draft import DraftEditor
-from ..artmancer.editor import VARIANTS
 from ..artmancer.errors import ArtMancerError
+from ..artmancer.folders import LORA_FOLDERS
+from ..artmancer.options import MEMORY_MODES, PRECISIONS
 from ..artmancer.qwen import checkpoints
 from ..artmancer.qwen.editor import QwenEditor
-from ..artmancer.qwen.memory import MODES
-from ..artmancer.qwen.pipeline import PRECISIONS
-from . import comfy_host
-from .types import EditorType, advanced
-
-DRAFT, AUTO, NONE = "draft", "auto", "none"
-
-
-def _chosen(editor: str) -> str:
-    return next(iter(comfy_host.bases()), DRAFT) if editor == AUTO else editor
+from ..artmancer.variants import VARIANTS
+from .comfy_host.folders import bases, find_checkpoint, loras
+from .comfy_host.memory import load_base
+from .sockets import AUTO, DRAFT, NONE, EditorType, advanced, resolve_auto
 
 
 class LoadEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = list(comfy_host.loras())
+        files = list(loras())
         return io.Schema(
             node_id="ArtMancer_LoadEditor",
             display_name="Load Editor",
@@ -32,7 +27,7 @@ class LoadEditor(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "editor",
-                    options=[DRAFT, AUTO, *comfy_host.bases()],
+                    options=[DRAFT, AUTO, *bases()],
                     default=DRAFT,
                     tooltip="draft: PatchMatch fills a hole, Poisson blending inserts a reference, "
                     "shades of grey balances the colours; it does not read the prompt. Others: "
@@ -86,7 +81,7 @@ class LoadEditor(io.ComfyNode):
                 advanced(
                     io.Combo.Input(
                         "memory",
-                        options=[AUTO, *MODES],
+                        options=[AUTO, *MEMORY_MODES],
                         default=AUTO,
                         optional=True,
                         tooltip="auto: the first of the three that fits. one model at a time: "
@@ -104,7 +99,7 @@ class LoadEditor(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, editor: str = DRAFT, **_: Any) -> str:
-        return _chosen(editor)
+        return resolve_auto(editor, bases())
 
     @classmethod
     def execute(
@@ -117,25 +112,27 @@ class LoadEditor(io.ComfyNode):
         precision: str = AUTO,
         memory: str = AUTO,
     ) -> io.NodeOutput:
-        editor = _chosen(editor)
+        editor = resolve_auto(editor, bases())
         if editor == DRAFT:
             return io.NodeOutput(DraftEditor(variant, strength))
-        files = comfy_host.loras()
-        path = comfy_host.checkpoint(variant) if checkpoint == AUTO else files.get(checkpoint)
+        files = loras()
+        path = find_checkpoint(variant) if checkpoint == AUTO else files.get(checkpoint)
         if checkpoint == AUTO and path is None:
             raise ArtMancerError(
                 "checkpoint_missing",
                 f"There is no checkpoint for {variant}: expected "
-                f"{' or '.join(checkpoints.expected(variant))} in models/artmancer or "
-                "models/loras. Put it there, choose a file, or choose 'none' for the base alone.",
+                f"{' or '.join(checkpoints.expected(variant))} in "
+                f"{' or '.join(f'models/{folder}' for folder in LORA_FOLDERS)}. Put it there, "
+                "choose a file, or choose 'none' for the base without one.",
             )
         return io.NodeOutput(
             QwenEditor(
-                comfy_host.load_base(editor, precision),
+                load_base(editor, precision),
                 variant,
-                checkpoints.read(path) if path else checkpoints.NONE,
+                checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
                 strength,
                 files.get(acceleration),
                 memory,
+                notes=checkpoints.notes(path, list(files.values())),
             )
         )

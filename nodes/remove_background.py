@@ -5,15 +5,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artmancer import matting
-from . import comfy_host
-from .types import advanced
+from .comfy_host.folders import rembg_folders
+from .comfy_host.memory import keep_loaded
+from .comfy_host.progress import node_progress
+from .sockets import AUTO, advanced
 
-AUTO = "auto"
 ALPHA, COLOR = "alpha", "color"
 
 
-def _chosen(model: str) -> str:
-    return matting.choose(comfy_host.rembg_folder()) if model == AUTO else model
+def _resolve_auto(model: str) -> str:
+    return matting.choose(rembg_folders()) if model == AUTO else model
 
 
 def _licences() -> str:
@@ -27,7 +28,7 @@ def _licences() -> str:
 class RemoveBackground(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        found = matting.found(comfy_host.rembg_folder())
+        found = matting.found(rembg_folders())
         return io.Schema(
             node_id="ArtMancer_RemoveBackground",
             display_name="Remove Background",
@@ -101,7 +102,7 @@ class RemoveBackground(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str = AUTO, **_: Any) -> str:
-        return _chosen(model)
+        return _resolve_auto(model)
 
     @classmethod
     def execute(
@@ -115,14 +116,14 @@ class RemoveBackground(io.ComfyNode):
         device: str = "auto",
     ) -> io.NodeOutput:
         behind = None if background == ALPHA else matting.color(color)
-        model = _chosen(model)
-        path = matting.find(comfy_host.rembg_folder(), model)
-        cutout = comfy_host.guest(path, lambda: matting.Remover(model, path)).cut_out(
+        model = _resolve_auto(model)
+        path = matting.find(rembg_folders(), model)
+        cutout = keep_loaded(path, lambda: matting.Remover(model, path)).cut_out(
             image,
             alpha_matting=alpha_matting,
             decontaminate=decontaminate,
             device=device,
-            progress=comfy_host.progress(),
+            progress=node_progress(),
         )
         shown = cutout.with_alpha() if behind is None else cutout.over(behind)
         return io.NodeOutput(shown, cutout.mask, json.dumps(cutout.as_dict(), indent=2))

@@ -2,9 +2,9 @@ import json
 
 from comfy_api.latest import io
 
-from ..artmancer import plot
+from ..artmancer import report_image
 from ..artmancer.errors import ArtMancerError
-from . import comfy_host
+from .comfy_host.files import save_preview
 
 
 class Report(io.ComfyNode):
@@ -27,13 +27,11 @@ class Report(io.ComfyNode):
     @classmethod
     def execute(cls, report: str) -> io.NodeOutput:
         try:
-            picture = plot.draw(json.loads(report))
+            picture = report_image.draw(json.loads(report))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtMancerError(
                 "invalid_request",
                 f"The report is {report[:60]!r}; expected the JSON that Edit Sampler or Stitch "
                 "gives. Connect theirs.",
             ) from error
-        return io.NodeOutput(
-            picture, ui={"images": [comfy_host.save_preview(picture, "report.png")]}
-        )
+        return io.NodeOutput(picture, ui={"images": [save_preview(picture, "report.png")]})

@@ -12,33 +12,36 @@ from aiohttp import web
 
 from .. import artmancer
 from ..artmancer import matting
-from ..artmancer.editor import VARIANTS
 from ..artmancer.qwen import checkpoints
-from . import comfy_host
+from ..artmancer.variants import VARIANTS
+from .comfy_host.files import temp_files
+from .comfy_host.folders import bases, find_checkpoint, rembg_folders, segmenters
+from .comfy_host.memory import device, is_base_loaded
+from .comfy_host.server import routes
 
 
-@comfy_host.routes.get("/artmancer/status")
+@routes.get("/artmancer/status")
 async def status(_: web.Request) -> web.Response:
     """What lies in the folders, by name, and whether a base is in memory.
     Nothing is loaded for it.
     """
-    device, device_name = comfy_host.device()
+    device_type, device_name = device()
     return web.json_response(
         {
             "version": artmancer.__version__,
-            "bases": list(comfy_host.bases()),
+            "bases": list(bases()),
             "checkpoints": {variant: _checkpoint(variant) for variant in VARIANTS},
             "expected": {variant: checkpoints.expected(variant) for variant in VARIANTS},
-            "segmenters": list(comfy_host.segmenters()),
-            "rembg": matting.found(comfy_host.rembg_folder()),
-            "model_loaded": comfy_host.holds_base(),
-            "device": device,
+            "segmenters": list(segmenters()),
+            "rembg": matting.found(rembg_folders()),
+            "model_loaded": is_base_loaded(),
+            "device": device_type,
             "device_name": device_name,
         }
     )
 
 
-@comfy_host.routes.post("/artmancer/tidy")
+@routes.post("/artmancer/tidy")
 async def tidy(request: web.Request) -> web.Response:
     """Remove the pack's temporary files that are older than max_age, then the oldest until
     max_bytes are left.
@@ -55,7 +58,7 @@ async def tidy(request: web.Request) -> web.Response:
 
 
 def _checkpoint(variant: str) -> str | None:
-    path = comfy_host.checkpoint(variant)
+    path = find_checkpoint(variant)
     return path.name if path and path.is_file() else None
 
 
@@ -87,7 +90,7 @@ def _read(body: Any) -> tuple[float, int, set[str]]:
 
 def _tidy(max_age: float, max_bytes: int, keep: set[str]) -> tuple[int, int]:
     """How many files were removed, and their bytes."""
-    found = sorted(comfy_host.temp_files(), key=lambda one: one[1].st_mtime)
+    found = sorted(temp_files(), key=lambda one: one[1].st_mtime)
     total, files, removed = sum(stat.st_size for _, stat in found), 0, 0
     oldest = time.time() - max_age
     for path, stat in found:

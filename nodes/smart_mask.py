@@ -6,19 +6,15 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer import tools
+from ..artmancer import mask_ops, tools
 from ..artmancer.cache import digest
 from ..artmancer.errors import ArtMancerError
-from ..artmancer.masks import prompt as prompts
-from ..artmancer.masks import refine
+from ..artmancer.masks.clicks import parse_clicks
 from ..artmancer.masks.grabcut import GrabCut
-from . import comfy_host
-
-DRAFT, AUTO = "draft", "auto"
-
-
-def _chosen(model: str) -> str:
-    return next(iter(comfy_host.segmenters()), DRAFT) if model == AUTO else model
+from .comfy_host.files import save_preview
+from .comfy_host.folders import segmenters
+from .comfy_host.memory import load_segmenter
+from .sockets import AUTO, DRAFT, resolve_auto
 
 
 def _brushes(brush: Tensor | None, count: int) -> Sequence[Tensor | None]:
@@ -53,7 +49,7 @@ class SmartMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "model",
-                    options=[DRAFT, AUTO, *comfy_host.segmenters()],
+                    options=[DRAFT, AUTO, *segmenters()],
                     default=DRAFT,
                     tooltip="draft: GrabCut, by colours, no weights. Others: FastSAM or YOLO "
                     "segmentation models in models/fastsam or models/ultralytics/segm; they find "
@@ -129,7 +125,7 @@ class SmartMask(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str = DRAFT, **_: Any) -> str:
-        return _chosen(model)
+        return resolve_auto(model, segmenters())
 
     @classmethod
     def execute(
@@ -147,17 +143,17 @@ class SmartMask(io.ComfyNode):
         brush: Tensor | None = None,
     ) -> io.NodeOutput:
         image = tools.opaque(image)
-        asked = prompts.parse(prompt)
+        clicks = parse_clicks(prompt)
         brushes = _brushes(brush, len(image))
-        model = _chosen(model)
-        selector = GrabCut() if model == DRAFT else comfy_host.load_segmenter(model)
+        model = resolve_auto(model, segmenters())
+        selector = GrabCut() if model == DRAFT else load_segmenter(model)
         # The tensor that came, and no view of it: its content is known from the last click.
         photos = [image] if len(image) == 1 else image.split(1)
         found = [
-            selector.select(photo, replace(asked, brush=one), candidate)
+            selector.select(photo, replace(clicks, brush=one), candidate)
             for photo, one in zip(photos, brushes, strict=True)
         ]
-        mask = refine.shape(
+        mask = mask_ops.shape(
             torch.cat([one.mask for one in found]),
             border=grow,
             rounding=smooth,
@@ -168,10 +164,8 @@ class SmartMask(io.ComfyNode):
         )
         score, count = found[0].score, found[0].count
         shown = {
-            "artmancer_picture": [
-                comfy_host.save_preview(photos[0], "picture.jpg", digest(photos[0]))
-            ],
-            "artmancer_mask": [comfy_host.save_preview(mask[:1], "mask.png")],
+            "artmancer_picture": [save_preview(photos[0], "picture.jpg", digest(photos[0]))],
+            "artmancer_mask": [save_preview(mask[:1], "mask.png")],
             "artmancer_choice": [
                 {"score": score, "count": count, "width": image.shape[2], "height": image.shape[1]}
             ],

@@ -1,13 +1,12 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer.conditions import DEFAULT_RECIPE, RECIPES, Sources, condition
-from ..artmancer.edit import RESOLUTIONS, prepare
+from ..artmancer.conditions import Sources, condition, prepare
 from ..artmancer.editor import Editor
-from . import comfy_host
-from .types import ConditionsType, EditorType
-
-AUTO = "auto"
+from ..artmancer.options import RESOLUTIONS
+from ..artmancer.recipes import DEFAULT_RECIPE, RECIPES
+from .comfy_host.progress import node_progress
+from .sockets import AUTO, ConditionsType, EditorType
 
 
 class SplitConditions(io.ComfyNode):
@@ -127,7 +126,7 @@ class SplitConditions(io.ComfyNode):
             recipe = editor.recipe if editor else DEFAULT_RECIPE
         if resolution == AUTO:
             resolution = editor.resolution if editor else "native"
-        progress = comfy_host.progress()
+        progress = node_progress()
         progress(0, 1, f"{', '.join(RECIPES[recipe].conditions)} at {resolution}")
         conditions = prepare(
             image,

@@ -1,3 +1,12 @@
+"""Fixtures that tests in several folders share."""
+
+import os
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Before torch is imported: tests that run side by side share the cores.
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +19,7 @@ from support.paths import EXAMPLES
 from torch import Tensor
 
 from artmancer import images
-from artmancer.doctor import comfyui_folder
+from artmancer.folders import comfyui_folder
 
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_LoadEditor'])"
 

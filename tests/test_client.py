@@ -15,10 +15,10 @@ import pytest
 from support.gateway import FakeHost, Served, free_port, settings, until
 from support.paths import EXAMPLES, ROOT
 
-from artmancer.client import Client, Edited, Status
+from artmancer.client import Client, EditResponse, JobStatus
 from artmancer.errors import CODES, ArtMancerError
-from artmancer.gateway.comfy_client import without_paths
-from artmancer.gateway.logs import JsonLines, PlainLines, tell
+from artmancer.gateway.comfy_runner import without_paths
+from artmancer.gateway.logs import JsonLines, PlainLines, log_event
 from artmancer.gateway.settings import Settings
 
 PHOTO, MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
@@ -41,7 +41,7 @@ def client(served: Served) -> Iterator[Client]:
 
 
 def test_an_edit_from_files(client: Client, tmp_path: Path) -> None:
-    seen: list[Status] = []
+    seen: list[JobStatus] = []
     edited = client.edit(str(PHOTO), "slow 0.5", mask=MASK, on_progress=seen.append, seed=4)
     assert (
         edited.model == "draft/removal" and edited.parameters["seed"] == 4 and edited.seconds > 0.4
@@ -75,7 +75,7 @@ def test_a_refusal_has_its_code(client: Client, served: Served) -> None:
 
 
 def test_an_edit_that_is_interrupted_is_cancelled(client: Client, served: Served) -> None:
-    def stop(status: Status) -> None:
+    def stop(status: JobStatus) -> None:
         if status.state == "processing":
             raise KeyboardInterrupt
 
@@ -143,7 +143,7 @@ def test_a_gateway_that_starts_again_between_the_end_and_the_result_loses_nothin
     ):
         asked, real = [0], client.result
 
-        def breaks_once(task_id: str) -> Edited:
+        def breaks_once(task_id: str) -> EditResponse:
             asked[0] += 1
             if asked[0] == 1:
                 raise ConnectionError("it starts again")
@@ -165,7 +165,7 @@ def test_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     handler.setFormatter(JsonLines())
     logger = logging.Logger("a")
     logger.addHandler(handler)
-    tell(logger, "job ended", job="1", seconds=0.5)
+    log_event(logger, "job ended", job="1", seconds=0.5)
     line = json.loads(capsys.readouterr().out)
     assert (line["level"], line["message"], line["job"], line["seconds"]) == (
         "info",
@@ -180,7 +180,7 @@ def test_log_lines_on_a_terminal_are_words(capsys: pytest.CaptureFixture[str]) -
     handler.setFormatter(PlainLines())
     logger = logging.Logger("a")
     logger.addHandler(handler)
-    tell(logger, "job ended", job="1", seconds=0.5)
+    log_event(logger, "job ended", job="1", seconds=0.5)
     logger.warning("ComfyUI ended")
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith(" job ended job=1 seconds=0.5")

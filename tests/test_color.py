@@ -13,7 +13,7 @@ def photo(example) -> Tensor:
 
 
 def seam(edited: Tensor, original: Tensor, mask: Tensor) -> float:
-    ring = (mask == 0) & (color.refine.distance(mask[0]) <= 4)
+    ring = (mask == 0) & (color.mask_ops.distance(mask[0]) <= 4)
     return ((edited - original)[ring].abs().mean() * 255).item()
 
 

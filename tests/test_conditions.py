@@ -4,8 +4,9 @@ from support.images import disc
 from torch import Tensor
 
 from artmancer import region
-from artmancer.conditions import RECIPES, Sources, cut_out, edges, place, split
+from artmancer.conditions import Sources, cut_out, edges, place, split
 from artmancer.errors import ArtMancerError
+from artmancer.recipes import RECIPES
 from artmancer.region import Window
 
 

@@ -19,10 +19,9 @@ from support.images import disc
 from support.paths import EXAMPLES, ROOT
 from torch import Tensor
 
-from artmancer import images, matting
-from artmancer.doctor import comfyui_folder
+from artmancer import images, mask_ops, matting
 from artmancer.errors import ArtMancerError
-from artmancer.masks import refine
+from artmancer.folders import comfyui_folder
 from artmancer.matting import MODELS, Remover
 
 
@@ -42,7 +41,7 @@ def remover(weights: Path) -> Remover:
 
 def red_disc_on_green() -> tuple[Tensor, Tensor]:
     """A disc with a soft edge, IMAGE [1, 200, 200, 3] and MASK [1, 200, 200]."""
-    mask = refine.feather(disc(200, 200, 100, 100, 50), 12)
+    mask = mask_ops.feather(disc(200, 200, 100, 100, 50), 12)
     colors = (torch.tensor([0.9, 0.1, 0.1]), torch.tensor([0.1, 0.8, 0.1]))
     return torch.lerp(
         colors[1].expand(1, 200, 200, 3), colors[0].expand(1, 200, 200, 3), mask.unsqueeze(-1)
@@ -93,7 +92,7 @@ def test_beyond_a_megapixel_alpha_matting_is_solved_small_and_carried_over(
     assert (carried - whole).abs().mean() < 0.007
     assert ((carried == 0) | (carried == 1)).float().mean() > 0.85
     monkeypatch.setattr(
-        refine, "carry", lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1])
+        mask_ops, "carry", lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1])
     )
     stretched = remover.cut_out(photo, alpha_matting=True).mask
     assert (carried - whole).abs().mean() < 0.95 * (stretched - whole).abs().mean()
@@ -190,8 +189,8 @@ def test_progress_is_told_and_can_cancel_within_alpha_matting(example, weights: 
         "once before it, and at each step to the solution"
     )
 
-    def cancel(done: int, total: int, doing: str) -> None:
-        heard.append(doing)
+    def cancel(done: int, total: int, stage: str) -> None:
+        heard.append(stage)
         if heard.count("alpha matting") == 3:
             raise InterruptedError
 
@@ -459,7 +458,7 @@ def graph(comfyui: ComfyUI, **inputs: Any) -> dict[str, Any]:
     }
 
 
-def view(comfyui: ComfyUI, run: Run, node: str) -> images.Picture:
+def view(comfyui: ComfyUI, run: Run, node: str) -> images.DecodedImage:
     assert run.outcome == "execution_success", run.events[-1]
     return images.decode(comfyui.view(run.outputs[node]["images"][0]))
 

@@ -175,10 +175,10 @@ def test_fastsam_is_fetched_and_checked(
     (tmp_path / "served.pt").write_bytes(weights[::-1])
     (tmp_path / "fastsam" / "FastSAM-s.pt").unlink()
     assert cli.main(command) == 1
-    assert "FastSAM-s.pt could not be fetched" in capsys.readouterr().err
+    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err
     assert not list((tmp_path / "fastsam").glob("*.pt")), "nothing half-written"
     assert cli.main([*command[:-1], str(tmp_path / "served.pt" / "fastsam")]) == 1
-    assert "FastSAM-s.pt could not be fetched" in capsys.readouterr().err, (
+    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err, (
         "no folder can be made in a file"
     )
 
@@ -230,3 +230,32 @@ def test_without_a_base_the_list_says_how_to_get_one(
     assert "artmancer models fetch" in said
     assert all(f"no {variant}" in said for variant in ("insertion", "removal", "white_balance"))
     assert "removal_cp.safetensors" in said
+
+
+def test_of_two_checkpoints_with_one_name_the_first_folders_is_used_everywhere(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.delenv("MODEL_FILE_REMOVAL", raising=False)
+    for folder in ("artmancer", "loras"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+        tiny_qwen.save_lora(
+            tmp_path / "models" / folder / "removal_cp.safetensors",
+            tiny_base,
+            metadata={"artmancer.resolution": "512" if folder == "artmancer" else "768"},
+        )
+    assert cli.main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    kinds = {Path(row["path"]).parent.name: (row["kind"], row["about"]) for row in rows}
+    assert kinds["artmancer"] == ("removal", "resolution 512")
+    assert kinds["loras"] == (
+        "lora",
+        "loras/removal_cp.safetensors is not used: artmancer/removal_cp.safetensors has the same "
+        "name and comes first.",
+    )
+    path, notes = models.checkpoint("removal")
+    assert path == tmp_path / "models" / "artmancer" / "removal_cp.safetensors"
+    assert notes == (kinds["loras"][1],)

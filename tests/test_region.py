@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from support.images import disc, smooth_picture
 from torch import Tensor
 
-from artmancer import region
+from artmancer import mask_ops, region
 from artmancer.errors import ArtMancerError
-from artmancer.masks import refine
 
 TARGETS = [
     {},
@@ -64,8 +63,8 @@ def test_outside_the_feathered_mask_every_bit_stays(
     edited = torch.full_like(crop.image, 7)
     result = region.stitch(edited, image, crop.region)
 
-    whole = refine.grow(refine.fill_holes(mask) if fill_holes else mask, grow)
-    outside = refine.feather(whole, feather) == 0
+    whole = mask_ops.grow(mask_ops.fill_holes(mask) if fill_holes else mask, grow)
+    outside = mask_ops.feather(whole, feather) == 0
     assert same_bits(result, image)[outside].all()
     assert (result != image).any(-1)[~outside & (whole > 0)].all(), "all of the mask is edited"
 
@@ -278,7 +277,7 @@ def test_recolor_changes_the_pixels_themselves_inside_the_mask() -> None:
     result = region.recolor([lambda colors: 1 - colors], image, plan)
     inside = mask > 0
     assert torch.equal(result[inside], 1 - image[inside])
-    assert same_bits(result, image)[refine.feather(mask, 16) == 0].all()
+    assert same_bits(result, image)[mask_ops.feather(mask, 16) == 0].all()
 
 
 def test_outside_error_sees_a_changed_pixel() -> None:
@@ -286,6 +285,6 @@ def test_outside_error_sees_a_changed_pixel() -> None:
     plan = region.crop(image, mask).region
     changed = image.clone()
     assert region.outside_error(changed, image, plan) == 0
-    corner = np.argwhere((refine.feather(mask, 16) == 0)[0, 30:170, 30:170].numpy())[0] + 30
+    corner = np.argwhere((mask_ops.feather(mask, 16) == 0)[0, 30:170, 30:170].numpy())[0] + 30
     changed[0, corner[0], corner[1]] += 0.5
     assert region.outside_error(changed, image, plan) > 0

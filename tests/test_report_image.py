@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from support.paths import ROOT
 
-from artmancer import images, plot
+from artmancer import images, report_image
 
 REPORT: dict[str, Any] = {
     "editor": "qwen-image-edit/removal",
@@ -26,13 +26,15 @@ REPORT: dict[str, Any] = {
 
 def red(report: dict[str, Any]) -> int:
     """Pixels of warnings."""
-    picture = images.to_uint8(plot.draw(report)[0]).int()
+    picture = images.to_uint8(report_image.draw(report)[0]).int()
     return int(((picture - torch.tensor([0xF2, 0x8B, 0x82])).abs().amax(-1) < 24).sum())
 
 
 def test_it_shows_what_deserves_a_look_in_red() -> None:
-    picture = plot.draw(REPORT)
-    assert picture.shape[0] == 1 and picture.shape[2:] == (plot.WIDTH, 3) and red(REPORT) == 0
+    picture = report_image.draw(REPORT)
+    assert (
+        picture.shape[0] == 1 and picture.shape[2:] == (report_image.WIDTH, 3) and red(REPORT) == 0
+    )
     folder = ROOT / "build"
     folder.mkdir(exist_ok=True)
     Image.fromarray(images.to_uint8(picture[0]).numpy()).save(folder / "report.png")
@@ -44,14 +46,14 @@ def test_it_shows_what_deserves_a_look_in_red() -> None:
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    known = plot.draw(REPORT)
+    known = report_image.draw(REPORT)
     for unknown in ("outside_psnr_raw", "outside_psnr", "drift_px", "seed"):
         report = {**REPORT, unknown: None}
-        assert not torch.equal(plot.draw(report), known) and red(report) == 0, unknown
-    assert plot.draw({**REPORT, "seconds": {}}).shape[1] < known.shape[1]
+        assert not torch.equal(report_image.draw(report), known) and red(report) == 0, unknown
+    assert report_image.draw({**REPORT, "seconds": {}}).shape[1] < known.shape[1]
 
 
 def test_many_conditions_take_more_lines() -> None:
     names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
-    many = plot.draw({**REPORT, "conditions": names})
-    assert many.shape[1] > plot.draw(REPORT).shape[1]
+    many = report_image.draw({**REPORT, "conditions": names})
+    assert many.shape[1] > report_image.draw(REPORT).shape[1]

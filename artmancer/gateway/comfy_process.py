@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from ..doctor import comfyui_folder
 from ..errors import ArtMancerError
+from ..folders import comfyui_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def command(port: int, folder: Path, *, base: Path | None, cpu: bool) -> list[st
     ]
 
 
-async def mind(start: list[str], port: int, folder: Path) -> None:
+async def keep_running(start: list[str], port: int, folder: Path) -> None:
     """Keep it running until cancelled; it ends with the gateway.
 
     One that a gateway before left behind when it was killed is not started again, for it may have

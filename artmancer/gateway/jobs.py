@@ -1,95 +1,141 @@
-"""Jobs as the routes know them; who keeps and runs them is another's affair."""
+"""A job, and the `Jobs` interface. Implementations: LocalJobs (this machine), hosting.ModalJobs."""
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from ..errors import ArtMancerError
-from .contract import LaneName
-from .runner import Host, Step
+from .runner import ComfyStatus, Step
 from .workflows import Workflow
+
+LaneName = Literal["heavy", "light"]
+"""A queue of jobs: edits are heavy (a GPU, up to minutes), masks and tools are light (seconds).
+Each lane has its own queue, so that a click never waits for an edit.
+"""
 
 HEAVY: Final = "heavy"
 LIGHT: Final = "light"
-RETRY_AFTER = 10
-"""Seconds after which one that was refused may try again."""
 
-State = Literal["queued", "loading_pipeline", "processing", "done", "error", "cancelled"]
+JobState = Literal["queued", "loading_pipeline", "processing", "done", "error", "cancelled"]
 ENDED = ("done", "error", "cancelled")
 
+MAX_ATTEMPTS = 2
+"""Times a job is started when its ComfyUI stops while it runs."""
 
-@dataclass(eq=False)
-class Job:
-    """One run of one workflow.
+STEPS_SHARE = 0.95
+"""Progress when all steps are done; the rest is for what comes after them."""
 
-    number : in the order of arrival
-    graph : the workflow's, filled, as it was when the job came
-    inputs : by name; a picture by its name in Pictures
-    pictures : the names of the inputs that are pictures
-    asked : the names of the results that are answered, by node
-    about : what the route that took it needs to answer
-    attempts : how often it began to run; counted : the present run among them
-    deadline : when the present run has taken too long
-    outputs : by a result's name, {"pictures": [file names]} or {"value": ...}
-    error : {"error_type": a code, "detail": a sentence, "details": {...}}
+
+@dataclass(frozen=True)
+class JobRecord:
+    """An accepted job; it never changes.
+
+    Attributes
+    ----------
+    id : UUID
+    workflow : name of the workflow
+    lane : the queue it waits in
+    client : who sent it, for fair queueing
+    inputs : values by input name; an image by its name in UploadStore
+    images : names of the inputs that are images
+    results : names of the results to answer, by node id
+    context : what its route needs to build the answer
+    created : seconds since the epoch
     """
 
     id: str
     workflow: str
     lane: LaneName
     client: str
-    graph: dict[str, Any]
     inputs: dict[str, Any]
-    pictures: list[str]
-    asked: dict[str, str]
-    about: dict[str, Any]
+    images: list[str]
+    results: dict[str, str]
+    context: dict[str, Any]
     created: float
-    number: int = 0
-    state: State = "queued"
-    attempts: int = 0
-    counted: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        workflow: Workflow,
+        lane: LaneName,
+        inputs: dict[str, Any],
+        *,
+        client: str = "local",
+        include: Collection[str] = (),
+        context: dict[str, Any] | None = None,
+        job_id: str | None = None,
+    ) -> "JobRecord":
+        """Make the record of a job that was just sent.
+
+        Parameters
+        ----------
+        include : optional results to answer
+        job_id : a UUID of the caller's choice
+        """
+        return cls(
+            id=job_id or str(uuid.uuid4()),
+            workflow=workflow.name,
+            lane=lane,
+            client=client,
+            inputs=inputs,
+            images=[
+                name for name, value in inputs.items() if value and workflow.inputs[name].is_image
+            ],
+            results=workflow.wanted_results(include),
+            context=context or {},
+            created=time.time(),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for storage."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "JobRecord":
+        """Make it from what `as_dict` returned."""
+        return cls(**fields)
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """A job and its state.
+
+    Attributes
+    ----------
+    started, finished : seconds since the epoch
+    outputs : {"pictures": [file names]} or {"value": ...} by result name
+    error : ArtMancerError.as_dict of a job that failed
+    step : present progress of its run
+    progress : 0..1; it never goes back while the job runs
+    """
+
+    record: JobRecord
+    state: JobState = "queued"
     started: float | None = None
     finished: float | None = None
     outputs: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     step: Step = field(default_factory=Step)
     progress: float = 0.0
-    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if self.state == "done":
             self.progress = 1.0
 
-    @classmethod
-    def new(
-        cls,
-        workflow: Workflow,
-        lane: LaneName,
-        inputs: dict[str, Any],
-        client: str,
-        include: list[str],
-        about: dict[str, Any],
-        job_id: str | None,
-    ) -> "Job":
-        """One that just came; see Jobs.submit."""
-        asked = workflow.asked(include)
-        return cls(
-            id=job_id or str(uuid.uuid4()),
-            workflow=workflow.name,
-            lane=lane,
-            client=client,
-            graph=workflow.fill(inputs, asked),
-            inputs=inputs,
-            pictures=[
-                name for name, value in inputs.items() if value and workflow.inputs[name].picture
-            ],
-            asked=asked,
-            about=about,
-            created=time.time(),
-        )
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def workflow(self) -> str:
+        return self.record.workflow
+
+    @property
+    def lane(self) -> LaneName:
+        return self.record.lane
 
     @property
     def ended(self) -> bool:
@@ -97,13 +143,44 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        return round((self.finished or 0) - (self.started or self.created), 3)
+        """Seconds from its start to its end."""
+        return round((self.finished or 0) - (self.started or self.record.created), 3)
+
+    def advance(self, step: Step) -> None:
+        """Take over the progress of its run."""
+        self.step = step
+        self.state = "loading_pipeline" if step.loading else "processing"
+        if step.total and not step.loading:
+            share = round(STEPS_SHARE * step.done / step.total, 4)
+            self.progress = max(self.progress, share)
+
+    def finish(self, outputs: dict[str, Any]) -> None:
+        """Set it to done."""
+        self.outputs, self.state, self.progress = outputs, "done", 1.0
+
+    def fail(self, error: ArtMancerError) -> None:
+        """Set it to failed."""
+        self.error, self.state = error.as_dict(), "error"
+
+    def result_files(self, name: str) -> list[str]:
+        """Return the file names of an image result."""
+        files: list[str] = self._output(name).get("pictures", [])
+        return files
+
+    def result_value(self, name: str) -> Any:
+        """Return the value of a text, number or boolean result."""
+        return self._output(name).get("value")
+
+    def _output(self, name: str) -> dict[str, Any]:
+        return (self.outputs or {}).get(name) or {}
 
 
 class Jobs(Protocol):
-    """Every job that was accepted, until its result is a day old.
+    """All accepted jobs, until their results are too old.
 
-    lanes : those that jobs are taken for
+    Attributes
+    ----------
+    lanes : the lanes that jobs are accepted for
     """
 
     @property
@@ -113,80 +190,117 @@ class Jobs(Protocol):
         """Work until cancelled."""
         ...
 
-    async def submit(
-        self,
-        workflow: Workflow,
-        lane: LaneName,
-        inputs: dict[str, Any],
-        *,
-        client: str,
-        include: list[str],
-        about: dict[str, Any],
-        job_id: str | None,
-    ) -> Job:
-        """Accept a job: it outlives this process when this returns.
+    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
+        """Accept a job: when this returns, it outlives this process.
 
         Parameters
         ----------
-        inputs : by name; a picture by its name in Pictures, which has been kept
-        client : who sends it
-        include : results on request that are asked for
-        about : kept for the route's answer
-        job_id : a UUID of the caller's choice
+        graph : the workflow's graph with the inputs in it
 
         Raises
         ------
-        ArtMancerError : queue_full; comfyui_unavailable; invalid_request for an id that is taken
+        ArtMancerError : queue_full; comfyui_unavailable; invalid_request for an id that is used
         """
         ...
 
     async def get(self, job_id: str) -> Job:
-        """Raises ArtMancerError: not_found."""
+        """Return a job.
+
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
         ...
 
-    def follow(self, job_id: str, every: float) -> AsyncIterator[Job]:
-        """The job at once, at each change, and after so many seconds without one;
-        ends with the job.
+    def follow(self, job_id: str, interval: float) -> AsyncIterator[Job]:
+        """Yield the job at once, at each change, and after `interval` seconds without one, until
+        it has ended.
         """
         ...
 
     async def wait(self, job: Job) -> Job:
-        """A job when it has ended.
+        """Wait until a job has ended.
 
         Raises
         ------
-        ArtMancerError : timeout, where it goes on and the answer cannot be waited for
+        ArtMancerError : timeout where the job goes on and can no longer be waited for
         """
         ...
 
     async def cancel(self, job_id: str) -> bool:
-        """End a job in whatever state it is; False: it had ended before."""
+        """Cancel a job in any state; False: it had ended before."""
         ...
 
-    async def pictures(self, job: Job, name: str) -> list[Path]:
-        """The files of a result."""
+    async def result_paths(self, job: Job, name: str) -> list[Path]:
+        """Return the files of an image result."""
         ...
 
     def position(self, job: Job) -> int | None:
-        """In the queue, 1 = next; None: it does not wait, or nobody knows."""
+        """Return the position in the queue, 1 = next; None: it does not wait, or it is unknown."""
         ...
 
-    def host(self, lane: LaneName) -> Host:
-        """What is known of where a lane's jobs run, without asking."""
+    def comfy_status(self, lane: LaneName) -> ComfyStatus:
+        """Return the last known state of the ComfyUI that runs a lane's jobs."""
         ...
 
     def load(self, lane: LaneName) -> tuple[int, int]:
-        """How many jobs wait, and how many are where they run."""
+        """Return how many jobs wait, and how many are submitted to a ComfyUI."""
         ...
 
     async def free(self) -> int:
-        """Unload all models and empty all caches; the bytes that came free."""
+        """Unload all models and empty all caches; return the bytes of memory that were freed."""
         ...
 
 
-def too_long(seconds: float) -> ArtMancerError:
+def unknown_job(hours: float) -> ArtMancerError:
+    """Make the error for a job id that is not known; `hours`: how long jobs are kept."""
+    return ArtMancerError(
+        "not_found", f"There is no job with this id. Jobs are kept for {hours:g} h."
+    )
+
+
+def job_timeout(seconds: float) -> ArtMancerError:
+    """Make the error for a job that ran into its timeout."""
     return ArtMancerError(
         "timeout",
-        f"The job took longer than {seconds:g} s. "
-        "Make the picture smaller, or ask for fewer steps.",
+        f"The job took longer than {seconds:g} s. Make the image smaller, or use fewer steps.",
     )
+
+
+def stopped_twice() -> ArtMancerError:
+    """Make the error for a job whose ComfyUI stopped MAX_ATTEMPTS times."""
+    return ArtMancerError(
+        "generation_failed",
+        "ComfyUI stopped twice while this job ran. Try a smaller image, or see its log.",
+    )
+
+
+def job_cancelled() -> ArtMancerError:
+    """Make the error for a job that was cancelled."""
+    return ArtMancerError(
+        "not_finished", "The job was cancelled, and has no result. Send it again."
+    )
+
+
+def unexpected_error() -> ArtMancerError:
+    """Make the error for an exception that nobody expected."""
+    return ArtMancerError(
+        "generation_failed", "Something went wrong in the gateway. Its log says what."
+    )
+
+
+def check_done(job: Job) -> None:
+    """Refuse a job without a result.
+
+    Raises
+    ------
+    ArtMancerError : what the job failed with; not_finished
+    """
+    if job.error:
+        raise ArtMancerError.from_dict(job.error)
+    if job.state == "cancelled":
+        raise job_cancelled()
+    if job.state != "done":
+        raise ArtMancerError(
+            "not_finished", f"The job is {job.state}, expected done. Ask for its status, and wait."
+        )

@@ -1,6 +1,4 @@
-"""Jobs from acceptance to the end: whose turn it is, where each one is, and what becomes of it when
-something dies.
-"""
+"""Jobs that wait and run on this machine: queueing, submission, retries, timeouts, tidying."""
 
 import asyncio
 import logging
@@ -8,76 +6,140 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtMancerError
 from . import logs, metrics
-from .comfy_client import ComfyRunner
-from .contract import LaneName
-from .jobs import HEAVY, LIGHT, RETRY_AFTER, Job, State, too_long
-from .lane import Lane
-from .pictures import Pictures
-from .runner import Host, Lost, Runner, Step, Task
-from .sessions import Sessions
+from .comfy_runner import ComfyRunner
+from .debug_sessions import DebugSessions
+from .fair_queue import FairQueue
+from .job_store import JobStore, LocalJob
+from .jobs import (
+    HEAVY,
+    LIGHT,
+    MAX_ATTEMPTS,
+    Job,
+    JobRecord,
+    LaneName,
+    job_timeout,
+    stopped_twice,
+    unexpected_error,
+    unknown_job,
+)
+from .limits import check_new_id, check_queue
+from .results import ResultFolder
+from .runner import ComfyStatus, Run, RunLost, Runner, Step
 from .settings import Settings
-from .store import Store
-from .workflows import Workflow
+from .upload_store import UploadStore
 
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 3
-"""Jobs of a lane that are at the host: one runs, one waits behind it, one's result is fetched."""
+"""Jobs of a lane that are submitted at a time: one runs, one waits behind it, one's result is
+fetched.
+"""
 
-_ATTEMPTS = 2
-_TIDY_EVERY = 300.0
+_RETRY_SECONDS = 0.1
+"""Pause after a submission that did not reach ComfyUI."""
+
+_WATCH_SECONDS = 1.0
+"""Seconds between two looks for timeouts."""
+
+_TIDY_SECONDS = 300.0
+"""Seconds between two removals of old files."""
+
+
+@dataclass
+class Lane:
+    """A queue of jobs, and the runner they are submitted to.
+
+    Attributes
+    ----------
+    timeout : seconds a job may run
+    urgent : its runs go before those of other lanes that wait at the same ComfyUI
+    submitted : jobs that are at the ComfyUI, with the task that collects their results, by id
+    changed : set when the queue or the submitted jobs change
+    """
+
+    runner: Runner
+    timeout: float
+    urgent: bool = False
+    queue: FairQueue = field(default_factory=FairQueue)
+    submitted: dict[str, tuple[LocalJob, "asyncio.Task[None]"]] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, job: LocalJob) -> None:
+        """Queue a job."""
+        self.queue.put(job)
+        self.changed.set()
+
+    def drop(self, job: LocalJob) -> None:
+        """Remove a job that has ended from the queue."""
+        self.queue.drop(job)
+        self.changed.set()
+
+    def collected(self, job: LocalJob) -> None:
+        """Make room for the next job after a submitted one."""
+        self.submitted.pop(job.id, None)
+        self.changed.set()
+
+    def position(self, job: LocalJob) -> int | None:
+        """Return a job's position, 1 = next to run; None: it runs, or has ended."""
+        if job.state != "queued":
+            return None
+        ahead = [other for other, _ in self.submitted.values() if other.state == "queued"]
+        ahead += list(self.queue)
+        return ahead.index(job) + 1 if job in ahead else 1  # it is being submitted
 
 
 class LocalJobs:
-    """Jobs that wait here, fair to clients, and are kept on this machine's disk.
+    """The `Jobs` of a gateway with its own queue, database and disk.
 
     Parameters
     ----------
-    settings : where they are kept, and the limits
-    runners : where the lanes "heavy" and "light" run, which may be one;
-        default: the settings' ComfyUIs
-    sessions : what a debug session of a job goes to
+    settings : the folder of the data, and the limits
+    uploads : images that were sent
+    debug_sessions : where a job with `debug` in its context is recorded
+    runners : runners of the lanes "heavy" and "light", which may be one; default: the settings'
+        ComfyUIs
     """
 
     def __init__(
         self,
         settings: Settings,
-        pictures: Pictures,
-        sessions: Sessions,
+        uploads: UploadStore,
+        debug_sessions: DebugSessions,
         runners: Mapping[str, Runner] | None = None,
     ) -> None:
         self._settings = settings
-        self._pictures = pictures
-        self._sessions = sessions
-        self._store = store = Store(settings.data)
-        runners = runners or self._comfyuis()
+        self._uploads = uploads
+        self._debug_sessions = debug_sessions
+        self._store = JobStore(settings.data)
+        self._results = ResultFolder(settings.data / "results")
+        self._results.remove_orphans(self._store.ids())
+        runners = runners or self._comfy_runners()
         self.lanes: dict[LaneName, Lane] = {
             HEAVY: Lane(runners[HEAVY], settings.heavy_timeout),
             LIGHT: Lane(runners[LIGHT], settings.light_timeout, urgent=True),
         }
-        self._live: dict[str, Job] = {}
-        self._sent: set[str] = set()
+        self._unfinished: dict[str, LocalJob] = {}
+        self._sent: set[str] = set()  # ids that a ComfyUI may have
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._waits: dict[str, asyncio.Event] = {}
+        self._waiters: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        for job in store.unfinished():
-            self._live[job.id] = job
+        for job in self._store.unfinished():
+            self._unfinished[job.id] = job
             self._sent.add(job.id)
             self.lanes[job.lane].put(job)
-        if self._live:
-            logger.info("%d jobs from before are unfinished", len(self._live))
+        if self._unfinished:
+            logger.info("%d jobs from before are unfinished", len(self._unfinished))
 
-    def _comfyuis(self) -> dict[str, Runner]:
-        heavy, light = (
-            self._settings.comfyui_url,
-            self._settings.comfyui_light_url or self._settings.comfyui_url,
-        )
+    def _comfy_runners(self) -> dict[str, Runner]:
+        heavy = self._settings.comfyui_url
+        light = self._settings.comfyui_light_url or heavy
         identity = f"artmancer-{self._store.identity}"
         runner = ComfyRunner(heavy, identity)
         return {
@@ -85,62 +147,39 @@ class LocalJobs:
             LIGHT: runner if light == heavy else ComfyRunner(light, f"{identity}-light"),
         }
 
-    async def submit(
-        self,
-        workflow: Workflow,
-        lane: LaneName,
-        inputs: dict[str, Any],
-        *,
-        client: str,
-        include: list[str],
-        about: dict[str, Any],
-        job_id: str | None,
-    ) -> Job:
-        host = self.lanes[lane].runner.host()
-        if not host.up:
-            raise ArtMancerError("comfyui_unavailable", f"{host.reason} Try again in a moment.")
-        there = [job for job in self._live.values() if job.lane == lane]
-        if len(there) >= self._settings.max_waiting:
-            raise ArtMancerError(
-                "queue_full", f"{len(there)} jobs are waiting. Try again in {RETRY_AFTER} s."
-            )
-        if sum(job.client == client for job in there) >= self._settings.max_per_client:
-            raise ArtMancerError(
-                "queue_full",
-                f"{self._settings.max_per_client} of your jobs are waiting. Try again in "
-                f"{RETRY_AFTER} s.",
-            )
-        if job_id and self._store.get(job_id):
-            raise ArtMancerError(
-                "invalid_request",
-                "The request_id was used before; expected a new UUID. Choose one.",
-            )
-        job = Job.new(workflow, lane, inputs, client, include, about, job_id)
+    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
+        lane = self.lanes[record.lane]
+        status = lane.runner.status()
+        if not status.up:
+            raise ArtMancerError("comfyui_unavailable", f"{status.reason} Try again in a moment.")
+        waiting = [job for job in self._unfinished.values() if job.lane == record.lane]
+        from_client = sum(job.record.client == record.client for job in waiting)
+        check_queue(len(waiting), from_client, self._settings)
+        check_new_id(self._store.get(record.id) is not None)
+        job = LocalJob(record=record, graph=graph)
         self._store.add(job)
-        self._live[job.id] = job
-        self.lanes[lane].put(job)
-        logs.tell(logger, "job accepted", job=job.id, workflow=job.workflow, lane=lane)
+        self._unfinished[job.id] = job
+        lane.put(job)
+        logs.log_event(logger, "job accepted", job=job.id, workflow=job.workflow, lane=record.lane)
         return job
 
     async def get(self, job_id: str) -> Job:
         return self._get(job_id)
 
-    def _get(self, job_id: str) -> Job:
-        job = self._live.get(job_id) or self._store.get(job_id)
+    def _get(self, job_id: str) -> LocalJob:
+        job = self._unfinished.get(job_id) or self._store.get(job_id)
         if job is None:
-            raise ArtMancerError(
-                "not_found", "There is no job of this id. Jobs are kept for a day."
-            )
+            raise unknown_job(self._settings.result_hours)
         return job
 
-    async def pictures(self, job: Job, name: str) -> list[Path]:
-        return self._store.pictures(job, name)
+    async def result_paths(self, job: Job, name: str) -> list[Path]:
+        return self._results.paths(job, name)
 
-    def host(self, lane: LaneName) -> Host:
-        return self.lanes[lane].runner.host()
+    def comfy_status(self, lane: LaneName) -> ComfyStatus:
+        return self.lanes[lane].runner.status()
 
     def load(self, lane: LaneName) -> tuple[int, int]:
-        return len(self.lanes[lane].waiting), len(self.lanes[lane].at_host)
+        return len(self.lanes[lane].queue), len(self.lanes[lane].submitted)
 
     async def free(self) -> int:
         return sum([await runner.free() for runner in self._runners()])
@@ -149,9 +188,10 @@ class LocalJobs:
         return {lane.runner for lane in self.lanes.values()}
 
     def position(self, job: Job) -> int | None:
-        return self.lanes[job.lane].position(job) if job.id in self._live else None
+        unfinished = self._unfinished.get(job.id)
+        return self.lanes[job.lane].position(unfinished) if unfinished else None
 
-    async def follow(self, job_id: str, every: float) -> AsyncIterator[Job]:
+    async def follow(self, job_id: str, interval: float) -> AsyncIterator[Job]:
         job = self._get(job_id)
         changed = asyncio.Event()
         watchers = self._watchers.setdefault(job_id, set())
@@ -163,23 +203,21 @@ class LocalJobs:
                 if job.ended:
                     return
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(changed.wait(), every)
+                    await asyncio.wait_for(changed.wait(), interval)
         finally:
             watchers.discard(changed)
             if not watchers:
                 self._watchers.pop(job_id, None)
 
     async def wait(self, job: Job) -> Job:
-        """An unfinished job when it has ended; one that takes longer than its lane allows
-        ends with timeout.
-        """
-        seconds = self.lanes[job.lane].timeout
-        ended = self._waits.setdefault(job.id, asyncio.Event())
+        """Wait until an unfinished job has ended; one that exceeds its lane's timeout fails."""
+        lane = self.lanes[job.lane]
+        ended = self._waiters.setdefault(job.id, asyncio.Event())
         try:
-            await asyncio.wait_for(ended.wait(), seconds)
+            await asyncio.wait_for(ended.wait(), lane.timeout)
         except asyncio.TimeoutError:
-            self._fail(job, too_long(seconds))
-            await self.lanes[job.lane].runner.cancel(job.id)
+            self._fail(self._get(job.id), job_timeout(lane.timeout))
+            await lane.runner.cancel(job.id)
         return job
 
     async def cancel(self, job_id: str) -> bool:
@@ -187,45 +225,48 @@ class LocalJobs:
         if job.ended:
             return False
         sent = job.id in self._sent
-        self._end(job, "cancelled")
+        job.state = "cancelled"
+        self._end(job)
         if sent:
             await self.lanes[job.lane].runner.cancel(job.id)
         return True
 
     async def run(self) -> None:
-        hosts = [runner.run() for runner in self._runners()]
+        connections = [runner.connect() for runner in self._runners()]
         lanes = [self._serve(lane) for lane in self.lanes.values()]
         try:
-            await asyncio.gather(self._watch(), self._keep_tidy(), *lanes, *hosts)
+            await asyncio.gather(self._watch_timeouts(), self._keep_tidy(), *lanes, *connections)
         finally:
             for task in self._tasks:
                 task.cancel()
             self._store.close()
 
     async def _serve(self, lane: Lane) -> None:
+        """Submit the jobs of a lane, one after the other, IN_FLIGHT at a time."""
         while True:
-            while not lane.waiting or len(lane.at_host) >= IN_FLIGHT:
+            while not lane.queue or len(lane.submitted) >= IN_FLIGHT:
                 lane.changed.clear()
                 await lane.changed.wait()
             await lane.runner.ready()
-            if lane.waiting:
-                job = lane.take()
-                await asyncio.wait({self._start(job, self._hand_over(lane, job))})
-                for _, _, other in lane.waiting:  # each has moved up
-                    self._tell(other)
+            if lane.queue:
+                job = lane.queue.take()
+                await asyncio.wait({self._start_task(job, self._submit(lane, job))})
+                for waiting in lane.queue:  # each has moved up
+                    self._notify(waiting)
 
-    async def _hand_over(self, lane: Lane, job: Job) -> None:
+    async def _submit(self, lane: Lane, job: LocalJob) -> None:
+        """Submit a job to ComfyUI, unless it has it from before."""
         try:
-            task = await self._task(lane, job)
-            if not (job.id in self._sent and await lane.runner.knows(task)):
+            run = await self._run_of(lane, job)
+            if not (job.id in self._sent and await lane.runner.knows(run)):
                 if job.ended:
                     return
-                self._begin(job)
-                await lane.runner.submit(task)
-        except Lost:
+                self._count_attempt(job)
+                await lane.runner.submit(run)
+        except RunLost:
             if not job.ended:
                 lane.put(job)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_RETRY_SECONDS)
             return
         except ArtMancerError as error:
             self._fail(job, error)
@@ -233,185 +274,177 @@ class LocalJobs:
         if job.ended:
             await lane.runner.cancel(job.id)
             return
-        coming = self._start(job, self._bring_home(lane, job, task))
-        lane.at_host[job.id] = (job, coming)
-        coming.add_done_callback(lambda _: lane.leave_host(job))
+        collecting = self._start_task(job, self._collect(lane, job, run))
+        lane.submitted[job.id] = (job, collecting)
+        collecting.add_done_callback(lambda _: lane.collected(job))
 
-    async def _task(self, lane: Lane, job: Job) -> Task:
-        pictures = {
-            job.inputs[name]: await self._pictures.path(job.inputs[name]) for name in job.pictures
-        }
-        return Task(job.id, job.graph, pictures, job.asked, lane.urgent)
+    async def _run_of(self, lane: Lane, job: LocalJob) -> Run:
+        names = [job.record.inputs[name] for name in job.record.images]
+        images = {name: await self._uploads.path(name) for name in names}
+        return Run(job.id, job.graph, images, job.record.results, lane.urgent)
 
-    async def _bring_home(self, lane: Lane, job: Job, task: Task) -> None:
+    async def _collect(self, lane: Lane, job: LocalJob, run: Run) -> None:
+        """Wait for a submitted job and store its results."""
         try:
-            outputs = await lane.runner.outputs(task, lambda step: self._on_step(job, step))
-            written = await asyncio.to_thread(self._store.write, job, outputs)
+            outputs = await lane.runner.outputs(run, lambda step: self._on_step(job, step))
+            written = await asyncio.to_thread(
+                self._results.write, job.id, outputs.images, outputs.values
+            )
             if not job.ended:
-                job.outputs = written
-                self._end(job, "done")
-        except Lost:
+                job.finish(written)
+                self._end(job)
+        except RunLost:
             if not job.ended:
-                logs.tell(logger, "the host of a job went away", logging.WARNING, job=job.id)
+                logs.log_event(logger, "ComfyUI lost a job", logging.WARNING, job=job.id)
                 self._queue_again(job)
                 lane.put(job)
         except ArtMancerError as error:
             self._fail(job, error)
 
-    def _start(self, job: Job, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _start_task(self, job: LocalJob, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(partial(self._on_crash, job))
+        task.add_done_callback(partial(self._on_task_done, job))
         return task
 
-    def _on_crash(self, job: Job, done: "asyncio.Task[None]") -> None:
-        """A job does not hang because its host said something nobody expected."""
-        if not done.cancelled() and (error := done.exception()):
+    def _on_task_done(self, job: LocalJob, task: "asyncio.Task[None]") -> None:
+        """Fail the job of a task that raised an unexpected error, so that it does not hang."""
+        if not task.cancelled() and (error := task.exception()):
             logger.error("job %s", job.id, exc_info=error)
-            self._fail(
-                job,
-                ArtMancerError(
-                    "generation_failed", "Something went wrong in the gateway. Its log says what."
-                ),
-            )
+            self._fail(job, unexpected_error())
 
-    def _begin(self, job: Job) -> None:
-        """Before a job is handed over. One that its host forgot while it ran is run once more."""
-        if job.attempts >= _ATTEMPTS:
-            raise ArtMancerError(
-                "generation_failed",
-                "ComfyUI stopped twice while this job ran. Try a smaller picture, or see its log.",
-            )
+    def _count_attempt(self, job: LocalJob) -> None:
+        """Prepare a job for its submission. One that ComfyUI lost while it ran is retried once.
+
+        Raises
+        ------
+        ArtMancerError : generation_failed after the last attempt
+        """
+        if job.attempts >= MAX_ATTEMPTS:
+            raise stopped_twice()
         if job.attempts:
-            logs.tell(
-                logger, "a job was lost with its host, and runs again", logging.WARNING, job=job.id
+            logs.log_event(
+                logger,
+                "retrying a job that ComfyUI lost",
+                logging.WARNING,
+                job=job.id,
             )
         self._queue_again(job)
         job.progress, job.started, job.counted, job.deadline = 0.0, None, False, None
         self._sent.add(job.id)
 
-    def _queue_again(self, job: Job) -> None:
+    def _queue_again(self, job: LocalJob) -> None:
         if job.state != "queued":
             job.state, job.step = "queued", Step()
             self._store.save(job)
-            self._tell(job)
+            self._notify(job)
 
-    def _on_step(self, job: Job, step: Step) -> None:
+    def _on_step(self, job: LocalJob, step: Step) -> None:
         if job.ended:
             return
         starts = job.state == "queued"
-        job.state = "loading_pipeline" if step.loading else "processing"
-        job.step = step
+        job.advance(step)
         if starts:
             job.attempts += not job.counted
             job.counted = True
             job.started = job.started or time.time()
             try:
                 self._store.save(job)
-            except sqlite3.Error:  # it runs nevertheless, and its end is written again
+            except sqlite3.Error:  # the job runs nevertheless, and its end is written again
                 logger.exception("the start of job %s could not be written", job.id)
         if job.deadline is None:
             job.deadline = time.time() + self.lanes[job.lane].timeout
-        if not step.loading and step.total:
-            # The last of it is for what comes after the steps.
-            job.progress = max(job.progress, round(0.95 * step.done / step.total, 4))
-        self._tell(job)
+        self._notify(job)
 
-    def _fail(self, job: Job, error: ArtMancerError) -> None:
+    def _fail(self, job: LocalJob, error: ArtMancerError) -> None:
         if not job.ended:
-            job.error = {"error_type": error.code, "detail": str(error), "details": error.details}
-            self._end(job, "error")
+            job.fail(error)
+            self._end(job)
 
-    def _end(self, job: Job, state: State) -> None:
-        job.state, job.finished = state, time.time()
-        if state == "done":
-            job.progress = 1.0
-        self._live.pop(job.id, None)
+    def _end(self, job: LocalJob) -> None:
+        """Store the end of a job and tell everybody who waits for it."""
+        job.finished = time.time()
+        self._unfinished.pop(job.id, None)
         self._sent.discard(job.id)
         lane = self.lanes[job.lane]
         lane.drop(job)
-        _, coming = lane.at_host.get(job.id, (job, None))
-        if coming and coming is not asyncio.current_task():
-            coming.cancel()
+        _, collecting = lane.submitted.get(job.id, (job, None))
+        if collecting and collecting is not asyncio.current_task():
+            collecting.cancel()
         try:
             self._store.save(job)
         finally:
-            self._tell(job)
-            if job.id in self._waits:
-                self._waits.pop(job.id).set()
-        seconds = round(job.finished - job.created, 3)
-        reason = job.error["error_type"] if job.error else None
-        logs.tell(
-            logger,
-            "job ended",
-            job=job.id,
-            workflow=job.workflow,
-            state=state,
-            seconds=seconds,
-            error=reason,
-        )
-        metrics.ended(job)
-        if self._settings.debug and job.about.get("debug"):
+            self._notify(job)
+            if job.id in self._waiters:
+                self._waiters.pop(job.id).set()
+        metrics.job_ended(job)
+        logs.log_job_ended(logger, job)
+        if self._settings.debug and job.record.context.get("debug"):
             with suppress(OSError):
-                self._write_session(job)
+                self._write_debug_session(job)
 
-    def _write_session(self, job: Job) -> None:
-        results = {name: self._store.pictures(job, name) for name in job.outputs or {}}
-        sent = {
-            name: path for name in job.pictures if (path := self._pictures.find(job.inputs[name]))
+    def _write_debug_session(self, job: LocalJob) -> None:
+        record = job.record
+        uploads = {
+            name: path
+            for name in record.images
+            if (path := self._uploads.find(record.inputs[name]))
         }
-        self._sessions.write(job, sent, results)
+        results = {name: self._results.paths(job, name) for name in job.outputs or {}}
+        self._debug_sessions.write(job, uploads, results)
 
-    def _tell(self, job: Job) -> None:
+    def _notify(self, job: LocalJob) -> None:
         for watcher in self._watchers.get(job.id, ()):
             watcher.set()
 
-    async def _watch(self) -> None:
-        """End jobs that run, or wait for a host that is down, longer than their lane allows."""
-        up = dict.fromkeys(self.lanes, time.time())
+    async def _watch_timeouts(self) -> None:
+        """Fail jobs that run, or wait for a ComfyUI that is down, longer than their lane's
+        timeout.
+        """
+        last_up = dict.fromkeys(self.lanes, time.time())
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(_WATCH_SECONDS)
             now = time.time()
-            up |= {name: now for name, lane in self.lanes.items() if lane.runner.host().up}
-            for job in list(self._live.values()):
+            last_up |= {name: now for name, lane in self.lanes.items() if lane.runner.status().up}
+            for job in list(self._unfinished.values()):
                 lane = self.lanes[job.lane]
-                with _logged("a job that took too long could not be ended"):
+                with _disk_errors_logged("a job that timed out could not be ended"):
                     if job.deadline and now > job.deadline:
-                        self._fail(job, too_long(lane.timeout))
+                        self._fail(job, job_timeout(lane.timeout))
                         await lane.runner.cancel(job.id)
-                    elif now - max(job.created, up[job.lane]) > lane.timeout:
-                        self._fail(
-                            job,
-                            ArtMancerError("comfyui_unavailable", str(lane.runner.host().reason)),
-                        )
+                    elif now - max(job.record.created, last_up[job.lane]) > lane.timeout:
+                        reason = str(lane.runner.status().reason)
+                        self._fail(job, ArtMancerError("comfyui_unavailable", reason))
 
     async def _keep_tidy(self) -> None:
-        """Results, pictures and what lies at the hosts are removed when they are old,
-        or too many.
-        """
+        """Remove results, uploads and files at the ComfyUIs that are old, or too many."""
         settings = self._settings
         max_age, max_bytes = settings.picture_hours * 3600, settings.picture_gigabytes * 2**30
         while True:
-            with _logged("not all that is old could be removed"):
-                gone = self._store.forget(time.time() - settings.result_hours * 3600)
-                await asyncio.to_thread(self._store.remove_results, gone)
-                await asyncio.to_thread(self._pictures.tidy, self._needed(), max_age, max_bytes)
+            with _disk_errors_logged("not all old files could be removed"):
+                job_ids = self._store.forget(time.time() - settings.result_hours * 3600)
+                await asyncio.to_thread(self._results.remove, job_ids)
+                await asyncio.to_thread(
+                    self._uploads.tidy, self._needed_uploads(), max_age, max_bytes
+                )
             for runner in self._runners():
-                await runner.tidy(self._needed(), max_age, int(max_bytes))
-            await asyncio.sleep(_TIDY_EVERY)
+                await runner.tidy(self._needed_uploads(), max_age, int(max_bytes))
+            await asyncio.sleep(_TIDY_SECONDS)
 
-    def _needed(self) -> set[str]:
-        """The pictures of unfinished jobs."""
-        return {job.inputs[name] for job in self._live.values() for name in job.pictures}
+    def _needed_uploads(self) -> set[str]:
+        """Return the names of the images that unfinished jobs use."""
+        return {
+            job.record.inputs[name]
+            for job in self._unfinished.values()
+            for name in job.record.images
+        }
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """The disk may be full, or somebody's hand in the folder:
-    it passes, and the gateway goes on.
-    """
+def _disk_errors_logged(message: str) -> Iterator[None]:
+    """Log an error of the disk and go on: it may be full for a moment."""
     try:
         yield
     except (OSError, sqlite3.Error):
-        logger.exception(what)
+        logger.exception(message)

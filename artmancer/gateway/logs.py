@@ -1,18 +1,37 @@
-"""Log lines: JSON for programs, an object a line; words for a person at a terminal."""
+"""Log lines: a JSON object a line for programs, words for a person at a terminal."""
 
 import json
 import logging
 from datetime import datetime, timezone
 from typing import Any
 
+from .jobs import Job
 
-def tell(logger: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Log a message with fields of its own; pictures and prompts are none of them."""
+
+def log_event(
+    logger: logging.Logger, message: str, level: int = logging.INFO, **fields: Any
+) -> None:
+    """Log a message with fields; never an image or a prompt."""
     logger.log(level, message, extra={"fields": fields})
 
 
+def log_job_ended(logger: logging.Logger, job: Job) -> None:
+    """Log the end of a job."""
+    log_event(
+        logger,
+        "job ended",
+        job=job.id,
+        workflow=job.workflow,
+        state=job.state,
+        seconds=round((job.finished or 0) - job.record.created, 3),
+        error=job.error["error_type"] if job.error else None,
+    )
+
+
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, the fields of `tell`, and the traceback where there is one."""
+    """Formats a record as JSON: time, level, logger, message, the fields of `log_event`, and the
+    traceback where there is one.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -30,7 +49,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """The same for reading: time of day, level where it is worse than info, message, fields."""
+    """Formats a record for reading: time of day, level above info, message, fields."""
 
     def __init__(self) -> None:
         super().__init__("{asctime} {message}", "%H:%M:%S", "{")
@@ -38,5 +57,5 @@ class PlainLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
         fields = getattr(record, "fields", {})
-        told = "".join(f" {name}={value}" for name, value in fields.items())
-        return f"{record.asctime} {level}{record.message}{told}"
+        text = "".join(f" {name}={value}" for name, value in fields.items())
+        return f"{record.asctime} {level}{record.message}{text}"

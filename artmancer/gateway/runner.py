@@ -1,4 +1,4 @@
-"""What stands between jobs and where they run."""
+"""The `Runner` interface: submit a graph to a ComfyUI, follow it, fetch its outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,109 +8,128 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Step:
-    """Where a running job is.
+    """Progress of a run.
 
-    loading : a model is being loaded, and no step of the job itself is done yet
-    done, total : steps of what is being done; 0 of 0 where it has none
-    doing : "sampling"
+    Attributes
+    ----------
+    loading : a model is being loaded, and no step of the run itself is done yet
+    done, total : steps of the present stage; 0 of 0 where it has none
+    stage : for example "sampling"
     """
 
     loading: bool = False
     done: int = 0
     total: int = 0
-    doing: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A filled graph.
+class Run:
+    """A filled graph to run.
 
-    id : a UUID, the job's; a host is never given two tasks of one id at a time
-    graph : in API format, where pictures stand by their name in `pictures`
-    pictures : their files by name
-    results : names of the results by the id of their node
-    urgent : it goes before those that wait at the host and are not
+    Attributes
+    ----------
+    id : the job's UUID; a ComfyUI never gets two runs with one id at a time
+    graph : in API format; an image input holds a name in `images`
+    images : image files by name
+    results : names of the results to fetch, by node id
+    urgent : it goes before runs that wait at the ComfyUI and are not urgent
     """
 
     id: str
     graph: Mapping[str, Any]
-    pictures: Mapping[str, Path]
+    images: Mapping[str, Path]
     results: Mapping[str, str]
     urgent: bool = False
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a task gave: by a result's name, PNG files, or one text, number, or yes or no."""
+    """The outputs of a run.
 
-    pictures: Mapping[str, list[bytes]] = field(default_factory=dict)
+    Attributes
+    ----------
+    images : PNG files by result name
+    values : a text, number or boolean by result name
+    """
+
+    images: Mapping[str, list[bytes]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """reads_files : it reads a file that its user names; outputs : their types, "STRING" say"""
+    """A node class that a ComfyUI has.
+
+    Attributes
+    ----------
+    reads_files : it reads a file that its user names
+    outputs : types of its outputs, for example "STRING"
+    """
 
     reads_files: bool
     outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Host:
-    """What is known of where tasks run, as of a moment ago.
+class ComfyStatus:
+    """The state of a ComfyUI, as of a few seconds ago.
 
-    up : it takes tasks; reason : why not
-    about : version, device, memory, queue, models, as /api/health tells them
-    nodes : the types of nodes it has, by name; empty: not known yet
+    Attributes
+    ----------
+    up : it accepts runs
+    reason : why it does not
+    info : version, device, memory, queue and models, as /api/health answers them
+    nodes : its node classes by name; empty: not known yet
     """
 
     up: bool
     reason: str | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
     nodes: Mapping[str, NodeType] = field(default_factory=dict)
 
 
-class Lost(Exception):
-    """The host went away, or forgot the task; nobody knows how far the task came."""
+class RunLost(Exception):
+    """The ComfyUI went away or forgot the run; how far it came is unknown."""
 
 
 class Runner(Protocol):
-    """Where tasks run: a ComfyUI, or something like one."""
+    """Runs graphs in a ComfyUI. Implementation: ComfyRunner."""
 
-    async def run(self) -> None:
-        """Keep the connection to the host; ends only when cancelled."""
+    async def connect(self) -> None:
+        """Keep the connection to the ComfyUI until cancelled."""
         ...
 
     async def ready(self) -> None:
-        """Wait until the host takes tasks."""
+        """Wait until the ComfyUI accepts runs."""
         ...
 
-    def host(self) -> Host:
-        """What is known of the host, without asking it."""
+    def status(self) -> ComfyStatus:
+        """Return the last known state, without a request."""
         ...
 
-    async def submit(self, task: Task) -> None:
-        """Hand a task over; the host runs tasks in this order.
+    async def submit(self, run: Run) -> None:
+        """Submit a run; the ComfyUI runs them in this order.
 
         Raises
         ------
-        ArtMancerError : the host refuses it
-        Lost
+        ArtMancerError : the ComfyUI refuses it
+        RunLost
         """
         ...
 
-    async def knows(self, task: Task) -> bool:
-        """Whether the host has a task that was handed over before,
-        by this process or an earlier one.
+    async def knows(self, run: Run) -> bool:
+        """Tell whether the ComfyUI has a run that was submitted before, by this process or an
+        earlier one.
 
         Raises
         ------
-        Lost
+        RunLost
         """
         ...
 
-    async def outputs(self, task: Task, on_step: Callable[[Step], None]) -> Outputs:
-        """Wait for a task that was handed over.
+    async def outputs(self, run: Run, on_step: Callable[[Step], None]) -> Outputs:
+        """Wait for a submitted run and fetch its outputs.
 
         Parameters
         ----------
@@ -119,25 +138,25 @@ class Runner(Protocol):
         Raises
         ------
         ArtMancerError : it failed
-        Lost
+        RunLost
         """
         ...
 
-    async def cancel(self, task_id: str) -> None:
-        """Take a task back, waiting or running; one that is not there is no error."""
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run, waiting or running; an unknown id is no error."""
         ...
 
     async def free(self) -> int:
-        """Unload all models and empty all caches; the bytes of memory that came free."""
+        """Unload all models and empty all caches; return the bytes of memory that were freed."""
         ...
 
     async def tidy(self, keep: set[str], max_age: float, max_bytes: int) -> None:
-        """Remove what tasks left at the host.
+        """Remove the files that runs left at the ComfyUI.
 
         Parameters
         ----------
-        keep : names of pictures that unfinished tasks need
-        max_age : seconds; what is older goes
-        max_bytes : the oldest goes until no more than this is left
+        keep : names of images that unfinished runs need
+        max_age : seconds; older files are removed
+        max_bytes : then the oldest files are removed until this many bytes are left
         """
         ...

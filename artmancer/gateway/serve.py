@@ -56,9 +56,9 @@ def serve(
                 )
             port, folder = url.port or 80, settings.data / f"comfyui-{name}"
             start = comfy_process.command(port, folder, base=base, cpu=without_gpu)
-            companions.append(partial(comfy_process.mind, start, port, folder))
+            companions.append(partial(comfy_process.keep_running, start, port, folder))
     uvicorn.run(
-        create_app(settings, companions=companions, hosts=_hosts(settings)),
+        create_app(settings, companions=companions, allowed_hosts=_allowed_hosts(settings)),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -68,7 +68,7 @@ def serve(
     )
 
 
-def _hosts(settings: Settings) -> set[str] | None:
+def _allowed_hosts(settings: Settings) -> set[str] | None:
     """The names of a gateway that is for this machine alone, and of the proxies in front of it."""
     if settings.api_token or settings.host not in _OWN:
         return None

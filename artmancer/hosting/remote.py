@@ -9,7 +9,7 @@ import modal
 from modal.exception import FunctionTimeoutError
 
 if TYPE_CHECKING:
-    from ..gateway.contract import LaneName
+    from ..gateway.jobs import LaneName
 
 APP = "artmancer"
 SHARED = "artmancer-jobs"
@@ -23,11 +23,11 @@ class Unfinished(Exception):
     """The call has no result yet."""
 
 
-class Failed(Exception):
+class CallFailed(Exception):
     """The call ended without a result."""
 
 
-class TookTooLong(Failed):
+class CallTimeout(CallFailed):
     """The call was ended at its time limit."""
 
 
@@ -44,7 +44,7 @@ class Remote(Protocol):
         Raises
         ------
         Unfinished : it does not come within so many seconds
-        Failed
+        CallFailed
         """
         ...
 
@@ -89,11 +89,11 @@ class ModalRemote:
         try:
             return dict(await modal.FunctionCall.from_id(call_id).get.aio(timeout=timeout))
         except FunctionTimeoutError as error:
-            raise TookTooLong(str(error)) from error
+            raise CallTimeout(str(error)) from error
         except TimeoutError as error:
             raise Unfinished from error
         except modal.exception.Error as error:
-            raise Failed(str(error) or type(error).__name__) from error
+            raise CallFailed(str(error) or type(error).__name__) from error
 
     async def cancel(self, call_id: str) -> None:
         await modal.FunctionCall.from_id(call_id).cancel.aio()

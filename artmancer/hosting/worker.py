@@ -17,30 +17,44 @@ from typing import Any, TextIO
 
 from ..errors import ArtMancerError
 from ..gateway import logs
-from ..gateway.comfy_client import ComfyRunner
-from ..gateway.contract import LaneName
-from ..gateway.jobs import Job
-from ..gateway.runner import Lost, Outputs, Step, Task
-from ..gateway.sessions import Sessions
-from .launch import GO
-from .pictures import SharedPictures
+from ..gateway.comfy_runner import ComfyRunner
+from ..gateway.debug_sessions import DebugSessions
+from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_twice
+from ..gateway.results import result_name
+from ..gateway.runner import Outputs, Run, RunLost, Step
+from .preload import START
 from .remote import Remote
+from .shared import SharedUploadStore
 
 logger = logging.getLogger(__name__)
 
-LARGE = 4 * 2**20
-"""Bytes of a picture from which it goes to the volume, and not into the call's answer."""
+VOLUME_BYTES = 4 * 2**20
+"""Size from which a result image goes to the volume instead of into the call's answer, in bytes."""
 
-SESSIONS = "debug"
-"""The folder of debug sessions among the results."""
+DEBUG_SESSIONS = "debug"
+"""Folder of debug sessions on the volume of results."""
 
 _LOCAL_BYTES = 8 * 2**30
-_ATTEMPTS = 2
-_START_SECONDS, _TELL_EVERY, _PUBLISH_EVERY, _KEEP_SECONDS = 300.0, 0.25, 30.0, 24 * 3600.0
+"""Most bytes of images that the worker keeps on its own disk."""
+
+_START_TIMEOUT = 300.0
+"""Longest start of ComfyUI in seconds."""
+
+_STEP_SECONDS = 0.25
+"""Least seconds between two reports of a job's step."""
+
+_PUBLISH_SECONDS = 30.0
+"""Seconds between two reports of the worker's state."""
+
+_KEEP_SECONDS = 24 * 3600.0
+"""Age at which files are removed."""
+
+_TIDY_SECONDS = 3600.0
+"""Seconds between two removals of old files."""
 
 
 class WorkerLost(Exception):
-    """ComfyUI went away; Modal runs the call again, elsewhere."""
+    """The worker's ComfyUI exited; Modal runs the call again on another worker."""
 
 
 class Worker:
@@ -48,24 +62,28 @@ class Worker:
 
     Parameters
     ----------
-    start : the command that starts ComfyUI on `port`: Python, main.py, arguments
-    folder : for what it keeps while it lives
-    results : a folder that other containers can read from: large results and debug sessions
-    sync : makes what lies in `results` visible to them
-    on_sick : told when ComfyUI has ended, and no more orders can be run
+    command : starts ComfyUI on `port`: Python, main.py, arguments
+    folder : for files that live as long as the worker
+    results : a folder that other containers can read: large results and debug sessions
+    sync : makes the files in `results` visible to them
+    on_dead : called when ComfyUI has exited, after which the worker runs no orders
+
+    Attributes
+    ----------
+    stages : seconds of the start by stage
     """
 
     def __init__(
         self,
         lane: LaneName,
         remote: Remote,
-        start: list[str],
+        command: list[str],
         port: int,
         folder: Path,
         results: Path,
         *,
         sync: Callable[[], Awaitable[None]],
-        on_sick: Callable[[], Awaitable[None]],
+        on_dead: Callable[[], Awaitable[None]],
     ) -> None:
         self.lane = lane
         self._port = port
@@ -73,49 +91,49 @@ class Worker:
         self._folder = folder
         self._results = results
         self._sync = sync
-        self._on_sick = on_sick
-        self._command = start
+        self._on_dead = on_dead
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._sick = False
+        self._dead = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: ComfyRunner
-        self._pictures: SharedPictures
+        self._uploads: SharedUploadStore
         self.stages: dict[str, float] = {}
 
-    def prepare(self, *, go: bool = False) -> None:
-        """What may be done before a snapshot of memory is taken:
-        import what ComfyUI and the editor need.
+    def prepare(self, *, start_comfyui: bool = False) -> None:
+        """Import what ComfyUI and the editor need, before a snapshot of memory is taken.
 
         Parameters
         ----------
-        go : start ComfyUI, too; for snapshots that hold the GPU's memory,
-            without which it has no GPU for good
+        start_comfyui : also start ComfyUI; for snapshots that hold the GPU's memory. A ComfyUI that
+            starts without a GPU never uses one
         """
         begun = time.perf_counter()
         self._open(
-            [sys.executable, "-m", "artmancer.hosting.launch", *self._command[1:]], subprocess.PIPE
+            [sys.executable, "-m", "artmancer.hosting.preload", *self._command[1:]],
+            subprocess.PIPE,
         )
         assert self._process and self._process.stdout
-        self._process.stdout.read()  # until it has imported
+        self._process.stdout.read()  # ends when everything is imported
         self.stages["imports"] = time.perf_counter() - begun
-        if go:
-            self._tell_to_go()
+        if start_comfyui:
+            self._start_preloaded()
             while self._process.poll() is None and not _answers(self._port):
                 time.sleep(0.1)
             self.stages["comfyui, ahead"] = time.perf_counter() - begun - self.stages["imports"]
 
-    def _tell_to_go(self) -> None:
+    def _start_preloaded(self) -> None:
         assert self._process and self._process.stdin
-        with suppress(BrokenPipeError):  # it has ended, which _watch sees
-            self._process.stdin.write(GO)
+        with suppress(BrokenPipeError):  # it has exited, which _watch notices
+            self._process.stdin.write(START)
             self._process.stdin.close()
 
-    def _open(self, start: list[str], stdout: int | TextIO) -> None:
+    def _open(self, command: list[str], stdout: int | TextIO) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=stdout)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout)
 
     async def start(self) -> None:
-        """Start ComfyUI, and wait until it takes orders.
+        """Start ComfyUI, and wait until it accepts runs.
 
         Raises
         ------
@@ -125,27 +143,28 @@ class Worker:
         if self._process is None:
             self._open(self._command, sys.stderr)
         elif self._process.stdin and not self._process.stdin.closed:
-            self._tell_to_go()
-        self._pictures = SharedPictures(self._folder / "pictures", self._remote)
+            self._start_preloaded()
+        self._uploads = SharedUploadStore(self._folder / "pictures", self._remote)
         self._runner = ComfyRunner(
             f"http://127.0.0.1:{self._port}", f"artmancer-{uuid.uuid4().hex}"
         )
-        self._go(self._runner.run())
-        self._go(self._watch())
+        self._spawn(self._runner.connect())
+        self._spawn(self._watch())
         try:
-            await asyncio.wait_for(self._ready(), _START_SECONDS)
+            await asyncio.wait_for(self._ready(), _START_TIMEOUT)
         except asyncio.TimeoutError:
             raise ArtMancerError(
                 "comfyui_unavailable",
-                f"ComfyUI did not start within {_START_SECONDS:g} s. See its log.",
+                f"ComfyUI did not start within {_START_TIMEOUT:g} s. See its log.",
             ) from None
         self.stages["comfyui"] = time.perf_counter() - begun
         seconds = {stage: round(value, 2) for stage, value in self.stages.items()}
-        logs.tell(logger, "worker ready", lane=self.lane, seconds=seconds)
-        self._go(self._publish())
-        self._go(self._keep_tidy())
+        logs.log_event(logger, "worker ready", lane=self.lane, seconds=seconds)
+        self._spawn(self._publish())
+        self._spawn(self._keep_tidy())
 
     async def stop(self) -> None:
+        """Stop ComfyUI."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,97 +176,90 @@ class Worker:
                 self._process.kill()
 
     async def run(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a filled graph, and give what became of it.
+        """Run a filled graph.
 
         Parameters
         ----------
-        order : see jobs.order
+        order : from modal_jobs.make_order
 
         Returns
         -------
-        started, finished, and either values and pictures by a result's name, where None stands for
-        a picture that is in the folder of results, or an error as in Job.error
+        "started", "finished", and either "values" and "images" by result name, where None stands
+        for an image in the folder of results, or "error" as in Job.error
 
         Raises
         ------
         WorkerLost
         """
-        begun = time.time()
-        job = Job(id=order["id"], graph=order["graph"], **order["job"])
+        job = Job(record=JobRecord.from_dict(order["record"]), started=time.time())
         try:
-            outcome = await self._outcome(job)
+            outcome = await self._outcome(job, order["graph"])
         except ArtMancerError as error:
-            outcome = {
-                "error": {"error_type": error.code, "detail": str(error), "details": error.details}
-            }
-        finished = time.time()
-        if order["session"]:
-            await self._write_session(job, outcome, begun, finished)
-        return {"started": begun, "finished": finished, **outcome}
+            outcome = {"error": error.as_dict()}
+        job.finished = time.time()
+        if order["debug_session"]:
+            await self._write_debug_session(job, outcome)
+        return {"started": job.started, "finished": job.finished, **outcome}
 
-    async def _outcome(self, job: Job) -> dict[str, Any]:
-        if self._sick:  # Modal had given it already
-            raise WorkerLost("ComfyUI has ended.")
+    async def _outcome(self, job: Job, graph: Mapping[str, Any]) -> dict[str, Any]:
+        if self._dead:  # Modal had sent the call before it knew
+            raise WorkerLost("ComfyUI has exited.")
         attempts, cancelled = await asyncio.gather(
             self._remote.get(f"attempts:{job.id}"), self._remote.get(f"cancelled:{job.id}")
         )
         if cancelled:
-            raise ArtMancerError(
-                "not_finished", "The job was cancelled, and has no result. Send it again."
-            )
-        if (attempts or 0) >= _ATTEMPTS:
-            raise ArtMancerError(
-                "generation_failed",
-                "ComfyUI stopped twice while this job ran. Try a smaller picture, or see its log.",
-            )
-        names = [job.inputs[name] for name in job.pictures]
+            raise job_cancelled()
+        if (attempts or 0) >= MAX_ATTEMPTS:
+            raise stopped_twice()
+        record = job.record
+        names = [record.inputs[name] for name in record.images]
         _, paths = await asyncio.gather(
             self._remote.put(f"attempts:{job.id}", (attempts or 0) + 1),
-            asyncio.gather(*map(self._pictures.path, names)),
+            asyncio.gather(*map(self._uploads.path, names)),
         )
-        task = Task(job.id, job.graph, dict(zip(names, paths, strict=True)), job.asked)
-        telling = _Telling(self._remote, job.id)
+        run = Run(job.id, graph, dict(zip(names, paths, strict=True)), record.results)
+        reporter = _StepReporter(self._remote, job.id)
         try:
-            await self._runner.submit(task)
-            outputs = await self._runner.outputs(task, telling.hear)
-        except Lost:
-            await self._fall_sick()
+            await self._runner.submit(run)
+            outputs = await self._runner.outputs(run, reporter.on_step)
+        except RunLost:
+            await self._retire()
             raise WorkerLost("ComfyUI stopped while the job ran.") from None
         except asyncio.CancelledError:
             await self._runner.cancel(job.id)
             raise
         finally:
-            telling.stop()
-        return {"values": dict(outputs.values), "pictures": await self._kept(job, outputs)}
+            reporter.stop()
+        return {"values": dict(outputs.values), "images": await self._answered(job, outputs)}
 
-    async def _kept(self, job: Job, outputs: Outputs) -> dict[str, list[bytes | None]]:
-        """The pictures that go with the answer; those that are too large for it are laid down."""
-        kept: dict[str, list[bytes | None]] = {}
-        for name, pictures in outputs.pictures.items():
-            kept[name] = [data if len(data) < LARGE else None for data in pictures]
-            for index, data in enumerate(pictures):
-                if len(data) >= LARGE:
-                    path = self._results / job.id / f"{name}-{index}.png"
+    async def _answered(self, job: Job, outputs: Outputs) -> dict[str, list[bytes | None]]:
+        """Return the images that go into the call's answer; write the larger ones to the volume."""
+        answered: dict[str, list[bytes | None]] = {}
+        for name, images in outputs.images.items():
+            answered[name] = [data if len(data) < VOLUME_BYTES else None for data in images]
+            for index, data in enumerate(images):
+                if len(data) >= VOLUME_BYTES:
+                    path = self._results / job.id / result_name(name, index)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     await asyncio.to_thread(path.write_bytes, data)
-        if any(None in pictures for pictures in kept.values()):
+        if any(None in images for images in answered.values()):
             await self._sync()
-        return kept
+        return answered
 
     async def free(self) -> int:
-        """Unload ComfyUI's models; the bytes that came free."""
+        """Unload ComfyUI's models; return the bytes that were freed."""
         return await self._runner.free()
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _ready(self) -> None:
-        while not self._runner.host().up:
-            if self._sick:
+        while not self._runner.status().up:
+            if self._dead:
                 raise ArtMancerError(
-                    "comfyui_unavailable", "ComfyUI ended while it started. See its log."
+                    "comfyui_unavailable", "ComfyUI exited while it started. See its log."
                 )
             await asyncio.sleep(0.1)
 
@@ -255,64 +267,63 @@ class Worker:
         assert self._process
         while self._process.poll() is None:
             await asyncio.sleep(0.5)
-        await self._fall_sick()
+        await self._retire()
 
-    async def _fall_sick(self) -> None:
-        if not self._sick:
-            self._sick = True
-            logs.tell(
+    async def _retire(self) -> None:
+        """Stop accepting orders."""
+        if not self._dead:
+            self._dead = True
+            logs.log_event(
                 logger,
-                "ComfyUI has ended; this worker takes no more orders",
+                "ComfyUI has exited; this worker accepts no more orders",
                 logging.ERROR,
                 lane=self.lane,
             )
-            await self._on_sick()
+            await self._on_dead()
 
     async def _publish(self) -> None:
-        """Tell the gateways what is known of this worker."""
-        host = self._runner.host()
-        nodes = {name: (kind.reads_files, kind.outputs) for name, kind in host.nodes.items()}
+        """Report the worker's state to the gateways."""
+        nodes = {
+            name: (node.reads_files, node.outputs)
+            for name, node in self._runner.status().nodes.items()
+        }
         await self._remote.put(f"nodes:{self.lane}", nodes)
         while True:
-            await self._remote.put(
-                f"host:{self.lane}", {"at": time.time(), "about": dict(self._runner.host().about)}
-            )
-            await asyncio.sleep(_PUBLISH_EVERY)
+            info = dict(self._runner.status().info)
+            await self._remote.put(f"status:{self.lane}", {"at": time.time(), "info": info})
+            await asyncio.sleep(_PUBLISH_SECONDS)
 
     async def _keep_tidy(self) -> None:
         while True:
-            old = time.time() - _KEEP_SECONDS
+            oldest = time.time() - _KEEP_SECONDS
             if self._results.is_dir():
                 for folder in self._results.iterdir():
-                    if folder.name != SESSIONS and folder.stat().st_mtime < old:
+                    if folder.name != DEBUG_SESSIONS and folder.stat().st_mtime < oldest:
                         await asyncio.to_thread(rmtree, folder, True)
-            await asyncio.to_thread(self._pictures.tidy, (), _KEEP_SECONDS, _LOCAL_BYTES)
+            await asyncio.to_thread(self._uploads.tidy, (), _KEEP_SECONDS, _LOCAL_BYTES)
             await self._runner.tidy(set(), _KEEP_SECONDS, _LOCAL_BYTES)
-            await asyncio.sleep(3600)
+            await asyncio.sleep(_TIDY_SECONDS)
 
-    async def _write_session(
-        self, job: Job, outcome: Mapping[str, Any], begun: float, finished: float
-    ) -> None:
-        job.state, job.started, job.finished = (
-            ("error" if "error" in outcome else "done"),
-            begun,
-            finished,
-        )
+    async def _write_debug_session(self, job: Job, outcome: Mapping[str, Any]) -> None:
+        record = job.record
+        job.state = "error" if "error" in outcome else "done"
         job.error = outcome.get("error")
         job.outputs = {name: {"value": value} for name, value in outcome.get("values", {}).items()}
-        sent = {
-            name: path for name in job.pictures if (path := self._pictures.find(job.inputs[name]))
+        uploads = {
+            name: path
+            for name in record.images
+            if (path := self._uploads.find(record.inputs[name]))
         }
         with TemporaryDirectory() as folder:
             results: dict[str, list[Path]] = {}
-            for name, pictures in outcome.get("pictures", {}).items():
-                for index, data in enumerate(pictures):
-                    path = self._results / job.id / f"{name}-{index}.png"
+            for name, images in outcome.get("images", {}).items():
+                for index, data in enumerate(images):
+                    path = self._results / job.id / result_name(name, index)
                     if data is not None:
                         path = Path(folder) / path.name
                         path.write_bytes(data)
                     results.setdefault(name, []).append(path)
-            Sessions(self._results / SESSIONS).write(job, sent, results)
+            DebugSessions(self._results / DEBUG_SESSIONS).write(job, uploads, results)
         await self._sync()
 
 
@@ -321,8 +332,8 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class _Telling:
-    """Puts the step a job is at where the gateways look; the latest, where they come fast."""
+class _StepReporter:
+    """Puts a job's step where the gateways look; of several within a moment, the last."""
 
     def __init__(self, remote: Remote, job_id: str) -> None:
         self._remote = remote
@@ -330,9 +341,9 @@ class _Telling:
         self._started: float | None = None
         self._step = Step()
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._tell())
+        self._task = asyncio.create_task(self._report())
 
-    def hear(self, step: Step) -> None:
+    def on_step(self, step: Step) -> None:
         self._started = self._started or time.time()
         self._step = step
         self._changed.set()
@@ -340,11 +351,11 @@ class _Telling:
     def stop(self) -> None:
         self._task.cancel()
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
             await self._remote.put(
                 self._key, {"started": self._started, "step": asdict(self._step)}
             )
-            await asyncio.sleep(_TELL_EVERY)
+            await asyncio.sleep(_STEP_SECONDS)

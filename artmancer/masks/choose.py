@@ -16,6 +16,22 @@ _ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
 @dataclass(frozen=True)
+class Selection:
+    """The object that a prompt selects, as FastSAM and GrabCut return it.
+
+    Attributes
+    ----------
+    mask : MASK [1, H, W]
+    score : how well it fits, 0..1
+    count : number of candidates
+    """
+
+    mask: Tensor
+    score: float
+    count: int
+
+
+@dataclass(frozen=True)
 class Choice:
     """One answer: the masks that make it up together, and how well it fits, 0..1."""
 

@@ -22,12 +22,11 @@ from torch.nn import functional
 from ..cache import Cache, digest
 from ..errors import ArtMancerError
 from ..images import to_uint8
-from ..mover import Mover
-from ..onnx import refusals
+from ..offload import Offloader
+from ..onnx_errors import onnx_errors
 from ..progress import Progress, no_progress
-from .choose import Choice, Masks, choose, pack
-from .prompt import Prompt, check, shrink
-from .select import Selection
+from .choose import Choice, Masks, Selection, choose, pack
+from .clicks import Clicks, check_clicks, shrink
 
 logger = logging.getLogger(__name__)
 
@@ -81,25 +80,25 @@ class Everything:
     def nbytes(self) -> int:
         return self.prototypes.nbytes + self.coefficients.nbytes + self.masks.bits.nbytes
 
-    def choose(self, prompt: Prompt) -> list[Choice]:
-        """What the prompt, in pixels of the picture, may mean; see choose.choose."""
+    def choose(self, clicks: Clicks) -> list[Choice]:
+        """What the clicks, in pixels of the picture, may mean; see choose.choose."""
         if not len(self.boxes):
             return []
         height, width = self._inner()
         box = brush = None
-        if prompt.box is not None:
-            left, top, right, bottom = (one * self.scale for one in prompt.box)
+        if clicks.box is not None:
+            left, top, right, bottom = (one * self.scale for one in clicks.box)
             box = (
                 max(0.0, left),
                 max(0.0, top),
                 min(float(width), right),
                 min(float(height), bottom),
             )
-        if prompt.brush is not None:
+        if clicks.brush is not None:
             brush = np.zeros(self.masks.size, np.bool_)
-            brush[:height, :width] = shrink(prompt.brush, (height, width))
+            brush[:height, :width] = shrink(clicks.brush, (height, width))
         return choose(
-            self.masks, self._holding(prompt.positive), self._holding(prompt.negative), box, brush
+            self.masks, self._holding(clicks.positive), self._holding(clicks.negative), box, brush
         )
 
     def draw(self, choice: Choice) -> Tensor:
@@ -174,26 +173,26 @@ class FastSAM:
     fixed: bool = False
     cache: Cache = field(default_factory=lambda: Cache(256 * 2**20))
 
-    def select(self, image: Tensor, prompt: Prompt, candidate: int = 0) -> Selection:
+    def select(self, image: Tensor, clicks: Clicks, candidate: int = 0) -> Selection:
         """The object that is meant.
 
         Parameters
         ----------
         image : IMAGE [1, H, W, 3]
-        prompt : see Prompt
+        clicks : see Clicks
         candidate : which of the candidates, counted round
 
         Raises
         ------
         ArtMancerError : invalid_request, mask_empty, object_not_found
         """
-        check(prompt, image)
+        check_clicks(clicks, image)
         everything = self.everything(image)
-        choices = everything.choose(prompt)
+        choices = everything.choose(clicks)
         if not choices:
             raise ArtMancerError(
                 "object_not_found",
-                f"Of the {len(everything.boxes)} masks in this picture none fits the prompt. Click "
+                f"Of the {len(everything.boxes)} masks in this picture none fits the clicks. Click "
                 "on another part, drag a box around the object, or take the draft model.",
             )
         choice = choices[candidate % len(choices)]
@@ -242,7 +241,9 @@ class FastSAM:
         )
 
 
-def load(path: Path, mover: Mover | None = None, progress: Progress = no_progress) -> FastSAM:
+def load(
+    path: Path, offloader: Offloader | None = None, progress: Progress = no_progress
+) -> FastSAM:
     """Load a FastSAM, or any YOLO segmenter, from a .pt (its weights alone: no code in it is run)
     or an .onnx file.
 
@@ -257,10 +258,10 @@ def load(path: Path, mover: Mover | None = None, progress: Progress = no_progres
         )
     if path.suffix == ".onnx":
         return _load_onnx(path)
-    return _load_torch(path, mover or Mover(), progress)
+    return _load_torch(path, offloader or Offloader(), progress)
 
 
-def _load_torch(path: Path, mover: Mover, progress: Progress) -> FastSAM:
+def _load_torch(path: Path, offloader: Offloader, progress: Progress) -> FastSAM:
     with _quiet_ultralytics():
         from ultralytics.nn.tasks import SegmentationModel, torch_safe_load
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
@@ -279,8 +280,8 @@ def _load_torch(path: Path, mover: Mover, progress: Progress) -> FastSAM:
         _try_out(path, lambda picture: model(picture)[0], 64)
 
     def network(picture: Tensor) -> tuple[Tensor, Tensor]:
-        mover.put(model, 2**30, progress)
-        detections, prototypes = model(picture.to(mover.device))[0]
+        offloader.load(model, 2**30, progress)
+        detections, prototypes = model(picture.to(offloader.device))[0]
         return detections.cpu(), prototypes.cpu()
 
     side = 1024
@@ -302,7 +303,7 @@ def _load_onnx(path: Path) -> FastSAM:
         session = onnxruntime.InferenceSession(
             str(path), providers=onnxruntime.get_available_providers()
         )
-    except refusals() as error:
+    except onnx_errors() as error:
         raise _not_a_segmenter(path) from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
@@ -312,7 +313,7 @@ def _load_onnx(path: Path) -> FastSAM:
         try:
             detections, prototypes = session.run(None, {inputs[0].name: picture.numpy()})[:2]
             return torch.from_numpy(detections), torch.from_numpy(prototypes)
-        except refusals() as error:
+        except onnx_errors() as error:
             raise _not_a_segmenter(path, str(error)) from error
 
     height = inputs[0].shape[2]

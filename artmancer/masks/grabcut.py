@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import mask_ops
 from ..errors import ArtMancerError
 from ..images import to_uint8
-from . import refine
-from .prompt import Prompt, check, shrink
-from .select import Selection
+from .choose import Selection
+from .clicks import Clicks, check_clicks, shrink
 
 SIDE = 400
 """The picture is cut at this size; its edge is then drawn anew at full size,
@@ -33,23 +33,23 @@ class GrabCut:
 
     name = "draft"
 
-    def select(self, image: Tensor, prompt: Prompt, candidate: int = 0) -> Selection:
+    def select(self, image: Tensor, clicks: Clicks, candidate: int = 0) -> Selection:
         """The object that is meant; for the parameters and errors see FastSAM.select.
 
         The score says how much of the object's rim lies on an edge of the picture's colours.
         """
         import cv2
 
-        check(prompt, image)
+        check_clicks(clicks, image)
         height, width = image.shape[1:3]
         ratio = min(1.0, SIDE / max(height, width))
         size = max(2, round(width * ratio)), max(2, round(height * ratio))
         picture = to_uint8(image[0]).numpy()
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         count = (
-            len(REACHES) if prompt.positive and prompt.box is None and prompt.brush is None else 1
+            len(REACHES) if clicks.positive and clicks.box is None and clicks.brush is None else 1
         )
-        labels = _labels(prompt, size, ratio, REACHES[candidate % count])
+        labels = _labels(clicks, size, ratio, REACHES[candidate % count])
         if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
             raise _nothing()
         if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
@@ -61,13 +61,13 @@ class GrabCut:
             small, labels, (0, 0, 1, 1), background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK
         )
         shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
-        shape = _under(shape, prompt, ratio)
+        shape = _under(shape, clicks, ratio)
         even = cv2.medianBlur(shape, 3).astype(np.float32)
-        soft = refine.carry(
+        soft = mask_ops.carry(
             even, small.astype(np.float32) / np.float32(255), image[0].numpy(), WINDOW, FAINT
         )
         mask = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
-        for points, value in ((prompt.negative, 0), (prompt.positive, 1)):
+        for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
             for x, y in points:
                 mask[int(y), int(x)] = value
         if not mask.any():
@@ -75,36 +75,36 @@ class GrabCut:
         return Selection(torch.from_numpy(mask)[None].float(), _on_edges(small, shape), count)
 
 
-def _labels(prompt: Prompt, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
+def _labels(clicks: Clicks, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
     """What is surely and what is probably the object, [h, w] in OpenCV's labels."""
     import cv2
 
     width, height = size
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
     inset = max(1, round(0.1 * min(size)))
-    if prompt.brush is not None:
-        brush = shrink(prompt.brush, (height, width))
+    if clicks.brush is not None:
+        brush = shrink(clicks.brush, (height, width))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * inset + 1, 2 * inset + 1))
         core = cv2.erode(brush.astype(np.uint8), disc[::2, ::2]) > 0
         labels[cv2.dilate(brush.astype(np.uint8), disc) > 0] = cv2.GC_PR_BGD
         labels[brush] = cv2.GC_PR_FGD
         # Paint is surely on the object, but for its rim.
         labels[core if core.any() else brush] = cv2.GC_FGD
-    elif prompt.box is not None:
-        left, top, right, bottom = (max(0, round(one * ratio)) for one in prompt.box)
+    elif clicks.box is not None:
+        left, top, right, bottom = (max(0, round(one * ratio)) for one in clicks.box)
         labels[top : max(bottom, top + 1), left : max(right, left + 1)] = cv2.GC_PR_FGD
-    elif prompt.positive:
+    elif clicks.positive:
         radius = max(2, round(reach * float(np.hypot(width, height))))
         labels[:] = cv2.GC_PR_BGD
         labels[[0, -1]] = labels[:, [0, -1]] = cv2.GC_BGD
-        for x, y in prompt.positive:
+        for x, y in clicks.positive:
             cv2.circle(labels, (round(x * ratio), round(y * ratio)), radius, cv2.GC_PR_FGD, -1)
     else:
         labels[inset : height - inset, inset : width - inset] = cv2.GC_PR_FGD
     widest = max(1, round(0.01 * max(size)))
     said = (
-        (prompt.negative, prompt.positive, cv2.GC_BGD),
-        (prompt.positive, prompt.negative, cv2.GC_FGD),
+        (clicks.negative, clicks.positive, cv2.GC_BGD),
+        (clicks.positive, clicks.negative, cv2.GC_FGD),
     )
     for points, others, label in said:
         for point, (row, column) in zip(points, _places(points, ratio, size), strict=True):
@@ -124,15 +124,15 @@ def _places(
     return [(min(int(y * ratio), size[1] - 1), min(int(x * ratio), size[0] - 1)) for x, y in points]
 
 
-def _under(shape: NDArray[np.uint8], prompt: Prompt, ratio: float) -> NDArray[np.uint8]:
+def _under(shape: NDArray[np.uint8], clicks: Clicks, ratio: float) -> NDArray[np.uint8]:
     """The connected parts under the positive points;
     without points, all that are not small beside the largest.
     """
     import cv2
 
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(shape)
-    if prompt.positive:
-        places = _places(prompt.positive, ratio, shape.shape[::-1])
+    if clicks.positive:
+        places = _places(clicks.positive, ratio, shape.shape[::-1])
         kept = [parts[place] for place in places if parts[place]]
     else:
         areas = statistics[:, cv2.CC_STAT_AREA]

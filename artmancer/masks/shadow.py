@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import region
+from .. import mask_ops, region
+from ..checks import check_finite, check_image, check_mask
+from ..color import LUMINANCE
 from ..images import to_uint8
 from ..progress import Progress, no_progress
-from . import refine
 
 SIDE = 512
 """The shadow is looked for at this size at most; it has no fine details."""
@@ -53,8 +54,9 @@ def propose(
     ------
     ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
     """
-    region.check(image, mask)
-    region.check_finite(image, "image")
+    check_image(image)
+    check_mask(mask, image)
+    check_finite(image, "image")
     image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
     found = []
     for index, one in enumerate(image):
@@ -74,7 +76,7 @@ def _propose(image: Tensor, mask: Tensor, reach: float, name: str) -> Tensor:
     size = max(box.bottom - box.top, box.right - box.left)
     height, width = mask.shape
     window = box.widen(math.ceil(size * (reach + 0.5))).clip(region.Window(0, 0, height, width))
-    part, hole = to_uint8(window.of(image)).numpy(), window.of(mask).numpy() >= 0.5
+    part, hole = to_uint8(window.view(image)).numpy(), window.view(mask).numpy() >= 0.5
     scale = min(1.0, SIDE / max(hole.shape))
     small = tuple(max(8, round(side * scale)) for side in hole.shape[::-1])
     colors = cv2.resize(part, small, interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(
@@ -84,9 +86,9 @@ def _propose(image: Tensor, mask: Tensor, reach: float, name: str) -> Tensor:
     found = _darker(colors, hole, reach * size * scale, max(3, round(0.75 * size * scale)))
     shadow = torch.zeros_like(mask)
     area = cv2.resize(
-        found.astype(np.float32), window.of(mask).shape[::-1], interpolation=cv2.INTER_LINEAR
+        found.astype(np.float32), window.view(mask).shape[::-1], interpolation=cv2.INTER_LINEAR
     )
-    window.of(shadow).copy_(torch.from_numpy((area > 0.5).astype(np.float32)))
+    window.view(shadow).copy_(torch.from_numpy((area > 0.5).astype(np.float32)))
     return shadow * (mask < 0.5)
 
 
@@ -96,7 +98,7 @@ def _darker(
     """Where a picture [h, w, 3] is in the shadow of what is in its hole."""
     import cv2
 
-    away = refine.distance(torch.from_numpy(hole.astype(np.float32))).numpy()
+    away = mask_ops.distance(torch.from_numpy(hole.astype(np.float32))).numpy()
     far = away > reach
     if far.mean() < LEAST_GROUND:
         return np.zeros_like(hole)
@@ -105,7 +107,8 @@ def _darker(
     )  # the object's soft edge belongs to it
     free, fine = (~near).astype(np.float32), max(2.0, 0.06 * side)
     smooth = _blur(colors * free[..., None], fine) / np.maximum(_blur(free, fine), 1e-3)[..., None]
-    luminance = smooth @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    # Of the sRGB values, not of linear light: shadows are compared as the eye sees them.
+    luminance = smooth @ LUMINANCE.numpy()
     ratio = luminance / np.maximum(
         _blur(_closed(np.asarray(luminance * free, np.float32), side), side / 4), 1e-3
     )

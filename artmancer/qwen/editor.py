@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..conditions import DEFAULT_RECIPE
 from ..editor import EditRequest
 from ..errors import ArtMancerError
 from ..images import to_pil
 from ..progress import Progress
-from . import checkpoints, sampler, speed
+from ..recipes import DEFAULT_RECIPE
+from . import adapters, checkpoints, sampler, speed
 from .pipeline import NO_MEMORY, Base
 
 logger = logging.getLogger(__name__)
@@ -33,15 +33,16 @@ class QwenEditor:
     checkpoint : the variant's LoRA
     strength : how strongly the checkpoint acts, 1 = as trained
     acceleration : a LoRA for few steps on top of it, which samples with CFG 1 and its own schedule
-    memory : one of memory.MODES, or "auto"
+    memory : one of options.MEMORY_MODES, or "auto"
     """
 
     base: Base
     variant: str
-    checkpoint: checkpoints.Checkpoint = checkpoints.NONE
+    checkpoint: checkpoints.Checkpoint = checkpoints.NO_CHECKPOINT
     strength: float = 1.0
     acceleration: Path | None = None
     memory: str = "auto"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.acceleration and self.acceleration == self.checkpoint.path:
@@ -81,12 +82,12 @@ class QwenEditor:
             try:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
-                leaner = self.base.memory.leaner()
+                leaner = self.base.memory.leaner_mode()
             logger.warning(
                 "Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner
             )
             gc.collect()
-            self.base.memory.mover.empty()
+            self.base.memory.offloader.empty_cache()
             return self._edit(request, leaner, progress, in_turn=True)
 
     def _edit(
@@ -97,8 +98,8 @@ class QwenEditor:
             sampling, shift = replace(sampling, cfg=1.0), ACCELERATED_SHIFT
         tasks = [_task(request, index, shift) for index in range(len(request.conditions.image))]
         files = {self.checkpoint.path: self.strength, self.acceleration: 1.0}
-        checkpoints.use(self.base, {path: strength for path, strength in files.items() if path})
-        self.base.memory.use(memory, tasks[0].pixels(sampling.condition_pixels))
+        adapters.activate(self.base, {path: strength for path, strength in files.items() if path})
+        self.base.memory.set_mode(memory, tasks[0].pixels(sampling.condition_pixels))
         edited = []
         for index, task in enumerate(tasks):
             with speed.settings(self.base, sampling):
@@ -107,13 +108,13 @@ class QwenEditor:
         return torch.cat(edited)
 
 
-def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task:
+def _task(request: EditRequest, index: int, shift: float | None) -> sampler.SampleRequest:
     conditions, crop = request.conditions, request.conditions.crop
     height, width = crop.region.size
     background = None
     if request.sampling.keep_background:
         background = to_pil(crop.image[index]), crop.feathered[index]
-    return sampler.Task(
+    return sampler.SampleRequest(
         request.prompt,
         [to_pil(image[index]) for image in conditions.images.values()],
         height,
@@ -127,11 +128,11 @@ def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Task
 def _part(progress: Progress, index: int, count: int) -> Progress:
     """The progress of one picture of a batch, as a part of the whole's."""
 
-    def tell(done: int, total: int, doing: str, latents: Tensor | None = None) -> None:
-        if doing in sampler.DOING:
-            progress(index * total + done, count * total, doing, latents)
+    def tell(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        if stage in sampler.STAGES:
+            progress(index * total + done, count * total, stage, latents)
         else:
-            progress(done, total, doing, latents)
+            progress(done, total, stage, latents)
 
     return tell
 

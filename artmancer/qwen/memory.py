@@ -1,4 +1,4 @@
-"""Where the base's three models lie while one of them works."""
+"""Placement of the base's three models while one of them runs."""
 
 from itertools import pairwise
 from typing import Any
@@ -6,97 +6,116 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from ..mover import Mover, size
+from ..offload import Offloader, model_bytes
+from ..options import MEMORY_MODES
 from ..progress import Progress
 
 PARTS = ("text_encoder", "transformer", "vae")
-MODES = ("all on the GPU", "one model at a time", "group offload")
-"""From the fastest to the one that needs the least memory; "auto" takes the first that fits."""
+"""The pipeline's components with weights."""
+
+ALL_ON_GPU, ONE_AT_A_TIME, GROUP_OFFLOAD = MEMORY_MODES
 
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
-"""What diffusers' group offloading leaves on a module; it has no call that takes them off."""
+"""Hooks that diffusers' group offloading leaves on a module; diffusers has no call to remove
+them.
+"""
 
 
 class Memory:
-    """Where the parts of one pipeline lie.
+    """Placement of the models of one pipeline.
 
     Parameters
     ----------
-    pipeline : its components are moved
-    mover : moves them
+    pipeline : its components are loaded and unloaded
+    offloader : loads and unloads them
+
+    Attributes
+    ----------
+    parts : the models by name
+    mode : one of MEMORY_MODES
     """
 
-    def __init__(self, pipeline: Any, mover: Mover) -> None:
+    def __init__(self, pipeline: Any, offloader: Offloader) -> None:
         self.parts: dict[str, Module] = {name: getattr(pipeline, name) for name in PARTS}
-        self.mover = mover
-        self.mode = MODES[0]
+        self.offloader = offloader
+        self.mode = ALL_ON_GPU
 
-    def use(self, mode: str, pixels: int) -> None:
-        """Keep to one of MODES, or with "auto" to the first of them that fits, from now on.
+    def set_mode(self, mode: str, pixels: int) -> None:
+        """Set the mode from now on.
 
         Parameters
         ----------
-        pixels : area of all conditions and the result together, which the work grows with
+        mode : one of MEMORY_MODES; "auto": the first of them that fits
+        pixels : area of the result and all conditions together, which the activations grow with
         """
-        mode = self._fitting(pixels) if mode == "auto" else mode
+        mode = self._fitting_mode(pixels) if mode == "auto" else mode
         if mode == self.mode:
             return
-        streamed = [self.parts["text_encoder"], self.parts["transformer"]]
-        for model in streamed:
-            if mode == "group offload":
-                self.mover.take(model)
-                _stream(model, self.mover.device)
-            elif self.mode == "group offload":
-                _unstream(model)
+        for model in (self.parts["text_encoder"], self.parts["transformer"]):
+            if mode == GROUP_OFFLOAD:
+                self.offloader.unload(model)
+                _start_streaming(model, self.offloader.device)
+            elif self.mode == GROUP_OFFLOAD:
+                _stop_streaming(model)
         self.mode = mode
 
-    def bring(self, name: str, pixels: int, progress: Progress) -> None:
-        """See that a part can compute on the device."""
-        if self.mode != MODES[0]:
-            for other, model in self.parts.items():
-                if other != name and not self._streams(other):
-                    self.mover.take(model)
-        if self._streams(name):
-            self.mover.make_room(work(name, pixels))
-        else:
-            self.mover.put(self.parts[name], work(name, pixels), progress)
+    def load_part(self, name: str, pixels: int, progress: Progress) -> None:
+        """Make a part ready to run on the device.
 
-    def adapted(self) -> None:
-        """Take note that layers were added to the transformer, or that others of them act: it is
-        streamed in order.
+        Parameters
+        ----------
+        name : one of PARTS
+        pixels : as for `set_mode`
         """
-        if self._streams("transformer"):
-            _unstream(self.parts["transformer"])
-            _stream(self.parts["transformer"], self.mover.device)
+        if self.mode != ALL_ON_GPU:
+            for other, model in self.parts.items():
+                if other != name and not self._is_streamed(other):
+                    self.offloader.unload(model)
+        if self._is_streamed(name):
+            self.offloader.free_memory(activation_bytes(name, pixels))
+        else:
+            self.offloader.load(self.parts[name], activation_bytes(name, pixels), progress)
 
-    def leaner(self) -> str:
-        """The mode that needs less memory than the present one; of the last, itself."""
-        return dict(pairwise(MODES)).get(self.mode, self.mode)
+    def adapters_changed(self) -> None:
+        """Restart streaming after layers were added to the transformer or other layers act in it:
+        its layers are streamed in the order they ran.
+        """
+        if self._is_streamed("transformer"):
+            _stop_streaming(self.parts["transformer"])
+            _start_streaming(self.parts["transformer"], self.offloader.device)
 
-    def _streams(self, name: str) -> bool:
-        return self.mode == "group offload" and name != "vae"
+    def leaner_mode(self) -> str:
+        """Return the next mode, which needs less memory; the last mode returns itself."""
+        return dict(pairwise(MEMORY_MODES)).get(self.mode, self.mode)
 
-    def _fitting(self, pixels: int) -> str:
-        room = self.mover.room()
-        if room is None:
-            return MODES[0]
-        sizes = {name: size(model) for name, model in self.parts.items()}
-        there = sum(size(model, self.mover.device) for model in self.parts.values())
-        most = max(work(name, pixels) for name in PARTS)
-        if sum(sizes.values()) + most <= room + there:
-            return MODES[0]
-        if max(sizes[name] + work(name, pixels) for name in PARTS) <= room + there:
-            return MODES[1]
-        return MODES[2]
+    def _is_streamed(self, name: str) -> bool:
+        return self.mode == GROUP_OFFLOAD and name != "vae"
+
+    def _fitting_mode(self, pixels: int) -> str:
+        available = self.offloader.available_memory()
+        if available is None:
+            return ALL_ON_GPU
+        weights = {name: model_bytes(model) for name, model in self.parts.items()}
+        activations = {name: activation_bytes(name, pixels) for name in PARTS}
+        available += sum(model_bytes(model, self.offloader.device) for model in self.parts.values())
+        if sum(weights.values()) + max(activations.values()) <= available:
+            return ALL_ON_GPU
+        if max(weights[name] + activations[name] for name in PARTS) <= available:
+            return ONE_AT_A_TIME
+        return GROUP_OFFLOAD
 
 
-def work(name: str, pixels: int) -> int:
-    """Bytes a part needs beside its weights, in bfloat16 at the real width;
-    estimated from its activations.
+def activation_bytes(name: str, pixels: int) -> int:
+    """Estimate the bytes a part needs beside its weights, in bfloat16 at the real width.
 
     The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps of
-    192 channels at full size, with their convolutions' workspace; the text encoder sees pictures of
-    a fixed size.
+    192 channels at full size, with their convolutions' workspace; the text encoder sees images of a
+    fixed size.
+
+    Parameters
+    ----------
+    name : one of PARTS
+    pixels : area of the result and all conditions together
     """
     return {
         "text_encoder": 2 * 2**30,
@@ -105,17 +124,17 @@ def work(name: str, pixels: int) -> int:
     }[name]
 
 
-def _stream(model: Module, device: torch.device) -> None:
+def _start_streaming(model: Module, device: torch.device) -> None:
     from diffusers.hooks.group_offloading import apply_group_offloading
 
-    # Pinned as they are sent: all at once would lock 57 GB of the CPU's memory.
+    # Weights are pinned as they are sent: all at once would lock 57 GB of the CPU's memory.
     streams = device.type == "cuda"
     apply_group_offloading(
         model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams
     )
 
 
-def _unstream(model: Module) -> None:
+def _stop_streaming(model: Module) -> None:
     from diffusers.hooks.hooks import HookRegistry
 
     registry = HookRegistry.check_if_exists_or_initialize(model)

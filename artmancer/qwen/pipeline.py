@@ -1,7 +1,6 @@
 """The base model: loaded once, shared by every editor on it."""
 
 import gc
-import json
 import logging
 import re
 import threading
@@ -16,8 +15,9 @@ import torch
 
 from ..cache import Cache
 from ..errors import ArtMancerError
-from ..mover import Mover
+from ..offload import Offloader
 from ..progress import Progress, no_progress
+from .checkpoints import PIPELINE_CLASS, is_base
 from .memory import Memory
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,6 @@ logger = logging.getLogger(__name__)
 Pipeline = Any
 """diffusers.QwenImageEditPlusPipeline, whose components carry no types."""
 
-PIPELINE_CLASS = "QwenImageEditPlusPipeline"
-PRECISIONS = ("auto", "bf16", "fp8", "fp32")
-"""auto: bf16 on a GPU, fp32 on the CPU.
-fp8: the transformer's weights in 8 bits, computed with in bf16.
-"""
 NO_MEMORY = "allocate memory"
 """In what torch says where the CPU's memory is too small;
 it has no class for that, as it has for a GPU's.
@@ -71,7 +66,7 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the parts compute."""
-        return self.memory.mover.device
+        return self.memory.offloader.device
 
 
 # A base lives as long as an editor on it does: in ComfyUI, until the graph's outputs are dropped.
@@ -102,7 +97,7 @@ def precision_for(device: torch.device, asked: str) -> str:
 def load(
     folder: Path,
     precision: str = "auto",
-    mover: Mover | None = None,
+    offloader: Offloader | None = None,
     progress: Progress = no_progress,
 ) -> Base:
     """Load a base model from a folder that diffusers wrote.
@@ -113,7 +108,7 @@ def load(
     ----------
     folder : with model_index.json, and safetensors weights
     precision : one of PRECISIONS
-    mover : puts the models on the device, see memory.py
+    offloader : puts the models on the device, see memory.py
     progress : told what is loading; may raise to cancel
 
     Raises
@@ -130,10 +125,10 @@ def load(
     from safetensors import SafetensorError
 
     _check(folder)
-    mover = mover or Mover()
-    precision = precision_for(mover.device, precision)
+    offloader = offloader or Offloader()
+    precision = precision_for(offloader.device, precision)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    logger.info("Loading %s for %s in %s.", folder, mover.device, precision)
+    logger.info("Loading %s for %s in %s.", folder, offloader.device, precision)
     weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     classes: dict[str, tuple[Any, dict[str, Any]]] = {
         "scheduler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
@@ -170,7 +165,7 @@ def load(
     if precision == "fp8":
         _store_in_eight_bits(parts["transformer"], dtype, progress)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
-    return Base(pipeline, Memory(pipeline, mover))
+    return Base(pipeline, Memory(pipeline, offloader))
 
 
 def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progress) -> None:
@@ -190,15 +185,6 @@ def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progres
     for done, layer in enumerate(layers):
         progress(done, len(layers), "rounding the transformer to 8 bits")
         apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, dtype, non_blocking=False)
-
-
-def is_base(folder: Path) -> bool:
-    """Whether this folder holds a base model, by its model_index.json."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(index, dict) and index.get("_class_name") == PIPELINE_CLASS
 
 
 def _check(folder: Path) -> None:

@@ -16,19 +16,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..editor import Sampling
+from ..options import Sampling
 from ..progress import Progress
 from .pipeline import Base
 
-ONE_MEGAPIXEL = 1024 * 1024
 VISION_PIXELS = 384 * 384
 """What the vision encoder sees of each condition, as in training."""
-DOING = ("encoding", "sampling", "decoding")
+STAGES = ("encoding", "sampling", "decoding")
 """What is told of a picture, each time with its steps."""
 
 
 @dataclass(frozen=True)
-class Task:
+class SampleRequest:
     """One picture to sample.
 
     prompt : the edit in words
@@ -58,7 +57,7 @@ class Task:
 
 @torch.no_grad()
 def sample(
-    base: Base, task: Task, sampling: Sampling, progress: Progress, in_turn: bool = False
+    base: Base, task: SampleRequest, sampling: Sampling, progress: Progress, in_turn: bool = False
 ) -> Tensor:
     """Edit one picture.
 
@@ -77,9 +76,9 @@ def sample(
     dtype = pipeline.transformer.dtype
     pixels = task.pixels(sampling.condition_pixels)
 
-    def bring(part: str, done: int = 0, doing: str = "encoding") -> None:
-        progress(done, sampling.steps, doing)
-        base.memory.bring(part, pixels, progress)
+    def bring(part: str, done: int = 0, stage: str = "encoding") -> None:
+        progress(done, sampling.steps, stage)
+        base.memory.load_part(part, pixels, progress)
 
     prompts = [task.prompt, sampling.negative] if sampling.cfg > 1 else [task.prompt]
     embeddings = [_embed(base, text, task.conditions, bring) for text in prompts]
@@ -102,7 +101,7 @@ def sample(
         background = still, _pack(free.unsqueeze(2).expand(noise.shape)).to(device, dtype)
     latents = noise = _pack(noise).to(device, dtype)
 
-    base.memory.bring("transformer", pixels, progress)
+    base.memory.load_part("transformer", pixels, progress)
     together = _in_one_batch(base, sampling) and not in_turn
     predict = (
         _batched(embeddings, device, dtype) if together else _in_turn(embeddings, device, dtype)

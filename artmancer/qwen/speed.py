@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..editor import Sampling
 from ..errors import ArtMancerError
+from ..options import Sampling
 from .pipeline import Base
 from .sampler import unpack
 

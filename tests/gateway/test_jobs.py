@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from support.gateway import GRAPHS, settings
 
 from artmancer.errors import ArtMancerError
 from artmancer.gateway.comfy_process import _stop
-from artmancer.gateway.gateway import Gateway, local_gateway
+from artmancer.gateway.job_store import JobStore
 from artmancer.gateway.jobs import Job
-from artmancer.gateway.pictures import Pictures
-from artmancer.gateway.runner import Host, Lost, Outputs, Step, Task
-from artmancer.gateway.store import Store
+from artmancer.gateway.results import ResultFolder
+from artmancer.gateway.runner import ComfyStatus, Outputs, Run, RunLost, Step
+from artmancer.gateway.service import Gateway, local_gateway
+from artmancer.gateway.upload_store import UploadStore
 
 
 class Scripted:
@@ -33,39 +35,39 @@ class Scripted:
         self.up = True
         self.submitted: list[str] = []
         self.cancelled: list[str] = []
-        self.on_submit: Callable[[Task], Coroutine[Any, Any, None]] | None = None
-        self.on_knows: Callable[[Task], Coroutine[Any, Any, bool]] | None = None
+        self.on_submit: Callable[[Run], Coroutine[Any, Any, None]] | None = None
+        self.on_knows: Callable[[Run], Coroutine[Any, Any, bool]] | None = None
         self.hold, self.lost = asyncio.Event(), asyncio.Event()
 
-    async def run(self) -> None:
+    async def connect(self) -> None:
         await asyncio.Event().wait()
 
     async def ready(self) -> None:
         while not self.up:
             await asyncio.sleep(0.01)
 
-    def host(self) -> Host:
-        return Host(self.up, None if self.up else "It is down.")
+    def status(self) -> ComfyStatus:
+        return ComfyStatus(self.up, None if self.up else "It is down.")
 
-    async def submit(self, task: Task) -> None:
-        self.submitted.append(task.id)
+    async def submit(self, run: Run) -> None:
+        self.submitted.append(run.id)
         if self.on_submit:
-            await self.on_submit(task)
+            await self.on_submit(run)
 
-    async def knows(self, task: Task) -> bool:
-        return await self.on_knows(task) if self.on_knows else False
+    async def knows(self, run: Run) -> bool:
+        return await self.on_knows(run) if self.on_knows else False
 
-    async def outputs(self, task: Task, on_step: Callable[[Step], None]) -> Outputs:
+    async def outputs(self, run: Run, on_step: Callable[[Step], None]) -> Outputs:
         on_step(Step())
         both = [asyncio.create_task(one.wait()) for one in (self.hold, self.lost)]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self.lost.is_set():
             self.lost.clear()
-            raise Lost
-        return Outputs({}, {name: "x" for name in task.results.values()})
+            raise RunLost
+        return Outputs({}, {name: "x" for name in run.results.values()})
 
-    async def cancel(self, task_id: str) -> None:
-        self.cancelled.append(task_id)
+    async def cancel(self, run_id: str) -> None:
+        self.cancelled.append(run_id)
 
     async def free(self) -> int:
         return 0
@@ -112,9 +114,9 @@ async def until(met: Callable[[], Any], seconds: float = 5) -> None:
 
 def test_cancelling_in_the_moment_of_acceptance_frees_the_lane(tmp_path: Path) -> None:
     async def act(gateway: Gateway, runner: Scripted) -> None:
-        async def cancel_at_once(task: Task) -> None:
+        async def cancel_at_once(run: Run) -> None:
             asyncio.get_running_loop().call_soon(
-                lambda: asyncio.get_running_loop().create_task(gateway.jobs.cancel(task.id))
+                lambda: asyncio.get_running_loop().create_task(gateway.jobs.cancel(run.id))
             )
 
         runner.on_submit = cancel_at_once
@@ -137,8 +139,8 @@ def test_a_job_that_is_cancelled_while_its_host_is_asked_for_it_stays_so(tmp_pat
         await found(gateway, left[0], "processing")
 
     async def act(gateway: Gateway, runner: Scripted) -> None:
-        async def forgets(task: Task) -> bool:
-            await gateway.jobs.cancel(task.id)
+        async def forgets(run: Run) -> bool:
+            await gateway.jobs.cancel(run.id)
             return False
 
         runner.on_knows = forgets
@@ -155,7 +157,9 @@ def test_an_old_job_outlives_a_moment_without_its_host(tmp_path: Path) -> None:
         job = await submit(gateway)
         await until(lambda: job.state == "processing")
         waiting = [await submit(gateway) for _ in range(4)]
-        waiting[-1].created -= 10_000
+        waiting[-1].record = replace(
+            waiting[-1].record, created=waiting[-1].record.created - 10_000
+        )
         runner.up = False
         await asyncio.sleep(1.2)
         assert waiting[-1].state == "queued"
@@ -186,7 +190,7 @@ def test_a_job_that_ran_before_a_long_break_is_not_late(tmp_path: Path) -> None:
         await until(lambda: job.state == "processing")
 
     async def act(gateway: Gateway, runner: Scripted) -> None:
-        async def knows(task: Task) -> bool:
+        async def knows(run: Run) -> bool:
             return True
 
         runner.on_knows = knows
@@ -196,7 +200,7 @@ def test_a_job_that_ran_before_a_long_break_is_not_late(tmp_path: Path) -> None:
         assert not runner.submitted
 
     play(tmp_path, leave)
-    store = Store(tmp_path)
+    store = JobStore(tmp_path)
     (job,) = store.unfinished()
     job.started = time.time() - 10_000
     store.save(job)
@@ -208,12 +212,12 @@ def test_a_host_that_refuses_fails_the_job_and_one_that_is_gone_does_not(tmp_pat
     async def act(gateway: Gateway, runner: Scripted) -> None:
         lost = [3]
 
-        async def gone(task: Task) -> None:
+        async def gone(run: Run) -> None:
             if lost[0]:
                 lost[0] -= 1
-                raise Lost
+                raise RunLost
 
-        async def refuses(task: Task) -> None:
+        async def refuses(run: Run) -> None:
             raise ArtMancerError("generation_failed", "ComfyUI answered 500. Look at its log.")
 
         runner.on_submit = gone
@@ -244,12 +248,12 @@ def test_a_full_disk_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.Mo
         job = await submit(gateway)
         await until(lambda: job.state == "processing")
 
-        def full(self: Store, job: Job) -> None:
+        def full(self: JobStore, job: Job) -> None:
             raise OSError("no space left")
 
         waiting = asyncio.create_task(gateway.jobs.wait(job))
         await asyncio.sleep(0.05)
-        monkeypatch.setattr(Store, "save", full)
+        monkeypatch.setattr(JobStore, "save", full)
         with pytest.raises(OSError, match="no space"):
             await gateway.jobs.cancel(job.id)
         await asyncio.wait_for(waiting, 5)
@@ -281,7 +285,7 @@ def test_a_run_is_counted_once_also_when_it_is_found_again(tmp_path: Path) -> No
         await until(lambda: job.state == "queued")
 
     async def act(gateway: Gateway, runner: Scripted) -> None:
-        async def knows(task: Task) -> bool:
+        async def knows(run: Run) -> bool:
             return True
 
         runner.on_knows = knows
@@ -311,15 +315,15 @@ def test_a_job_runs_the_graph_it_came_for(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_for_a_moment_ends_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_EVERY", 0.05)
+    monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_SECONDS", 0.05)
 
     def full(*_: Any, **__: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     async def act(gateway: Gateway, runner: Scripted) -> None:
         with monkeypatch.context() as disk:
-            disk.setattr(Store, "save", full)
-            disk.setattr(Store, "forget", full)
+            disk.setattr(JobStore, "save", full)
+            disk.setattr(JobStore, "forget", full)
             job = await submit(gateway)
             await until(lambda: job.state == "processing")
             await asyncio.sleep(0.2)
@@ -340,8 +344,8 @@ def test_what_is_not_ours_in_the_data_folder_stays(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
         os.utime(file, (0, 0))
-    Store(tmp_path).close()
-    Pictures(tmp_path / "pictures").tidy((), 3600, 0)
+    ResultFolder(tmp_path / "results").remove_orphans(set())
+    UploadStore(tmp_path / "pictures").tidy((), 3600, 0)
     assert all(file.is_file() for file in theirs) and not any(file.exists() for file in ours)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from support.gateway import GRAPHS, free_port, removal, until
 from support.paths import FAKE_COMFYUI, ROOT
 
-from artmancer.doctor import comfyui_folder
+from artmancer.folders import comfyui_folder
 
 ROUNDS = 20
 

@@ -253,7 +253,7 @@ class TestJobs:
     def test_a_stream_begins_with_the_present_status_and_beats(
         self, fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.gateway.routes.common.HEARTBEAT", 0.1)
+        monkeypatch.setattr("artmancer.gateway.routes.answers.HEARTBEAT", 0.1)
         first = quick.submit(prompt="slow 1", seed=1)
         until(lambda: quick.status(first)["status"] == "processing")
         task = quick.submit(prompt="slow 0.1", seed=2)
@@ -324,18 +324,16 @@ class TestJobs:
             assert not queue["queue_running"] and not queue["queue_pending"]
 
     def test_clients_take_turns(self, fake: FakeHost, tmp_path: Path) -> None:
-        from artmancer.gateway.jobs import Job
-        from artmancer.gateway.lane import Lane
+        from artmancer.gateway.fair_queue import FairQueue
+        from artmancer.gateway.job_store import LocalJob
+        from artmancer.gateway.jobs import JobRecord
 
-        lane = Lane(runner=None, timeout=1)  # type: ignore[arg-type]
-        jobs = [
-            Job(str(n), "w", "heavy", who, {}, {}, [], {}, {}, 0.0, number=n)
-            for n, who in enumerate("aaaabbc")
-        ]
-        for job in jobs:
-            lane.put(job)
-        assert [lane.position(job) for job in jobs] == [1, 4, 6, 7, 2, 5, 3]
-        assert "".join(lane.take().client for _ in jobs) == "abcabaa"
+        queue = FairQueue()
+        for number, client in enumerate("aaaabbc"):
+            record = JobRecord(str(number), "w", "heavy", client, {}, [], {}, {}, 0.0)
+            queue.put(LocalJob(record=record, graph={}, number=number))
+        assert [job.number for job in queue] == [0, 4, 6, 1, 5, 2, 3]
+        assert "".join(queue.take().record.client for _ in range(7)) == "abcabaa"
 
     def test_a_full_queue_says_when_to_come_back(self, fake: FakeHost, tmp_path: Path) -> None:
         with Served(settings(tmp_path, comfyui_url=fake.url, max_per_client=2)) as served:
@@ -514,7 +512,7 @@ class TestAnyWorkflow:
         ("spoil", "why"),
         [
             (lambda graph: graph["99"].update(inputs={"image": ["98", 0]}), "not there"),
-            (lambda graph: graph["99"]["inputs"].update(image=["99", 0]), "circle"),
+            (lambda graph: graph["99"]["inputs"].update(image=["99", 0]), "form a cycle"),
             (lambda graph: graph["99"].update(class_type="NotInstalled"), "does not have"),
             (
                 lambda graph: graph["99"].update(
@@ -805,7 +803,7 @@ class TestErrors:
     def test_a_body_that_does_not_come(
         self, fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.gateway.guard.CHUNK_SECONDS", 0.3)
+        monkeypatch.setattr("artmancer.gateway.middleware.BODY_PAUSE_TIMEOUT", 0.3)
 
         def slow() -> Iterator[bytes]:
             yield b'{"prompt": '
@@ -820,7 +818,7 @@ class TestErrors:
     def test_a_body_that_comes_drop_by_drop(
         self, fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.gateway.guard.BODY_SECONDS", 0.5)
+        monkeypatch.setattr("artmancer.gateway.middleware.BODY_TIMEOUT", 0.5)
 
         def drops() -> Iterator[bytes]:
             for _ in range(40):
@@ -885,7 +883,7 @@ class TestErrors:
         with Served(settings(tmp_path, comfyui_url=fake.url)) as served:
             served.connected()
             monkeypatch.setattr(
-                "artmancer.gateway.routes.heavy.BRUSH_GROWTH", property()
+                "artmancer.gateway.routes.generate.BRUSH_GROWTH", property()
             )  # nothing for JSON
             answer = served.http.post(
                 "/api/generate",
@@ -1159,7 +1157,7 @@ class TestRestarts:
     def test_a_job_that_somebody_took_out_of_comfyuis_queue_is_handed_over_again(
         self, fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.gateway.comfy_client._CHECK_EVERY", 0.2)
+        monkeypatch.setattr("artmancer.gateway.comfy_runner._CHECK_SECONDS", 0.2)
         with Served(settings(quick.settings.data / "more", comfyui_url=fake.url)) as served:
             served.connected()
             tasks = [served.submit(prompt="slow 1", seed=seed) for seed in range(3)]
@@ -1170,16 +1168,16 @@ class TestRestarts:
 
     def test_a_second_gateway_does_not_take_the_folder(self, fake: FakeHost, quick: Served) -> None:
         from artmancer.errors import ArtMancerError
-        from artmancer.gateway.store import Store
+        from artmancer.gateway.job_store import JobStore
 
         with pytest.raises(ArtMancerError, match="Stop the gateway that uses it"):
-            Store(quick.settings.data)
+            JobStore(quick.settings.data)
 
     def test_old_results_and_pictures_go(
         self, fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_EVERY", 0.1)
-        monkeypatch.setattr("artmancer.gateway.pictures._YOUNG", 0)
+        monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_SECONDS", 0.1)
+        monkeypatch.setattr("artmancer.gateway.upload_store._GRACE_SECONDS", 0)
         made = settings(tmp_path, comfyui_url=fake.url, result_hours=1 / 3600, picture_gigabytes=0)
         with Served(made) as served:
             task = served.connected().submit(prompt="slow 0.5")

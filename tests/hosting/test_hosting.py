@@ -25,9 +25,9 @@ from support.gateway import Served, encoded, removal, settings, until
 from support.modal_server import ModalServer
 from support.paths import EXAMPLES, FAKE_COMFYUI, ROOT
 
-from artmancer.doctor import comfyui_folder
+from artmancer.folders import comfyui_folder
 from artmancer.gateway import comfy_process
-from artmancer.hosting import image, launch, smoke, volume
+from artmancer.hosting import container, model_volume, preload, smoke
 from artmancer.hosting.web import web_app
 
 FAKE = [
@@ -140,12 +140,12 @@ class TestDeployment:
         steps = [
             "apt-get install -y git",
             "requirements.txt",
-            image.INSTALL,
-            f"ENV COMFYUI_PATH={image.FOLDER}",
+            container.INSTALL,
+            f"ENV COMFYUI_PATH={container.FOLDER}",
         ]
         places = [commands.index(step) for step in steps]
         assert places == sorted(places)
-        assert f"uv:{image.UV}" in commands and "--no-deps" in commands
+        assert f"uv:{container.UV}" in commands and "--no-deps" in commands
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^ ;]+", line) for line in pins())
 
     def test_it_is_built_the_same_twice(self, deployed: Deployed) -> None:
@@ -153,12 +153,12 @@ class TestDeployment:
 
     def test_the_pack_travels_without_weights_tests_or_secrets(self, deployed: Deployed) -> None:
         files = deployed.files()
-        pack = {name for name in files if name.startswith(f"{image.PACK}/")}
-        assert {f"{image.PACK}/__init__.py", f"{image.PACK}/nodes/__init__.py"} <= pack
+        pack = {name for name in files if name.startswith(f"{container.PACK}/")}
+        assert {f"{container.PACK}/__init__.py", f"{container.PACK}/nodes/__init__.py"} <= pack
         assert {"/root/modal_comfy.py", "/root/artmancer/gateway/page/index.html"} <= files
         assert "/root/workflows/api/generate.json" in files
         for name in files:
-            relative = name.removeprefix(f"{image.PACK}/")
+            relative = name.removeprefix(f"{container.PACK}/")
             assert not relative.startswith(
                 ("tests/", "build/", ".git/", ".venv/", "benchmarks/")
             ), name
@@ -181,13 +181,13 @@ class TestDeployment:
 
     def test_the_dockerfile_has_the_same_steps(self) -> None:
         text = (ROOT / "Dockerfile").read_text().replace("\\\n    ", "")
-        assert f"FROM python:{image.PYTHON}-slim" in text
-        assert f"pip install --no-cache-dir uv=={image.UV} " in text
-        assert f"RUN {image.INSTALL}\n" in text
+        assert f"FROM python:{container.PYTHON}-slim" in text
+        assert f"pip install --no-cache-dir uv=={container.UV} " in text
+        assert f"RUN {container.INSTALL}\n" in text
         assert "--no-deps --requirements /tmp/requirements.txt" in text
-        for name, value in image.ENVIRONMENT.items():
+        for name, value in container.ENVIRONMENT.items():
             assert f"ENV {name}={value}\n" in text
-        assert f"COPY . {image.PACK}\n" in text
+        assert f"COPY . {container.PACK}\n" in text
 
     def test_a_status_is_told_without_a_deployment(self) -> None:
         said = ModalServer().modal("run", "modal_comfy.py::status")
@@ -196,7 +196,7 @@ class TestDeployment:
 
 
 def pins() -> list[str]:
-    return image.REQUIREMENTS.read_text().split("\n")[:-1]
+    return container.REQUIREMENTS.read_text().split("\n")[:-1]
 
 
 class TestPins:
@@ -219,7 +219,7 @@ class TestPins:
             "--dry-run",
             "--no-deps",
             "--requirements",
-            image.REQUIREMENTS,
+            container.REQUIREMENTS,
         ]
         target = [
             "--python-version",
@@ -362,7 +362,7 @@ class TestContainers:
     def test_an_answer_that_modal_would_cut_off_says_where_the_result_will_be(
         self, modal: FakeModal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("artmancer.hosting.jobs.PATIENCE", 0.5)
+        monkeypatch.setattr("artmancer.hosting.modal_jobs.WAIT_SECONDS", 0.5)
         with served(modal, tmp_path) as one:
             answer = one.http.post("/api/generate", json=removal(prompt="slow 1.5"))
             said = answer.json()
@@ -419,11 +419,11 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
         ROOT / "tests" / "assets" / "tiny_fastsam.pt", checkpoints / "fastsam" / "FastSAM-s.pt"
     )
     paths = tmp_path / "extra_model_paths.yaml"
-    paths.write_text(volume.PATHS.format(root=checkpoints))
+    paths.write_text(model_volume.PATHS.format(root=checkpoints))
     start = comfy_process.command(1, tmp_path / "comfyui", base=base, cpu=True)
     start[start.index("1")] = "{port}"
     start[start.index(str(tmp_path / "comfyui"))] = "{folder}/comfyui"
-    command = [*start, "--extra-model-paths-config", str(paths), *image.COMFYUI_ARGUMENTS]
+    command = [*start, "--extra-model-paths-config", str(paths), *container.COMFYUI_ARGUMENTS]
     made = settings(tmp_path / "gateway")
     with FakeModal(tmp_path / "modal", command, prepare=True) as modal:
         app = web_app(modal.remote(), checkpoints, modal.results, nothing, nothing, made)
@@ -448,7 +448,7 @@ def test_what_is_imported_ahead_asks_for_no_gpu() -> None:
     pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
     probe = """
 import torch
-from artmancer.hosting.launch import import_ahead
+from artmancer.hosting.preload import import_ahead
 asked = []
 for name in ("_cuda_getDeviceCount", "_cuda_init"):
     setattr(torch._C, name, lambda *_, name=name: asked.append(name) or 0)
@@ -464,7 +464,7 @@ assert get_device() == "cuda", "a GPU that came later is seen"
         [sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert said.returncode == 0, said.stderr[-800:]
-    assert "torch" in launch.IMPORTS
+    assert "torch" in preload.IMPORTS
 
 
 def lora(
@@ -494,7 +494,7 @@ class TestVolume:
             for name, path in files.items():
                 shutil.copy(path, remote / name)
 
-        lines, well = volume.upload(local, volume.Folder(remote), put)
+        lines, well = model_volume.upload(local, model_volume.LocalVolume(remote), put)
         told = "\n".join(lines)
         assert set(sent) == {"insertion_cp.safetensors", "another.safetensors"} and not well
         assert "not sent: removal_cp.safetensors has" in told and "Copy it again" in told
@@ -509,34 +509,39 @@ class TestVolume:
         local.mkdir()
         remote.mkdir()
         lora(local / "insertion_cp.safetensors")
-        lines, well = volume.upload(
+        lines, well = model_volume.upload(
             local,
-            volume.Folder(remote),
+            model_volume.LocalVolume(remote),
             lambda files: (remote / "insertion_cp.safetensors").touch() or None,
         )
         assert not well and "did not arrive whole: insertion_cp.safetensors. Send it again" in lines
 
     def test_an_empty_folder_is_told(self, tmp_path: Path) -> None:
-        lines, well = volume.upload(tmp_path, volume.Folder(tmp_path), lambda files: None)
+        lines, well = model_volume.upload(
+            tmp_path, model_volume.LocalVolume(tmp_path), lambda files: None
+        )
         assert not well and "There is no .safetensors file" in lines[0]
 
     def test_older_uploads_are_found(self, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()
         lora(tmp_path / "checkpoints" / "removal_cp.safetensors")
-        stock = volume.take_stock(volume.Folder(tmp_path))
-        assert stock.checkpoints["removal"] == "checkpoints/removal_cp.safetensors"
+        inventory = model_volume.take_inventory(model_volume.LocalVolume(tmp_path))
+        assert inventory.checkpoints["removal"] == "checkpoints/removal_cp.safetensors"
 
     def test_a_base_without_one_of_its_shards_is_missing(self, tmp_path: Path) -> None:
-        base = tmp_path / volume.BASE
+        base = tmp_path / model_volume.BASE
         (base / "transformer").mkdir(parents=True)
         (base / "model_index.json").write_text("{}")
         index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
         (base / "transformer" / "model.safetensors.index.json").write_text(json.dumps(index))
         (base / "transformer" / "model-1.safetensors").touch()
-        stock = volume.take_stock(volume.Folder(tmp_path))
-        assert not stock.base and "base_model/transformer/model-2.safetensors" in stock.missing[0]
+        inventory = model_volume.take_inventory(model_volume.LocalVolume(tmp_path))
+        assert (
+            not inventory.base
+            and "base_model/transformer/model-2.safetensors" in inventory.missing[0]
+        )
         (base / "transformer" / "model-2.safetensors").touch()
-        assert volume.take_stock(volume.Folder(tmp_path)).base
+        assert model_volume.take_inventory(model_volume.LocalVolume(tmp_path)).base
 
     def test_setup_fetches_what_is_not_there(self, tmp_path: Path) -> None:
         fetched: list[str] = []
@@ -545,20 +550,20 @@ class TestVolume:
             fetched.append(folder.name)
             folder.mkdir(parents=True, exist_ok=True)
             (
-                folder / ("model_index.json" if folder.name == volume.BASE else "model.onnx")
+                folder / ("model_index.json" if folder.name == model_volume.BASE else "model.onnx")
             ).write_text("{}")
 
-        ways = dict.fromkeys((volume.BASE, volume.FASTSAM, volume.REMBG), fetch)
-        volume.setup(tmp_path, False, ways)
-        assert fetched == [volume.BASE, volume.FASTSAM, volume.REMBG]
-        assert "kept: fastsam" in volume.setup(tmp_path, False, ways) and len(fetched) == 3
-        volume.setup(tmp_path, True, ways)
+        ways = dict.fromkeys((model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG), fetch)
+        model_volume.setup(tmp_path, False, ways)
+        assert fetched == [model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG]
+        assert "kept: fastsam" in model_volume.setup(tmp_path, False, ways) and len(fetched) == 3
+        model_volume.setup(tmp_path, True, ways)
         assert len(fetched) == 6
 
     def test_comfyui_reads_the_paths(self, tmp_path: Path) -> None:
         import yaml
 
-        read = yaml.safe_load(volume.PATHS.format(root=tmp_path))["artmancer"]
+        read = yaml.safe_load(model_volume.PATHS.format(root=tmp_path))["artmancer"]
         assert read["artmancer"].split() == [".", "checkpoints"] and read["base_path"] == str(
             tmp_path
         )

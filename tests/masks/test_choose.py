@@ -13,13 +13,11 @@ from PIL import Image
 from support.images import disc, iou
 from support.paths import ROOT
 
-from artmancer import images
+from artmancer import images, mask_ops
 from artmancer.errors import ArtMancerError
-from artmancer.masks import prompt as prompts
-from artmancer.masks import refine
 from artmancer.masks.choose import choose, pack
+from artmancer.masks.clicks import Clicks, parse_clicks
 from artmancer.masks.grabcut import GrabCut
-from artmancer.masks.prompt import Prompt
 
 HAND_MADE = ROOT / "tests" / "assets" / "masks"
 
@@ -46,49 +44,49 @@ def holding(masks: torch.Tensor, points: tuple[tuple[float, float], ...]) -> tor
     return masks[:, y, x].T
 
 
-def meant(prompt: Prompt) -> list[tuple[int, ...]]:
+def meant(prompt: Clicks) -> list[tuple[int, ...]]:
     points = [holding(MASKS, some) for some in (prompt.positive, prompt.negative)]
     brush = None if prompt.brush is None else prompt.brush[0].numpy() >= 0.5
     return [choice.masks for choice in choose(pack(MASKS, SCORES), *points, prompt.box, brush)]
 
 
 def test_a_point_means_the_smallest_object_under_it_and_then_the_larger_ones() -> None:
-    assert meant(Prompt(((50, 60),))) == [(2,), (1,), (0,)]
-    assert meant(Prompt(((25, 60),))) == [(1,), (0,)]
+    assert meant(Clicks(((50, 60),))) == [(2,), (1,), (0,)]
+    assert meant(Clicks(((25, 60),))) == [(1,), (0,)]
 
 
 def test_a_negative_point_rules_out_what_holds_it() -> None:
-    assert meant(Prompt(((50, 60),), ((25, 60),))) == [(2,)]
-    assert meant(Prompt(((25, 60),), ((50, 60),))) == []
+    assert meant(Clicks(((50, 60),), ((25, 60),))) == [(2,)]
+    assert meant(Clicks(((25, 60),), ((50, 60),))) == []
 
 
 def test_points_on_different_parts_are_joined() -> None:
-    assert meant(Prompt(((50, 60), (100, 10)))) == [(2, 3)]
-    assert meant(Prompt(((50, 60), (25, 60))))[0] == (1,), (
+    assert meant(Clicks(((50, 60), (100, 10)))) == [(2, 3)]
+    assert meant(Clicks(((50, 60), (25, 60))))[0] == (1,), (
         "one that holds both is joined with nothing"
     )
 
 
 def test_nothing_under_a_point_is_nothing_and_not_the_next_best() -> None:
-    assert meant(Prompt(((5, 5),))) == []
-    assert meant(Prompt(((50, 60), (5, 5)))) == []
+    assert meant(Clicks(((5, 5),))) == []
+    assert meant(Clicks(((50, 60), (5, 5)))) == []
 
 
 def test_a_box_means_what_fills_it_and_nothing_where_nothing_is() -> None:
-    assert meant(Prompt(box=(18, 48, 83, 92)))[0] == (1,)
-    assert meant(Prompt(box=(38, 52, 63, 78)))[0] == (2,)
-    assert meant(Prompt(box=(0, 0, 30, 30))) == []
+    assert meant(Clicks(box=(18, 48, 83, 92)))[0] == (1,)
+    assert meant(Clicks(box=(38, 52, 63, 78)))[0] == (2,)
+    assert meant(Clicks(box=(0, 0, 30, 30))) == []
 
 
 def test_a_rough_brush_means_what_it_covers() -> None:
     brush = rectangle(52, 36, 80, 66)[None].float()
-    assert meant(Prompt(brush=brush))[0] == (2,)
+    assert meant(Clicks(brush=brush))[0] == (2,)
     scribble = rectangle(8, 95, 12, 105)[None].float()
-    assert meant(Prompt(brush=scribble)) == [(3,)]
+    assert meant(Clicks(brush=scribble)) == [(3,)]
 
 
 def test_without_a_prompt_the_main_object_is_meant() -> None:
-    assert meant(Prompt())[0] == (1,)
+    assert meant(Clicks())[0] == (1,)
 
 
 @settings(max_examples=100, deadline=None)
@@ -112,10 +110,10 @@ def test_what_is_chosen_holds_every_positive_point_and_no_negative_one(
 
 
 def test_a_prompt_is_read_from_json() -> None:
-    said = prompts.parse('{"points": [[3, 4], [5.5, 6]], "labels": [1, 0], "bbox": [9, 8, 1, 2]}')
+    said = parse_clicks('{"points": [[3, 4], [5.5, 6]], "labels": [1, 0], "bbox": [9, 8, 1, 2]}')
     assert said.positive == ((3, 4),) and said.negative == ((5.5, 6),) and said.box == (1, 2, 9, 8)
-    assert prompts.parse("") == prompts.parse("{}") == Prompt()
-    assert prompts.parse('{"points": [[1, 2]]}').positive == ((1, 2),)
+    assert parse_clicks("") == parse_clicks("{}") == Clicks()
+    assert parse_clicks('{"points": [[1, 2]]}').positive == ((1, 2),)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,7 @@ def test_a_prompt_is_read_from_json() -> None:
 )
 def test_a_malformed_prompt_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(ArtMancerError, match=r"^The prompt .* expected") as caught:
-        prompts.parse(text)
+        parse_clicks(text)
     assert caught.value.code == "invalid_request" and len(str(caught.value)) < 400
 
 
@@ -150,16 +148,16 @@ def test_a_malformed_prompt_is_refused_in_one_sentence(text: str) -> None:
 def test_prompts_that_do_not_belong_to_the_picture_are_refused(selector, example) -> None:
     photo = example("coffee")
     for prompt, said in (
-        (Prompt(((600, 10),)), r"point \(600, 10\) lies outside the picture of 600x400"),
-        (Prompt((), ((-1, 10),)), "lies outside"),
-        (Prompt(box=(700, 10, 800, 20)), "covers no pixel"),
-        (Prompt(brush=torch.ones(1, 50, 50)), "brush mask is 50x50 but the image is 600x400"),
-        (Prompt(brush=torch.zeros(1, 400, 600)), "black everywhere"),
+        (Clicks(((600, 10),)), r"point \(600, 10\) lies outside the picture of 600x400"),
+        (Clicks((), ((-1, 10),)), "lies outside"),
+        (Clicks(box=(700, 10, 800, 20)), "covers no pixel"),
+        (Clicks(brush=torch.ones(1, 50, 50)), "brush mask is 50x50 but the image is 600x400"),
+        (Clicks(brush=torch.zeros(1, 400, 600)), "black everywhere"),
     ):
         with pytest.raises(ArtMancerError, match=said):
             selector.select(photo, prompt)
     with pytest.raises(ArtMancerError, match=r"shape \[1, 400, 600, 4\]; expected"):
-        selector.select(torch.cat([photo, photo[..., :1]], -1), Prompt())
+        selector.select(torch.cat([photo, photo[..., :1]], -1), Clicks())
 
 
 def hand_made(name: str) -> torch.Tensor:
@@ -169,23 +167,23 @@ def hand_made(name: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("photo", "mask", "prompt", "least"),
     [
-        ("coffee", "coffee_set", Prompt(box=(60, 10, 500, 395)), 0.95),
-        ("coffee", "coffee_set", Prompt(((300, 200), (150, 250), (280, 60))), 0.9),
-        ("astronaut", "astronaut_body", Prompt(((230, 350), (220, 110))), 0.75),
-        ("chelsea", "chelsea_eye", Prompt(box=(130, 78, 212, 152)), 0.75),
+        ("coffee", "coffee_set", Clicks(box=(60, 10, 500, 395)), 0.95),
+        ("coffee", "coffee_set", Clicks(((300, 200), (150, 250), (280, 60))), 0.9),
+        ("astronaut", "astronaut_body", Clicks(((230, 350), (220, 110))), 0.75),
+        ("chelsea", "chelsea_eye", Clicks(box=(130, 78, 212, 152)), 0.75),
     ],
 )
 def test_the_draft_model_cuts_out_what_a_hand_did(
-    photo: str, mask: str, prompt: Prompt, least: float, example
+    photo: str, mask: str, prompt: Clicks, least: float, example
 ) -> None:
     assert iou(GrabCut().select(example(photo), prompt).mask, hand_made(mask)) >= least
 
 
 def test_the_draft_model_follows_a_rough_brush(example) -> None:
     for photo, name in (("coffee", "coffee_cup"), ("astronaut", "astronaut_body")):
-        rough = refine.grow(hand_made(name), 10)
+        rough = mask_ops.grow(hand_made(name), 10)
         assert (
-            iou(GrabCut().select(example(photo), Prompt(brush=rough)).mask, hand_made(name)) >= 0.85
+            iou(GrabCut().select(example(photo), Clicks(brush=rough)).mask, hand_made(name)) >= 0.85
         )
 
 
@@ -211,7 +209,7 @@ def rim(mask: torch.Tensor) -> np.ndarray:
 
 def test_the_draft_models_edge_is_the_pictures_own_at_4k() -> None:
     image, disc = wavy_disc(2160, 3840)
-    found = GrabCut().select(image, Prompt(((1920, 1080),)), 2).mask
+    found = GrabCut().select(image, Clicks(((1920, 1080),)), 2).mask
     for one, other in ((found, disc), (disc, found)):
         off = cv2.distanceTransform(
             (~rim(other)).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
@@ -224,7 +222,7 @@ def test_the_draft_model_sees_a_thin_stroke(thickness: int) -> None:
     image, disc = wavy_disc(2048, 2048)
     stroke = torch.zeros(1, 2048, 2048)
     stroke[:, 1024 - thickness // 2 : 1024 + thickness // 2, 700:1350] = 1
-    found = GrabCut().select(image, Prompt(brush=stroke)).mask
+    found = GrabCut().select(image, Clicks(brush=stroke)).mask
     assert found[stroke > 0].mean() > 0.95 and found[disc == 0].mean() < 0.001
 
 
@@ -232,14 +230,14 @@ def test_the_draft_model_sees_a_thin_stroke(thickness: int) -> None:
 def test_the_draft_model_heeds_points_of_both_kinds_side_by_side(apart: int) -> None:
     image, disc = wavy_disc(1080, 1920)
     for x in (960, 960 + 324):  # in the disc, and at its rim
-        found = GrabCut().select(image, Prompt(((x, 540),), ((x + apart, 540),))).mask
+        found = GrabCut().select(image, Clicks(((x, 540),), ((x + apart, 540),))).mask
         assert found[0, 540, x] == 1 and found[0, 540, x + apart] == 0
-    around = GrabCut().select(image, Prompt(((960, 540),), ((960 + apart, 540),)), 2).mask
+    around = GrabCut().select(image, Clicks(((960, 540),), ((960 + apart, 540),)), 2).mask
     assert iou(around, disc) >= 0.9, "the rest of the object stays"
 
 
 def test_the_draft_model_steps_through_candidates_and_repeats_itself(example) -> None:
-    photo, click = example("coffee"), Prompt(((300, 200),))
+    photo, click = example("coffee"), Clicks(((300, 200),))
     first, second = GrabCut().select(photo, click, 0), GrabCut().select(photo, click, 1)
     assert first.count == 3 and not torch.equal(first.mask, second.mask)
     assert torch.equal(GrabCut().select(photo, click, 3).mask, first.mask), (
@@ -251,7 +249,7 @@ def test_the_draft_model_steps_through_candidates_and_repeats_itself(example) ->
 def test_the_draft_model_takes_pictures_of_any_shape(size: tuple[int, int]) -> None:
     photo = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(1))
     try:
-        found = GrabCut().select(photo, Prompt(((size[1] // 2, size[0] // 2),)))
+        found = GrabCut().select(photo, Clicks(((size[1] // 2, size[0] // 2),)))
     except ArtMancerError as error:
         assert error.code == "object_not_found"
     else:
@@ -260,23 +258,25 @@ def test_the_draft_model_takes_pictures_of_any_shape(size: tuple[int, int]) -> N
 
 def test_five_hundred_points_are_taken(example) -> None:
     points = tuple((float(x), 250.0) for x in np.linspace(150, 400, 500))
-    assert GrabCut().select(example("coffee"), Prompt(points)).mask.any()
+    assert GrabCut().select(example("coffee"), Clicks(points)).mask.any()
 
 
 def test_refining_shapes_the_mask() -> None:
     mask = disc(100, 100, 50, 50, 20)
     mask[:, 5:8, 5:8] = 1
     mask[:, 48:52, 48:52] = 0
-    assert refine.fill_holes(mask)[0, 50, 50] == 1
-    assert refine.drop_specks(mask, 10)[0, 6, 6] == 0 and refine.drop_specks(mask, 9)[0, 6, 6] == 1
-    assert refine.keep_largest(mask)[0, 6, 6] == 0 and refine.keep_largest(mask)[0, 40, 50] == 1
-    smaller = refine.grow(refine.fill_holes(mask), -5)
+    assert mask_ops.fill_holes(mask)[0, 50, 50] == 1
+    assert (
+        mask_ops.drop_specks(mask, 10)[0, 6, 6] == 0 and mask_ops.drop_specks(mask, 9)[0, 6, 6] == 1
+    )
+    assert mask_ops.keep_largest(mask)[0, 6, 6] == 0 and mask_ops.keep_largest(mask)[0, 40, 50] == 1
+    smaller = mask_ops.grow(mask_ops.fill_holes(mask), -5)
     assert smaller[0, 50, 67] == 0 and smaller[0, 50, 63] == 1
-    shaped = refine.shape(mask, border=3, largest=True, holes=True, fading=8)
+    shaped = mask_ops.shape(mask, border=3, largest=True, holes=True, fading=8)
     assert shaped[0, 50, 72] == 1 and 0 < shaped[0, 50, 77] < 1 and shaped[0, 6, 6] == 0
     notched = disc(100, 100, 50, 50, 30)
     notched[:, 49:51, 70:] = 0
-    assert refine.smooth(notched, 6)[0, 50, 75] == 1
+    assert mask_ops.smooth(notched, 6)[0, 50, 75] == 1
 
 
 def test_the_hand_made_masks_are_of_their_photos() -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from artmancer.errors import ArtMancerError
 from artmancer.masks import fastsam
-from artmancer.masks.prompt import Prompt
+from artmancer.masks.clicks import Clicks
 
 ASSETS = ROOT / "tests" / "assets"
 WEIGHTS = ASSETS / "tiny_fastsam.pt"
@@ -51,7 +51,7 @@ def clicks(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterator[fl
         image, shapes = shown(seed, side)
         for shape in shapes:
             try:
-                yield iou(model.select(image, Prompt((middle(shape),))).mask, shape)
+                yield iou(model.select(image, Clicks((middle(shape),))).mask, shape)
             except ArtMancerError:
                 yield 0.0
 
@@ -69,7 +69,7 @@ def test_masks_of_a_large_picture_have_clean_edges(model: fastsam.FastSAM) -> No
     large = larger(image, (2048, 2048))
     shape = max(shapes, key=lambda one: float(one.sum()))
     x, y = middle(shape)
-    found = model.select(large, Prompt(((8 * x + 4, 8 * y + 4),))).mask
+    found = model.select(large, Clicks(((8 * x + 4, 8 * y + 4),))).mask
     truth = functional.interpolate(shape[None], (2048, 2048))[0]
     assert found.shape == (1, 2048, 2048) and iou(found, truth) >= 0.85
     outline, _ = cv2.findContours(
@@ -87,24 +87,24 @@ def test_the_network_runs_once_for_a_picture(
     monkeypatch.setattr(model, "network", lambda picture: runs.append(1) or network(picture))
     image, shapes = shown(601)
     for shape in shapes:
-        model.select(image, Prompt((middle(shape),)))
-    model.select(image.clone(), Prompt((middle(shapes[0]),)))
+        model.select(image, Clicks((middle(shape),)))
+    model.select(image.clone(), Clicks((middle(shapes[0]),)))
     assert len(runs) == 1, "also for another tensor of the same content"
     image[0, 0, 0] = 1 - image[0, 0, 0]
-    model.select(image, Prompt((middle(shapes[0]),)))
+    model.select(image, Clicks((middle(shapes[0]),)))
     assert len(runs) == 2, "a changed picture is another one"
 
 
 def test_prompts_choose_among_the_masks(model: fastsam.FastSAM) -> None:
     image, shapes = shown(507)
     one, other = sorted(shapes, key=lambda shape: -float(shape.sum()))[:2]
-    both = model.select(image, Prompt((middle(one), middle(other)))).mask
+    both = model.select(image, Clicks((middle(one), middle(other)))).mask
     assert iou(both, torch.maximum(one, other)) >= 0.8
     y, x = np.nonzero(one[0].numpy())
     box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
-    assert iou(model.select(image, Prompt(box=box)).mask, one) >= 0.8
-    assert iou(model.select(image, Prompt(brush=one)).mask, one) >= 0.8
-    found = model.select(image, Prompt())
+    assert iou(model.select(image, Clicks(box=box)).mask, one) >= 0.8
+    assert iou(model.select(image, Clicks(brush=one)).mask, one) >= 0.8
+    found = model.select(image, Clicks())
     assert found.mask.any() and 0 <= found.score <= 1 and found.count >= 1
 
 
@@ -133,7 +133,7 @@ def test_a_mask_holds_what_was_clicked_also_at_its_edge(model: fastsam.FastSAM) 
             (x, y), (p, q) = (
                 np.clip(place + random.uniform(-9, 9, 2), 0, [1899, 1099]) for _ in range(2)
             )
-            for choice in everything.choose(Prompt(((x, y),), ((p, q),))):
+            for choice in everything.choose(Clicks(((x, y),), ((p, q),))):
                 mask = everything.draw(choice)[0]
                 assert mask[int(y), int(x)] == 1 and mask[int(q), int(p)] == 0
                 chosen += 1
@@ -148,7 +148,7 @@ def test_a_thin_stroke_chooses_what_it_lies_on(model: fastsam.FastSAM, thickness
     stroke = np.zeros((2048, 2048), np.float32)
     cv2.line(stroke, (x - 80, y - 30), (x + 80, y + 30), 1, thickness)
     found = model.select(
-        larger(image, (2048, 2048)), Prompt(brush=torch.from_numpy(stroke)[None])
+        larger(image, (2048, 2048)), Clicks(brush=torch.from_numpy(stroke)[None])
     ).mask
     assert iou(found, functional.interpolate(shape[None], (2048, 2048))[0]) >= 0.8
 
@@ -157,7 +157,7 @@ def test_where_nothing_is_it_says_so(model: fastsam.FastSAM) -> None:
     with pytest.raises(
         ArtMancerError, match=r"none fits the prompt. Click on another part"
     ) as caught:
-        model.select(torch.full((1, 200, 200, 3), 0.5), Prompt(((100, 100),)))
+        model.select(torch.full((1, 200, 200, 3), 0.5), Clicks(((100, 100),)))
     assert caught.value.code == "object_not_found"
 
 
@@ -165,7 +165,7 @@ def test_where_nothing_is_it_says_so(model: fastsam.FastSAM) -> None:
 def test_pictures_of_any_shape_are_taken(model: fastsam.FastSAM, size: tuple[int, int]) -> None:
     image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(0))
     try:
-        assert model.select(image, Prompt()).mask.shape == (1, *size)
+        assert model.select(image, Clicks()).mask.shape == (1, *size)
     except ArtMancerError as error:
         assert error.code == "object_not_found"
 
@@ -277,7 +277,7 @@ def test_an_onnx_file_gives_the_same_masks_and_one_of_another_kind_is_refused(
     onnx_models.segmenter(WEIGHTS, tmp_path / "tiny.onnx")
     exported = fastsam.load(tmp_path / "tiny.onnx")
     image, shapes = shown(507)
-    click = Prompt((middle(shapes[-1]),))
+    click = Clicks((middle(shapes[-1]),))
     assert iou(exported.select(image, click).mask, model.select(image, click).mask) >= 0.99
     onnx_models.classifier(tmp_path / "other.onnx")
     with pytest.raises(ArtMancerError, match=r"'other.onnx' is not a FastSAM"):
@@ -287,7 +287,7 @@ def test_an_onnx_file_gives_the_same_masks_and_one_of_another_kind_is_refused(
 def test_nothing_is_written_into_the_home_folder(tmp_path: Path) -> None:
     code = (
         "import torch; from pathlib import Path; from artmancer.masks import fastsam\n"
-        "from artmancer.masks.prompt import Prompt\n"
+        "from artmancer.masks.clicks import Clicks\n"
         f"model = fastsam.load(Path({str(WEIGHTS)!r}))\n"
         "model.everything(torch.rand(1, 64, 64, 3))\n"
         "import os; assert not {'YOLO_CONFIG_DIR', 'YOLO_OFFLINE', "

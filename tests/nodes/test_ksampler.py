@@ -16,9 +16,8 @@ from PIL import Image
 from support.comfyui import ComfyUI
 from support.paths import EXAMPLES, ROOT
 
-from artmancer import images
-from artmancer.doctor import comfyui_folder
-from artmancer.masks import refine
+from artmancer import images, mask_ops
+from artmancer.folders import comfyui_folder
 
 pytestmark = pytest.mark.comfyui
 
@@ -144,7 +143,7 @@ def test_ksampler_edits_the_crop_and_every_other_pixel_stays(native: ComfyUI) ->
     assert 0 < told["mask"] < 1 and "edit" not in report["seconds"]
     before = images.load(EXAMPLES / "coffee.png").image
     after = images.decode(native.view(run.outputs["result"]["images"][0])).image
-    outside = refine.feather(images.load_mask(EXAMPLES / "coffee_mask.png"), 8) == 0
+    outside = mask_ops.feather(images.load_mask(EXAMPLES / "coffee_mask.png"), 8) == 0
     assert torch.equal(after[outside], before[outside]) and not torch.equal(after, before)
 
 

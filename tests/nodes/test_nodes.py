@@ -17,9 +17,8 @@ from support.comfyui import ComfyUI, Event, Run
 from support.paths import EXAMPLES, NODES, ROOT
 from support.shapes import scene
 
-from artmancer import __version__, cli, images
-from artmancer.doctor import comfyui_folder
-from artmancer.masks import refine
+from artmancer import __version__, cli, images, mask_ops
+from artmancer.folders import comfyui_folder
 
 pytestmark = pytest.mark.comfyui
 
@@ -94,7 +93,7 @@ def test_generate_removes_and_leaves_every_byte_outside_the_mask(
     run = comfyui.run(removal(comfyui, task_type="removal", seed=7))
     assert run.outcome == "execution_success"
     result, report = result_of(comfyui, run.outputs)
-    outside = refine.feather(example("astronaut_shuttle_mask"), 16) == 0
+    outside = mask_ops.feather(example("astronaut_shuttle_mask"), 16) == 0
     assert torch.equal(result[outside], example("astronaut")[outside])
     assert not torch.equal(result, example("astronaut"))
     assert report["editor"] == "draft/removal" and report["seed"] == 7

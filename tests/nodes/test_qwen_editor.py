@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -18,11 +17,11 @@ from support import tiny_qwen
 from support.comfyui import ComfyUI, Event, Run
 from support.paths import EXAMPLES, ROOT
 
-from artmancer import images
-from artmancer.doctor import comfyui_folder
-from artmancer.edit import edit, prepare
-from artmancer.editor import Sampling
-from artmancer.masks import refine
+from artmancer import images, mask_ops
+from artmancer.conditions import prepare
+from artmancer.edit import edit
+from artmancer.folders import comfyui_folder
+from artmancer.options import Sampling
 from artmancer.qwen import checkpoints, pipeline
 from artmancer.qwen.editor import QwenEditor
 
@@ -102,7 +101,7 @@ def test_the_graph_edits_as_the_library_does_and_leaves_the_rest(
         images.load(qwen.base / "coffee.png").image,
         images.load_mask(qwen.base / "coffee_mask.png"),
     )
-    outside = refine.feather(mask, 16) == 0
+    outside = mask_ops.feather(mask, 16) == 0
     assert torch.equal(result[outside], photo[outside])
     editor = QwenEditor(pipeline.load(tiny_base), "removal", checkpoints.read(loras[0]))
     asked = prepare(photo, mask, resolution="native")
@@ -279,16 +278,6 @@ def on_the_device(comfyui: ComfyUI, load: bool = False) -> list[str]:
     return list(run.outputs["1"]["text"])
 
 
-def unload(comfyui: ComfyUI) -> None:
-    """POST /free with unload_models alone, until it is done: ComfyUI may sleep over being asked."""
-    for _ in range(5):
-        body, kind = b'{"unload_models": true}', {"Content-Type": "application/json"}
-        urlopen(Request(f"{comfyui.url}/free", body, kind)).close()
-        time.sleep(1)
-        if not comfyui.get("/artmancer/status")["model_loaded"]:
-            return
-
-
 def test_other_models_and_unload_models_get_the_memory_and_ours_come_back(crowded: ComfyUI) -> None:
     plain = {"checkpoint": "none", "seed": 41}
     first = picture(crowded, crowded.run(graph(crowded, **plain)))
@@ -299,18 +288,18 @@ def test_other_models_and_unload_models_get_the_memory_and_ours_come_back(crowde
         changed["12"]["inputs"]["feather"] = feather  # not from ComfyUI's cache
         return picture(crowded, crowded.run(changed))[inside]
 
-    unload(crowded)
+    crowded.free(free_memory=False)
     assert torch.equal(again(15), first[inside])
     assert loads_in(crowded) == 1, (
         "the graph's outputs keep the base in the computer's memory, as any model's"
     )
-    assert on_the_device(crowded).count("WholePatcher") == 2, "the prompt was encoded before"
+    assert on_the_device(crowded).count("WholeModelPatcher") == 2, "the prompt was encoded before"
     assert on_the_device(crowded, load=True) == ["ModelPatcher"]
     assert torch.equal(again(14), first[inside])
-    assert set(on_the_device(crowded)) == {"WholePatcher", "_GuestPatcher"}
-    assert set(on_the_device(crowded, load=True)) == {"ModelPatcher", "_GuestPatcher"}
+    assert set(on_the_device(crowded)) == {"WholeModelPatcher", "_KeptPatcher"}
+    assert set(on_the_device(crowded, load=True)) == {"ModelPatcher", "_KeptPatcher"}
     assert torch.equal(again(13), first[inside])
-    unload(crowded)
+    crowded.free(free_memory=False)
     assert on_the_device(crowded) == []
 
 

@@ -17,14 +17,15 @@ from PIL import Image
 from support import tiny_qwen
 from support.paths import EXAMPLES
 
-from artmancer import cli, images
+from artmancer import cli, images, mask_ops
 from artmancer.cache import Cache
-from artmancer.edit import edit, prepare, with_extra
-from artmancer.editor import Conditions, EditRequest, Sampling
+from artmancer.conditions import Conditions, prepare, with_extra
+from artmancer.edit import edit
+from artmancer.editor import EditRequest
 from artmancer.errors import ArtMancerError
-from artmancer.masks import refine
+from artmancer.options import ONE_MEGAPIXEL, Sampling
 from artmancer.progress import no_progress
-from artmancer.qwen import checkpoints, pipeline, sampler
+from artmancer.qwen import adapters, checkpoints, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
 
 TWO_STEPS = Sampling(steps=2)
@@ -46,13 +47,13 @@ def ask(
     seed: int = 0,
     task: dict[str, Any] | None = None,
     **sampling: Any,
-) -> tuple[sampler.Task, Sampling]:
-    return sampler.Task(prompt, conditions, *size, seed, **task or {}), Sampling(
+) -> tuple[sampler.SampleRequest, Sampling]:
+    return sampler.SampleRequest(prompt, conditions, *size, seed, **task or {}), Sampling(
         **{"steps": 2, **sampling}
     )
 
 
-def ours(loaded: pipeline.Base, task: sampler.Task, sampling: Sampling) -> torch.Tensor:
+def ours(loaded: pipeline.Base, task: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
     return sampler.sample(loaded, task, sampling, no_progress)
 
 
@@ -84,9 +85,7 @@ def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
 
 
 def test_at_one_megapixel_the_result_is_the_stock_pipelines(base: pipeline.Base) -> None:
-    asked = ask(
-        PICTURES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=sampler.ONE_MEGAPIXEL
-    )
+    asked = ask(PICTURES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=ONE_MEGAPIXEL)
     assert (ours(base, *asked) - tiny_qwen.stock(base.pipeline, *asked)).abs().max() <= 1e-4
 
 
@@ -139,7 +138,7 @@ def test_every_pass_of_an_encoder_and_the_decoder_can_be_cancelled(
 ) -> None:
     events: list[str] = []
 
-    def tell(done: int, total: int, doing: str, latents: object = None) -> None:
+    def tell(done: int, total: int, stage: str, latents: object = None) -> None:
         events.append("told")
 
     for module, name in ((base.pipeline.vae, "encode"), (base.pipeline.vae, "decode")):
@@ -198,7 +197,7 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently() -
 
 
 def pictures(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torch.Tensor:
-    checkpoints.use(base, dict.fromkeys(paths, strength))
+    adapters.activate(base, dict.fromkeys(paths, strength))
     crop = PICTURES[0].resize((96, 96))
     return ours(base, *ask([crop]))
 
@@ -329,7 +328,7 @@ def test_files_that_do_not_fit_are_refused_by_name(
         ("gone.safetensors", "checkpoint_missing", "no checkpoint"),
     ):
         with pytest.raises(ArtMancerError, match=said) as caught:
-            checkpoints.use(base, {tmp_path / name: 1.0})
+            adapters.activate(base, {tmp_path / name: 1.0})
         assert caught.value.code == code and name in str(caught.value)
     pictures(base, loras[0])
 
@@ -381,7 +380,7 @@ def test_a_file_that_is_no_lora_of_the_base_is_refused_by_its_own_keys(
 
     save_file(content, tmp_path / "odd.safetensors")
     with pytest.raises(ArtMancerError, match=re.escape(said)) as caught:
-        checkpoints.use(base, {tmp_path / "odd.safetensors": 1.0})
+        adapters.activate(base, {tmp_path / "odd.safetensors": 1.0})
     assert "'odd.safetensors'" in str(caught.value) and caught.value.code == "generation_failed"
 
 
@@ -482,7 +481,7 @@ def test_one_file_cannot_be_both_checkpoint_and_acceleration(
 @pytest.mark.parametrize("index", ["", "[]", "{", '{"_class_name": 3}'])
 def test_a_broken_index_is_no_base_and_breaks_no_list(tmp_path: Path, index: str) -> None:
     (tmp_path / "model_index.json").write_text(index)
-    assert not pipeline.is_base(tmp_path) and not pipeline.is_base(tmp_path / "gone")
+    assert not checkpoints.is_base(tmp_path) and not checkpoints.is_base(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
@@ -530,8 +529,8 @@ def test_the_editor_edits_a_batch_one_by_one_and_leaves_the_rest(
     editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
     told: list[tuple[int, int, str]] = []
 
-    def tell(done: int, total: int, doing: str, latents: object = None) -> None:
-        told.append((done, total, doing))
+    def tell(done: int, total: int, stage: str, latents: object = None) -> None:
+        told.append((done, total, stage))
 
     pair = edit(
         editor, prepare(photo.repeat(2, 1, 1, 1), mask), seed=4, sampling=TWO_STEPS, progress=tell
@@ -539,10 +538,10 @@ def test_the_editor_edits_a_batch_one_by_one_and_leaves_the_rest(
     alone = edit(editor, prepare(photo, mask), seed=5, sampling=TWO_STEPS)
     assert torch.equal(pair.image[1:], alone.image)
     assert torch.equal(
-        alone.image[refine.feather(mask, 16) == 0], photo[refine.feather(mask, 16) == 0]
+        alone.image[mask_ops.feather(mask, 16) == 0], photo[mask_ops.feather(mask, 16) == 0]
     )
     assert pair.report.editor == "qwen-image-edit/removal" and pair.report.outside_psnr == math.inf
-    assert [done for done, total, doing in told if doing == "sampling" and total == 4] == [
+    assert [done for done, total, stage in told if stage == "sampling" and total == 4] == [
         0,
         1,
         2,
@@ -577,8 +576,8 @@ def test_a_cancel_leaves_nothing_behind(base: pipeline.Base, loras: list[Path], 
     editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
     expected = edit(editor, conditions, sampling=Sampling(steps=3)).image
 
-    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
-        if doing == "sampling" and done == 2:
+    def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
+        if stage == "sampling" and done == 2:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -610,9 +609,9 @@ def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(tiny_base: Pat
 def test_loading_tells_what_it_loads_and_can_be_cancelled(tiny_base: Path) -> None:
     told = []
 
-    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
-        told.append(doing)
-        if doing == "loading vae":
+    def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
+        told.append(stage)
+        if stage == "loading vae":
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -623,7 +622,7 @@ def test_loading_tells_what_it_loads_and_can_be_cancelled(tiny_base: Path) -> No
 def test_nan_from_the_model_is_said(tiny_base: Path, example) -> None:
     spoiled = pipeline.load(tiny_base)
     torch.nn.init.constant_(spoiled.pipeline.transformer.proj_out.bias, torch.nan)
-    with pytest.raises(ArtMancerError, match="gave NaN"):
+    with pytest.raises(ArtMancerError, match="returned NaN"):
         edit(
             QwenEditor(spoiled, "removal"),
             prepare(example("coffee"), example("coffee_mask")),
@@ -691,5 +690,5 @@ def test_the_command_takes_the_checkpoint_in_comfyuis_folder_and_says_so(
     assert "loading text encoder" in said.err and "loading transformer" in said.err
     assert seen[0].condition_pixels == round(0.05 * 2**20)
     lora.unlink()
-    assert cli.main([*command, f"--mask={EXAMPLES / 'coffee_mask.png'}"]) == 1, "of another size"
-    assert "No checkpoint for removal was found: the base edits alone." in caplog.text
+    assert cli.main([*command, f"--mask={tmp_path / 'coffee_mask.png'}"]) == 0
+    assert "No checkpoint for removal was found: the base edits without one." in caplog.text

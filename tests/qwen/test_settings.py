@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from support.paths import EXAMPLES
 
-from artmancer.edit import edit, prepare
-from artmancer.editor import Sampling
+from artmancer.conditions import prepare
+from artmancer.edit import edit
 from artmancer.errors import ArtMancerError
-from artmancer.mover import Mover, move
+from artmancer.offload import Offloader, move_model
+from artmancer.options import MEMORY_MODES, Sampling
 from artmancer.progress import no_progress
-from artmancer.qwen import checkpoints, memory, pipeline, sampler
+from artmancer.qwen import adapters, checkpoints, memory, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
 
 PICTURE = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((96, 96))
@@ -34,7 +35,7 @@ def base(tiny_base: Path) -> pipeline.Base:
 def picture(
     base: pipeline.Base, task: dict[str, Any] | None = None, **sampling: Any
 ) -> torch.Tensor:
-    asked = sampler.Task(
+    asked = sampler.SampleRequest(
         **{
             "prompt": "x",
             "conditions": [PICTURE],
@@ -60,21 +61,21 @@ def counted(module: Any) -> Iterator[list[int]]:
     hook.remove()
 
 
-@pytest.mark.parametrize("mode", memory.MODES[1:])
+@pytest.mark.parametrize("mode", MEMORY_MODES[1:])
 def test_every_memory_mode_gives_the_same_picture_and_can_be_left(
     base: pipeline.Base, loras: list[Path], mode: str
 ) -> None:
     expected = picture(base)
-    checkpoints.use(base, {loras[0]: 1.0})
+    adapters.activate(base, {loras[0]: 1.0})
     with_lora = picture(base)
     base.cache.clear()
-    base.memory.use(mode, 0)
+    base.memory.set_mode(mode, 0)
     assert (picture(base) - with_lora).abs().max() <= 1e-5
-    checkpoints.use(base, {loras[1]: 1.0})
+    adapters.activate(base, {loras[1]: 1.0})
     assert not torch.allclose(picture(base), with_lora)
-    checkpoints.use(base, {})
+    adapters.activate(base, {})
     assert (picture(base) - expected).abs().max() <= 1e-5
-    base.memory.use(memory.MODES[0], 0)
+    base.memory.set_mode(MEMORY_MODES[0], 0)
     base.cache.clear()
     assert torch.equal(picture(base), expected)
 
@@ -82,13 +83,13 @@ def test_every_memory_mode_gives_the_same_picture_and_can_be_left(
 def test_layers_that_are_attached_while_weights_are_streamed_are_streamed_too(
     base: pipeline.Base, loras: list[Path]
 ) -> None:
-    base.memory.use("group offload", 0)
+    base.memory.set_mode("group offload", 0)
     for lora in loras[:2]:
-        checkpoints.use(base, {lora: 1.0})
+        adapters.activate(base, {lora: 1.0})
         for name, layer in base.pipeline.transformer.named_modules():
             if isinstance(layer, torch.nn.Linear):
                 assert layer._diffusers_hook.get_hook("group_offloading"), name
-    base.memory.use(memory.MODES[0], 0)
+    base.memory.set_mode(MEMORY_MODES[0], 0)
     hooks = [
         getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()
     ]
@@ -100,32 +101,32 @@ def test_one_model_at_a_time_takes_the_others_off_the_device(base: pipeline.Base
     most = 0
     names = {id(model): name for name, model in base.memory.parts.items()}
 
-    class Watched(Mover):
-        def put(self, model: torch.nn.Module, work: int, progress: Any) -> None:
+    class Watched(Offloader):
+        def load(self, model: torch.nn.Module, activations: int, progress: Any) -> None:
             nonlocal most
             there.add(names[id(model)])
             most = max(most, len(there))
 
-        def take(self, model: torch.nn.Module) -> None:
+        def unload(self, model: torch.nn.Module) -> None:
             there.discard(names[id(model)])
 
-    base.memory.mover = Watched("cpu")
-    base.memory.use("one model at a time", 0)
+    base.memory.offloader = Watched("cpu")
+    base.memory.set_mode("one model at a time", 0)
     picture(base)
     assert there == {"vae"} and most == 1
 
 
 @pytest.mark.parametrize(
     ("room", "mode"),
-    [(None, memory.MODES[0]), (100, memory.MODES[0]), (12, memory.MODES[1]), (4, memory.MODES[2])],
+    [(None, MEMORY_MODES[0]), (100, MEMORY_MODES[0]), (12, MEMORY_MODES[1]), (4, MEMORY_MODES[2])],
 )
 def test_auto_takes_the_first_mode_that_fits(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch, room: int | None, mode: str
 ) -> None:
-    monkeypatch.setattr(memory, "size", lambda model, device=None: 0 if device else 10)
-    monkeypatch.setattr(memory, "work", lambda name, pixels: 2)
-    base.memory.mover.room = lambda: room
-    base.memory.use("auto", 0)
+    monkeypatch.setattr(memory, "model_bytes", lambda model, device=None: 0 if device else 10)
+    monkeypatch.setattr(memory, "activation_bytes", lambda name, pixels: 2)
+    base.memory.offloader.available_memory = lambda: room
+    base.memory.set_mode("auto", 0)
     assert base.memory.mode == mode
 
 
@@ -134,13 +135,13 @@ def test_a_cancelled_move_goes_back(base: pipeline.Base) -> None:
     told, back = [], []
     transformer.to = back.append
 
-    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
-        told.append(doing)
+    def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
+        told.append(stage)
         if len(told) == 5:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        move(transformer, torch.device("meta"), cancel)
+        move_model(transformer, torch.device("meta"), cancel)
     assert told[0] == "moving QwenImageTransformer2DModel to meta"
     assert back == ["cpu"]
 
@@ -220,15 +221,15 @@ def test_eight_bits_are_stored_and_computed_with_in_sixteen(
         plain.data = ours.data.to(torch.bfloat16)
     assert torch.equal(picture(stored), picture(rounded))
     for base in (stored, rounded):
-        checkpoints.use(base, {loras[0]: 1.0})
+        adapters.activate(base, {loras[0]: 1.0})
     assert (picture(stored) - picture(rounded)).abs().max() <= 1e-2
 
 
 def test_rounding_to_eight_bits_is_told_and_can_be_cancelled(tiny_base: Path) -> None:
     told = []
 
-    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
-        told.append((done, doing))
+    def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
+        told.append((done, stage))
         if told[-1] == (3, "rounding the transformer to 8 bits"):
             raise InterruptedError
 
@@ -294,8 +295,8 @@ def test_a_step_cache_saves_blocks_and_leaves_nothing(
     last = base.pipeline.transformer.transformer_blocks[-1].img_mlp
     expected = edit(editor, asked, sampling=Sampling(steps=6)).image
 
-    def cancel(done: int, total: int, doing: str, latents: object = None) -> None:
-        if doing == "sampling" and done == 2:
+    def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
+        if stage == "sampling" and done == 2:
             raise InterruptedError
 
     cached = Sampling(steps=6, step_cache=much, step_cache_kind=kind)
@@ -378,14 +379,14 @@ def test_a_black_picture_is_said(base: pipeline.Base, example) -> None:
         def edit(self, request: Any, progress: Any) -> torch.Tensor:
             return torch.zeros_like(request.conditions.crop.image)
 
-    with pytest.raises(ArtMancerError, match="gave a black picture"):
+    with pytest.raises(ArtMancerError, match="returned a black image"):
         edit(Black(base, "removal"), conditions(example))
 
 
 def test_progress_carries_a_picture_of_where_it_is_heading(base: pipeline.Base, example) -> None:
     shown = []
 
-    def show(done: int, total: int, doing: str, latents: torch.Tensor | None = None) -> None:
+    def show(done: int, total: int, stage: str, latents: torch.Tensor | None = None) -> None:
         if latents is not None:
             shown.append((done, latents))
 

@@ -1,6 +1,4 @@
-"""A real ComfyUI for the tests: started once on a free loopback port,
-with the pack in its custom_nodes.
-"""
+"""A real ComfyUI for the tests: a process on a free loopback port, with the pack installed."""
 
 import asyncio
 import json
@@ -19,19 +17,38 @@ from typing import Any
 
 import aiohttp
 
-from artmancer.doctor import comfyui_folder
-from support.paths import ROOT
+from artmancer.folders import comfyui_folder
+
+from .paths import BUILD, ROOT
 
 Event = dict[str, Any]
+
+START_TIMEOUT = 600.0
+"""Longest start in seconds; on a busy machine it takes minutes."""
+
+RUN_TIMEOUT = 600.0
+"""Longest run of a graph in seconds."""
+
+NO_WORK = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+"""A graph that takes no time."""
 
 
 @dataclass
 class Run:
-    """What one queued graph did.
+    """The events and outputs of one queued graph.
 
-    events : the messages of the websocket, in order; outcome : the last one's type
-    outputs : by node id
-    previews : the pictures shown while it ran, as JPEG; texts : what was said on a node
+    Attributes
+    ----------
+    events : messages of the websocket, in order
+    outputs : outputs by node id
+    previews : images shown while it ran, as JPEG
+    texts : progress texts shown on a node
     """
 
     prompt_id: str
@@ -42,10 +59,11 @@ class Run:
 
     @property
     def outcome(self) -> str:
+        """Type of the last event."""
         return str(self.events[-1]["type"])
 
-    def hear(self, message: bytes) -> None:
-        """One of ComfyUI's binary messages: a preview or a text."""
+    def on_binary(self, message: bytes) -> None:
+        """Read one of ComfyUI's binary messages: a preview or a progress text."""
         kind, length = struct.unpack(">II", message[:8])
         if kind == 1:
             self.previews.append(message[8:])
@@ -53,44 +71,55 @@ class Run:
             self.texts.append(message[8 + length :].decode())
 
     def of(self, kind: str) -> list[dict[str, Any]]:
+        """Return the data of all events of a type."""
         return [event["data"] for event in self.events if event["type"] == kind]
 
 
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class ComfyUI:
+    """A ComfyUI process and its HTTP interface.
+
+    Parameters
+    ----------
+    base : its --base-directory, which is made
+    """
+
     def __init__(self, base: Path) -> None:
         self.base = base
         self.log = base / "comfyui.log"
         (base / "custom_nodes").mkdir(parents=True)
         (base / "user" / "default").mkdir(parents=True)
-        # A fresh ComfyUI greets with its templates, over the graph.
+        # A new ComfyUI opens its list of templates, over the graph.
         (base / "user" / "default" / "comfy.settings.json").write_text(
             '{"Comfy.TutorialCompleted": true}'
         )
         (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [
-            sys.executable,
-            "main.py",
-            "--cpu",
-            "--base-directory",
-            str(base),
-            "--port",
-            str(port),
+            *(sys.executable, "main.py", "--cpu", "--disable-auto-launch"),
+            *("--base-directory", str(base), "--port", str(port)),
+            # The default cache drops outputs when the machine's memory is short.
+            *("--preview-method", "auto", "--cache-classic"),
         ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "--disable-auto-launch", "--preview-method", "auto"],
+                command,
                 cwd=comfyui_folder(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
 
-    def wait(self, seconds: float = 180) -> None:
-        end = time.monotonic() + seconds
+    def wait(self) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + START_TIMEOUT
         while time.monotonic() < end and self.process.poll() is None:
             try:
                 self.get("/system_stats")
@@ -100,27 +129,33 @@ class ComfyUI:
         raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text()[-4000:]}")
 
     def stop(self) -> None:
+        """Stop it and keep its log in build/."""
         self.process.terminate()
-        self.process.wait(20)
-        kept = ROOT / "build"
-        kept.mkdir(exist_ok=True)
-        shutil.copy(self.log, kept / "comfyui-test.log")
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        BUILD.mkdir(exist_ok=True)
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+        shutil.copy(self.log, BUILD / f"comfyui-test{worker}.log")
 
     def get(self, path: str) -> Any:
-        async def ask() -> Any:
+        """Return the JSON or the bytes behind a path."""
+
+        async def request() -> Any:
             async with aiohttp.ClientSession(self.url) as session, session.get(path) as answer:
                 answer.raise_for_status()
-                return (
-                    await answer.json()
-                    if answer.content_type == "application/json"
-                    else await answer.read()
-                )
+                is_json = answer.content_type == "application/json"
+                return await answer.json() if is_json else await answer.read()
 
-        return asyncio.run(ask())
+        return asyncio.run(request())
 
     def upload(self, path: Path, name: str | None = None, **fields: str) -> str:
-        """Put a file into the input folder, or where the fields of the form say;
-        the name it has there.
+        """Upload a file and return the name it got.
+
+        Parameters
+        ----------
+        fields : of the form, for another folder than the input folder
         """
 
         async def send() -> str:
@@ -135,25 +170,34 @@ class ComfyUI:
 
         return asyncio.run(send())
 
-    def free(self) -> None:
-        """Unload all models and drop what is cached, as the button in the menu does."""
+    def free(self, *, free_memory: bool = True) -> None:
+        """Unload all models, as the button in the menu does, and wait until it is done.
+
+        ComfyUI's worker acts on the request after the next graph, so one without work is run.
+
+        Parameters
+        ----------
+        free_memory : also drop cached outputs
+        """
 
         async def post() -> None:
-            async with aiohttp.ClientSession(self.url) as session:
-                await session.post("/free", json={"unload_models": True, "free_memory": True})
+            body = {"unload_models": True, "free_memory": free_memory}
+            async with (
+                aiohttp.ClientSession(self.url) as session,
+                session.post("/free", json=body) as answer,
+            ):
+                answer.raise_for_status()
 
-        # The worker does it when it wakes, and says nothing. Asked while it collects garbage after
-        # a run, it goes to sleep over it.
-        for seconds in (0.5, 1.5):
-            asyncio.run(post())
-            time.sleep(seconds)
+        asyncio.run(post())
+        for _ in range(2):  # the second starts when what follows the first is done
+            assert self.run(NO_WORK).outcome == "execution_success"
 
     def queue(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """POST /prompt without waiting for the run: the status and the answer."""
+        """POST /prompt without waiting for the run; return the status and the answer."""
         return self.post("/prompt", json={"prompt": graph})
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
-        """The status and the answer."""
+        """POST a body; return the status and the answer."""
 
         async def send() -> tuple[int, dict[str, Any]]:
             async with (
@@ -167,13 +211,16 @@ class ComfyUI:
     def run(
         self, graph: dict[str, Any], on_event: Callable[[Event], str | None] = lambda event: None
     ) -> Run:
-        """Queue a graph and listen until it ends. What on_event gives is POSTed as a path,
-        /interrupt say.
+        """Queue a graph and wait until it ends.
+
+        Parameters
+        ----------
+        on_event : returns a path to POST to, for example /interrupt, or None
         """
 
         async def listen() -> Run:
             client = uuid.uuid4().hex
-            timeout = aiohttp.ClientTimeout(total=120)
+            timeout = aiohttp.ClientTimeout(total=RUN_TIMEOUT)
             async with (
                 aiohttp.ClientSession(self.url, timeout=timeout) as session,
                 session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as socket,
@@ -184,7 +231,7 @@ class ComfyUI:
                     run = Run((await answer.json())["prompt_id"])
                 async for message in socket:
                     if message.type == aiohttp.WSMsgType.BINARY:
-                        run.hear(message.data)
+                        run.on_binary(message.data)
                         continue
                     event = json.loads(message.data)
                     if event["data"].get("prompt_id") != run.prompt_id:
@@ -207,9 +254,7 @@ class ComfyUI:
 
         return asyncio.run(listen())
 
-    def view(self, picture: dict[str, str]) -> bytes:
-        return bytes(
-            self.get(
-                f"/view?filename={picture['filename']}&subfolder={picture['subfolder']}&type={picture['type']}"
-            )
-        )
+    def view(self, file: dict[str, str]) -> bytes:
+        """Return the bytes of an image that a run showed."""
+        query = "&".join(f"{name}={file[name]}" for name in ("filename", "subfolder", "type"))
+        return bytes(self.get(f"/view?{query}"))

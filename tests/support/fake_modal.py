@@ -26,8 +26,9 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
-from artmancer.hosting.remote import Failed, TookTooLong, Unfinished
-from support.paths import ROOT
+from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
+
+from .paths import ROOT
 
 KEY = b"a test's"
 AT_ONCE = {"heavy": 3, "light": 20}
@@ -93,7 +94,7 @@ class Board:
                     if call.lane == lane and call.state == "waiting":
                         call.state, call.worker = "running", worker
                         call.deadline = time.monotonic() + self.timeouts[lane]
-                        self.starts.append(call.order["id"])
+                        self.starts.append(call.order["record"]["id"])
                         return call_id, call.order
                 if (left := end - time.monotonic()) <= 0:
                     return None
@@ -176,9 +177,9 @@ class StandIn:
         if state in ("waiting", "running"):
             raise Unfinished
         if state == "late":
-            raise TookTooLong
+            raise CallTimeout
         if state == "failed":
-            raise Failed(value)
+            raise CallFailed(value)
         return dict(value)
 
     async def cancel(self, call_id: str) -> None:
@@ -295,12 +296,12 @@ async def work(
     async def nothing() -> None:
         pass
 
-    async def on_sick() -> None:
+    async def on_dead() -> None:
         sick.set()
 
     own = free_port()
     start = [part.format(port=own, folder=folder) for part in command]
-    worker = Worker(lane, remote, start, own, folder, results, sync=nothing, on_sick=on_sick)  # type: ignore[arg-type]
+    worker = Worker(lane, remote, start, own, folder, results, sync=nothing, on_dead=on_dead)  # type: ignore[arg-type]
     if prepare:
         worker.prepare()
     await worker.start()

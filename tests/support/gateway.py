@@ -4,7 +4,6 @@ and a fake ComfyUI beside it.
 
 import asyncio
 import base64
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,16 +17,12 @@ from fastapi import FastAPI
 
 from artmancer.gateway.app import create_app
 from artmancer.gateway.settings import Settings
-from support.fake_comfyui import FakeComfyUI
-from support.paths import EXAMPLES, ROOT
+
+from .comfyui import free_port
+from .fake_comfyui import FakeComfyUI
+from .paths import EXAMPLES, ROOT
 
 GRAPHS = ROOT / "workflows" / "api"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def encoded(name: str) -> str:

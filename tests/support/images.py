@@ -1,4 +1,4 @@
-"""Pictures and masks that the tests make."""
+"""UploadStore and masks that the tests make."""
 
 import numpy as np
 import torch

@@ -19,8 +19,8 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.server import Server
 from modal_proto import api_grpc, api_pb2
 
-from support.gateway import free_port
-from support.paths import ROOT
+from .gateway import free_port
+from .paths import ROOT
 
 BUILDER = api_pb2.EnvironmentSettings(image_builder_version="2025.06")
 _MAPPING = inspect.getsource(api_grpc.ModalClientBase.__mapping__)

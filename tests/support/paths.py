@@ -1,8 +1,11 @@
+"""Paths in the repository, and the ids of the nodes."""
+
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "workflows" / "examples"
+BUILD = ROOT / "build"
 
 NODES = re.findall(
     r'node_id="(ArtMancer_\w+)"',

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from support.paths import ROOT
+from .paths import ROOT
 
 FOLDER = ROOT / "build" / "rembg"
 _WHEEL = (

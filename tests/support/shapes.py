@@ -1,4 +1,4 @@
-"""Pictures of discs, boxes, polygons and stars, and which pixels belong to which."""
+"""UploadStore of discs, boxes, polygons and stars, and which pixels belong to which."""
 
 import math
 

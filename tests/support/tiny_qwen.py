@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artmancer.editor import Sampling
-from artmancer.qwen.sampler import Task
+from artmancer.options import Sampling
+from artmancer.qwen.sampler import SampleRequest
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 SPECIAL += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -163,7 +163,7 @@ def save_lora(
     return path
 
 
-def stock(pipeline: Any, task: Task, sampling: Sampling) -> Tensor:
+def stock(pipeline: Any, task: SampleRequest, sampling: Sampling) -> Tensor:
     """What diffusers' own call makes of the task: IMAGE [1, H, W, 3]."""
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline(

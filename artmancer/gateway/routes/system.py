@@ -6,33 +6,33 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from ...errors import ArtMancerError
-from .. import contract, metrics
-from ..gateway import Gateway
-from ..jobs import HEAVY, LIGHT
-from . import common
-from .common import Here
+from .. import metrics, schemas
+from ..jobs import HEAVY, LIGHT, LaneName
+from ..service import Gateway
+from . import answers
+from .answers import Here
 
 router = APIRouter(tags=["system"])
 debug_router = APIRouter(prefix="/api/debug", tags=["debug"])
 
 
 @router.get("/ping")
-async def ping() -> contract.Ping:
+async def ping() -> schemas.Ping:
     """Alive."""
-    return contract.Ping()
+    return schemas.Ping()
 
 
-@router.get("/api/health", responses=common.failures())
-async def health(gateway: Here) -> contract.Health:
+@router.get("/api/health", responses=answers.failures())
+async def health(gateway: Here) -> schemas.Health:
     """What works here, as of a few seconds ago."""
-    host = gateway.jobs.host(HEAVY if gateway.serves(HEAVY) else LIGHT)
-    about = dict(host.about)
+    host = gateway.jobs.comfy_status(HEAVY if gateway.serves(HEAVY) else LIGHT)
+    about = dict(host.info)
     pack = about.pop("pack", None) or {}
     checkpoints = pack.get("checkpoints", {})
     reason = host.reason
     if host.up and not pack:
         reason = "ComfyUI has no ArtMancer pack in its custom_nodes."
-    return contract.Health(
+    return schemas.Health(
         status="degraded" if reason else "healthy",
         reason=reason,
         model_loaded=bool(host.up and pack.get("model_loaded")),
@@ -51,10 +51,10 @@ async def health(gateway: Here) -> contract.Health:
     )
 
 
-@router.get("/api/system/health", responses=common.failures())
-async def system_health(gateway: Here) -> contract.SystemHealth:
+@router.get("/api/system/health", responses=answers.failures())
+async def system_health(gateway: Here) -> schemas.SystemHealth:
     """Which of the services answer."""
-    services: dict[contract.ServiceName, contract.Service] = {
+    services: dict[schemas.ServiceName, schemas.Service] = {
         "generation": _service(gateway, HEAVY, ["generate"]),
         "segmentation": _service(gateway, LIGHT, ["smart-mask"]),
         "image-utils": _service(
@@ -69,70 +69,71 @@ async def system_health(gateway: Here) -> contract.SystemHealth:
         if gateway.serves(HEAVY if name == "generation" else LIGHT)
     ]
     healthy = all(service.status == "healthy" for service in here)
-    return contract.SystemHealth(status="healthy" if healthy else "degraded", services=services)
+    return schemas.SystemHealth(status="healthy" if healthy else "degraded", services=services)
 
 
-@router.get("/metrics", responses=common.failures(), response_class=Response)
+@router.get("/metrics", responses=answers.failures(), response_class=Response)
 async def prometheus(gateway: Here) -> Response:
     """Requests, jobs and hosts, in Prometheus' text format."""
     return Response(metrics.text(gateway.jobs), media_type="text/plain; version=0.0.4")
 
 
-def _service(gateway: Gateway, lane: contract.LaneName, names: list[str]) -> contract.Service:
+def _service(gateway: Gateway, lane: LaneName, names: list[str]) -> schemas.Service:
     if not gateway.serves(lane):
-        return contract.Service(status="degraded", reason=f"It belongs to the {lane} deployment.")
-    host = gateway.jobs.host(lane)
+        return schemas.Service(status="degraded", reason=f"It belongs to the {lane} deployment.")
+    host = gateway.jobs.comfy_status(lane)
     if not host.up:
-        return contract.Service(status="degraded", reason=host.reason)
+        return schemas.Service(status="degraded", reason=host.reason)
     for name in names:
         try:
-            reason = gateway.unservable(gateway.workflows.get(name))
+            reason = gateway.refusal_reason(gateway.workflows.get(name))
         except ArtMancerError as error:
             reason = str(error)
         if reason:
-            return contract.Service(status="degraded", reason=f"{name}: {reason}")
-    return contract.Service(status="healthy")
+            return schemas.Service(status="degraded", reason=f"{name}: {reason}")
+    return schemas.Service(status="healthy")
 
 
-@debug_router.get("/status", responses=common.failures())
-async def debug_status(gateway: Here) -> contract.DebugStatus:
+@debug_router.get("/status", responses=answers.failures())
+async def debug_status(gateway: Here) -> schemas.DebugStatus:
     """Whether debug sessions are written, and how many there are."""
-    found = [gateway.sessions.about(name) for name in gateway.sessions.names()]
-    return contract.DebugStatus(
+    found = [gateway.debug_sessions.describe(name) for name in gateway.debug_sessions.names()]
+    return schemas.DebugStatus(
         enabled=gateway.settings.debug,
         sessions=len(found),
         bytes=sum(session["bytes"] for session in found),
     )
 
 
-@debug_router.get("/sessions", responses=common.failures("not_found"))
-async def sessions(gateway: Here) -> list[contract.DebugSession]:
+@debug_router.get("/sessions", responses=answers.failures("not_found"))
+async def sessions(gateway: Here) -> list[schemas.DebugSession]:
     """The newest first."""
     await _check_on(gateway)
     return [
-        contract.DebugSession(**gateway.sessions.about(name)) for name in gateway.sessions.names()
+        schemas.DebugSession(**gateway.debug_sessions.describe(name))
+        for name in gateway.debug_sessions.names()
     ]
 
 
-@debug_router.get("/sessions/{name}", responses=common.failures("not_found"))
-async def session(name: str, gateway: Here) -> contract.DebugSessionDetails:
+@debug_router.get("/sessions/{name}", responses=answers.failures("not_found"))
+async def session(name: str, gateway: Here) -> schemas.DebugSessionDetails:
     """What is known of one job."""
     await _check_on(gateway)
-    about: dict[str, Any] = gateway.sessions.about(name)
-    return contract.DebugSessionDetails(**about, parameters=gateway.sessions.parameters(name))
+    about: dict[str, Any] = gateway.debug_sessions.describe(name)
+    return schemas.DebugSessionDetails(**about, parameters=gateway.debug_sessions.parameters(name))
 
 
-@debug_router.get("/sessions/{name}/images/{image}", responses=common.PNG, response_class=Response)
+@debug_router.get("/sessions/{name}/images/{image}", responses=answers.PNG, response_class=Response)
 async def session_image(name: str, image: str, gateway: Here) -> FileResponse:
     """One of its pictures."""
     await _check_on(gateway)
-    return FileResponse(gateway.sessions.picture(name, image))
+    return FileResponse(gateway.debug_sessions.picture(name, image))
 
 
 @debug_router.get(
     "/sessions/{name}/download",
     responses={
-        **common.failures("not_found"),
+        **answers.failures("not_found"),
         200: {
             "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
             "description": "ZIP",
@@ -144,18 +145,20 @@ async def session_download(name: str, gateway: Here) -> Response:
     """All of it, as a ZIP."""
     await _check_on(gateway)
     headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
-    return Response(gateway.sessions.zipped(name), media_type="application/zip", headers=headers)
+    return Response(
+        gateway.debug_sessions.zipped(name), media_type="application/zip", headers=headers
+    )
 
 
-@debug_router.post("/cleanup", responses=common.failures("not_found"))
+@debug_router.post("/cleanup", responses=answers.failures("not_found"))
 async def cleanup(
     gateway: Here, keep_last_n: int = Query(50, ge=0, le=100_000)
-) -> contract.DebugCleanup:
+) -> schemas.DebugCleanup:
     """Remove all but the newest."""
     await _check_on(gateway)
-    removed = gateway.sessions.clean(keep_last_n)
-    await gateway.sessions.settle()
-    return contract.DebugCleanup(removed=removed)
+    removed = gateway.debug_sessions.clean(keep_last_n)
+    await gateway.debug_sessions.publish()
+    return schemas.DebugCleanup(removed=removed)
 
 
 async def _check_on(gateway: Gateway) -> None:
@@ -163,4 +166,4 @@ async def _check_on(gateway: Gateway) -> None:
         raise ArtMancerError(
             "not_found", "Debug sessions are off. Set DEBUG=true, and start the gateway again."
         )
-    await gateway.sessions.refresh()
+    await gateway.debug_sessions.refresh()

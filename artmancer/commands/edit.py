@@ -1,0 +1,340 @@
+"""`artmancer edit`: edit one photo.
+
+Everything that can be checked without torch is checked before it is imported, which takes seconds.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import checks, images
+from ..errors import ArtMancerError
+from ..options import (
+    CFG,
+    CONDITION_MEGAPIXELS,
+    DEFAULT_SAMPLING,
+    MAX_SEED,
+    MEMORY_MODES,
+    ONE_MEGAPIXEL,
+    PRECISIONS,
+    STEPS,
+    TRANSFERS,
+    Sampling,
+)
+from ..variants import VARIANTS
+from .arguments import Subparsers, number, whole_number, write_line
+
+if TYPE_CHECKING:
+    from ..editor import Editor
+    from ..progress import Progress
+    from ..report import Report
+
+logger = logging.getLogger(__name__)
+
+MAX_MASK_PIXELS = 1024
+"""Largest value of --grow and --feather, in pixels."""
+
+MEMORY_NAMES = dict(zip(("all", "one", "stream"), MEMORY_MODES, strict=True))
+"""The command's short names of the memory modes."""
+
+EXAMPLES = """\
+examples:
+  artmancer edit room.jpg --task removal --mask mask.png -o room-edited.png
+  artmancer edit room.jpg --task insertion --mask mask.png --reference lamp.png -o out.png
+  artmancer edit room.jpg --task white-balance -o balanced.png
+"""
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add `artmancer edit` to the parser."""
+    parser = commands.add_parser(
+        "edit",
+        help="edit a photo",
+        description="Edit a photo where its mask is white.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, error=parser.error)
+    parser.add_argument(
+        "image",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help=f"the photo: {', '.join(images.FORMATS)}",
+    )
+    parser.add_argument(
+        "--task",
+        "--variant",
+        dest="variant",
+        required=True,
+        type=lambda text: text.replace("-", "_"),
+        choices=VARIANTS,
+        help="the kind of edit",
+    )
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        help="an image of the same size, white = edit; white balance needs none",
+    )
+    parser.add_argument("--reference", type=Path, help="an image of the object to insert")
+    parser.add_argument(
+        "--reference-mask",
+        type=Path,
+        help="white where the object is in the reference; default: where that is not transparent",
+    )
+    _add_qwen_options(parser)
+    parser.add_argument(
+        "--transfer",
+        choices=TRANSFERS,
+        default="colors",
+        help="for white balance: apply the edit's change of colors to the photo, "
+        "or take the edit's pixels (default: colors)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help="the same seed gives the same image (default 0)",
+    )
+    parser.add_argument(
+        "--grow",
+        type=whole_number(0, MAX_MASK_PIXELS),
+        default=0,
+        metavar="PX",
+        help="dilate the mask (default 0)",
+    )
+    parser.add_argument(
+        "--feather",
+        type=whole_number(0, MAX_MASK_PIXELS),
+        default=16,
+        metavar="PX",
+        help="width over which the edit fades out around the mask (default 16)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=number(0.0, 1.0),
+        default=1.0,
+        help="strength of the LoRA, or of the draft editor's white balance (default 1)",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report, or the error, as JSON"
+    )
+
+
+def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--editor", choices=("draft", "qwen"), default="draft", help="the editor (default: draft)"
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        help="qwen: the folder of Qwen-Image-Edit; default: $MODEL_PATH, or the first base that "
+        "`artmancer models` lists",
+    )
+    parser.add_argument(
+        "--variant-file",
+        type=Path,
+        help="qwen: the LoRA of this kind of edit; default: the one that `artmancer models` lists "
+        "for it, or else the base alone",
+    )
+    parser.add_argument(
+        "--acceleration", type=Path, help="qwen: a LoRA for few steps, which turns --cfg off"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="qwen: precision of the base"
+    )
+    parser.add_argument(
+        "--memory",
+        choices=("auto", *MEMORY_NAMES),
+        default="auto",
+        help="qwen: all models on the GPU, one at a time, or streamed through it",
+    )
+    parser.add_argument(
+        "--prompt", default="", help="qwen: the edit in words; the draft editor ignores it"
+    )
+    parser.add_argument(
+        "--negative",
+        default=DEFAULT_SAMPLING.negative,
+        help="qwen: negative prompt (default: a space, as in training)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number(*STEPS),
+        default=DEFAULT_SAMPLING.steps,
+        help="qwen: denoising steps (default %(default)s)",
+    )
+    parser.add_argument(
+        "--cfg",
+        type=number(*CFG),
+        default=DEFAULT_SAMPLING.cfg,
+        help="qwen: guidance scale, 1 = off (default %(default)g)",
+    )
+    parser.add_argument(
+        "--condition-megapixels",
+        type=number(*CONDITION_MEGAPIXELS),
+        metavar="MP",
+        help="qwen: area each conditioning image is encoded at; 1 = as diffusers does "
+        "(default: the crop's own)",
+    )
+    parser.add_argument(
+        "--keep-background",
+        action="store_true",
+        help="qwen: hold the latents outside the mask to the photo",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Edit a photo and write the result."""
+    if len(options.image) > 1:
+        options.error(
+            f"edit takes one photo, got {len(options.image)}. Use a loop of your shell for many: "
+            'for photo in *.jpg; do artmancer edit "$photo" ... -o "edited/$photo"; done'
+        )
+    (options.image,) = options.image
+    check_inputs(options)
+
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from ..conditions import prepare
+    from ..edit import edit
+
+    photo = images.load(options.image)
+    reference = images.load(options.reference) if options.reference else None
+    reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
+    if reference and reference_mask is None:
+        reference_mask = reference.alpha
+    mask = images.load_mask(options.mask) if options.mask else None
+    hidden = True if options.json else None  # None: hidden where standard error is no terminal
+    with (
+        tqdm(total=1, disable=hidden, bar_format="{desc} {elapsed}", leave=False) as bar,
+        logging_redirect_tqdm(),
+    ):
+
+        def show(done: int, total: int, stage: str, latents: object = None) -> None:
+            bar.set_description_str(f"{stage} {done}/{total}")
+
+        editor = _load_editor(options, show)
+        conditions = prepare(
+            photo.image,
+            mask,
+            reference=reference.image if reference else None,
+            reference_mask=reference_mask,
+            recipe=editor.recipe,
+            resolution=editor.resolution,
+            grow=options.grow,
+            feather=options.feather,
+            progress=show,
+        )
+        result = edit(
+            editor,
+            conditions,
+            prompt=options.prompt,
+            seed=options.seed,
+            sampling=_sampling(options),
+            transfer=options.transfer,
+            progress=show,
+        )
+    images.save(options.output, result.image, photo.icc_profile)
+    _write_report(result.report, options)
+    return 0
+
+
+def check_inputs(options: argparse.Namespace) -> None:
+    """Refuse what can be refused without torch: paths, file endings, sizes, a black mask.
+
+    Raises
+    ------
+    ArtMancerError : not_found, invalid_request, invalid_image, image_too_large, mask_missing,
+        mask_empty, reference_missing
+    """
+    images.check_writable(options.output)
+    inputs = (options.image, options.mask, options.reference, options.reference_mask)
+    if options.output.resolve() in (path.resolve() for path in inputs if path):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The output '{options.output}' is one of the inputs. Name another file.",
+        )
+    size = images.read_size(options.image)
+    checks.check_mask_given(options.variant, options.mask is not None)
+    if options.mask:
+        checks.check_mask_size(images.read_size(options.mask, "mask"), size)
+        checks.check_mask_painted(images.is_black(options.mask))
+    if options.reference_mask and not options.reference:
+        raise ArtMancerError(
+            "reference_missing", "--reference-mask needs the --reference that it belongs to."
+        )
+    if options.reference:
+        reference_size = images.read_size(options.reference, "reference")
+        if options.reference_mask:
+            mask_size = images.read_size(options.reference_mask, "mask of the reference")
+            checks.check_mask_size(mask_size, reference_size, "reference")
+    elif options.variant == "insertion" and options.editor == "draft":
+        raise checks.draft_needs_reference()
+    if options.editor == "draft" and options.prompt:
+        logger.warning("--prompt is ignored: the draft editor does not read it.")
+    if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
+        logger.warning("JPEG changes every pixel a little; write PNG to keep the rest exactly.")
+
+
+def _sampling(options: argparse.Namespace) -> Sampling:
+    megapixels = options.condition_megapixels
+    return Sampling(
+        steps=options.steps,
+        cfg=options.cfg,
+        negative=options.negative,
+        condition_pixels=megapixels and round(ONE_MEGAPIXEL * megapixels),
+        keep_background=options.keep_background,
+    )
+
+
+def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
+    if options.editor == "draft":
+        from ..draft import DraftEditor
+
+        return DraftEditor(options.variant, options.strength)
+    from .. import models
+    from ..qwen import checkpoints, pipeline
+    from ..qwen.editor import QwenEditor
+
+    folder = options.base or models.base()
+    if not folder:
+        raise ArtMancerError(
+            "checkpoint_missing",
+            "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH; "
+            "`artmancer models fetch` downloads one.",
+        )
+    path: Path | None = options.variant_file
+    notes: tuple[str, ...] = ()
+    if path is None:
+        path, notes = models.checkpoint(options.variant)
+    if path is None:
+        logger.warning(
+            "No checkpoint for %s was found: the base edits without one.", options.variant
+        )
+    return QwenEditor(
+        pipeline.load(Path(folder), options.precision, progress=progress),
+        options.variant,
+        checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
+        options.strength,
+        options.acceleration,
+        MEMORY_NAMES.get(options.memory, "auto"),
+        notes,
+    )
+
+
+def _write_report(report: "Report", options: argparse.Namespace) -> None:
+    if options.json:
+        write_line(json.dumps({"output": str(options.output), "report": report.as_dict()}))
+        return
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
+    files = f" with {' and '.join(report.adapters)}" if report.adapters else ""
+    size = f"crop {report.crop_size[1]}x{report.crop_size[0]}"
+    write_line(f"{options.output}: {report.editor}{files}, {size}, {stages}")
+    for note in report.notes:
+        write_line(note)

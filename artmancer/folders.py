@@ -1,0 +1,27 @@
+"""Folders of models on this machine.
+
+Imports no torch. Inside ComfyUI, nodes/comfy_host/folders.py asks ComfyUI for its folders instead,
+which may be more; the names and their order come from here.
+"""
+
+import os
+from pathlib import Path
+
+LORA_FOLDERS = ("artmancer", "loras")
+"""Subfolders of ComfyUI's models folder with LoRAs. Where two hold a file of one name, the first
+folder's file is used.
+"""
+
+MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, "fastsam", "rembg")
+"""Subfolders of ComfyUI's models folder that the pack reads from."""
+
+
+def comfyui_folder() -> Path:
+    """Return the folder of ComfyUI: $COMFYUI_PATH, or comfy-cli's default workspace."""
+    return Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
+
+
+def base_from_environment() -> Path | None:
+    """Return the base model's folder that MODEL_PATH names; None where it is not set."""
+    path = os.environ.get("MODEL_PATH")
+    return Path(path) if path else None

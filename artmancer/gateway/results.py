@@ -1,0 +1,69 @@
+"""The folder of result files, one subfolder for each job."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from .jobs import Job
+
+_JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def result_name(name: str, index: int) -> str:
+    """Return the file name of the image with this index in a result."""
+    return f"{name}-{index}.png"
+
+
+class ResultFolder:
+    """Result files on this machine's disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self,
+        job_id: str,
+        images: Mapping[str, Sequence[bytes | None]],
+        values: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write a job's results.
+
+        Parameters
+        ----------
+        images : PNG files by result name; None is not written, and fetched when it is needed
+        values : texts, numbers or booleans by result name
+
+        Returns
+        -------
+        Job.outputs
+        """
+        folder = self.folder / job_id
+        folder.mkdir(exist_ok=True)
+        outputs: dict[str, Any] = {name: {"value": value} for name, value in values.items()}
+        for name, files in images.items():
+            names = [result_name(name, index) for index in range(len(files))]
+            for file, data in zip(names, files, strict=True):
+                if data is not None:
+                    (folder / file).write_bytes(data)
+            outputs[name] = {"pictures": names}
+        return outputs
+
+    def paths(self, job: Job, name: str) -> list[Path]:
+        """Return the files of an image result."""
+        return [self.folder / job.id / file for file in job.result_files(name)]
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Remove the results of these jobs."""
+        for job_id in job_ids:
+            rmtree(self.folder / job_id, ignore_errors=True)
+
+    def remove_orphans(self, known: Collection[str]) -> None:
+        """Remove the results of jobs that are not known; other files stay."""
+        self.remove(
+            entry.name
+            for entry in self.folder.iterdir()
+            if _JOB_ID.fullmatch(entry.name) and entry.name not in known
+        )

@@ -1,0 +1,130 @@
+"""The gateway's service layer: the parts behind the routes, and what routes do with them."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pybase64
+
+from ..errors import ArtMancerError
+from .debug_sessions import DebugSessions
+from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
+from .local_jobs import LocalJobs
+from .runner import Runner
+from .settings import Settings
+from .upload_store import UploadStore
+from .workflow_safety import unsafe_reason
+from .workflows import Workflow, WorkflowFolder
+
+
+@dataclass
+class Gateway:
+    """The gateway's parts.
+
+    Attributes
+    ----------
+    workflows : graphs that are served
+    uploads : images that were sent
+    """
+
+    settings: Settings
+    workflows: WorkflowFolder
+    uploads: UploadStore
+    debug_sessions: DebugSessions
+    jobs: Jobs
+
+    def lane_of(self, workflow: Workflow) -> LaneName:
+        """Return the lane that a workflow's jobs wait in."""
+        return HEAVY if workflow.heavy else LIGHT
+
+    def serves(self, lane: LaneName) -> bool:
+        """Tell whether this deployment's role has the routes of a lane."""
+        return self.settings.role in ("all", lane)
+
+    def refusal_reason(self, workflow: Workflow) -> str | None:
+        """Return why a workflow is not served here; None: it is."""
+        lane = self.lane_of(workflow)
+        if not self.serves(lane):
+            return f"it belongs to the {lane} deployment. Ask there."
+        return unsafe_reason(workflow, self.jobs.comfy_status(lane).nodes)
+
+    async def keep(self, field: str, text: str | None) -> str | None:
+        """Store an image that came as base64 and return its name; None stays None.
+
+        Parameters
+        ----------
+        field : what a message calls the image
+        """
+        if text is None:
+            return None
+        return await self.uploads.keep_base64(text, field)
+
+    async def submit(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        *,
+        client: str,
+        include: list[str] | None = None,
+        context: dict[str, Any] | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Submit a run of a workflow; see JobRecord.create and Jobs.submit.
+
+        Parameters
+        ----------
+        inputs : by name; None keeps the workflow's default
+        """
+        workflow = self.workflows.get(name)
+        lane = self.lane_of(workflow)
+        if reason := unsafe_reason(workflow, self.jobs.comfy_status(lane).nodes):
+            raise ArtMancerError(
+                "generation_failed", f"The workflow '{name}' is not served: {reason}"
+            )
+        values = {key: value for key, value in inputs.items() if value is not None}
+        if missing := values.keys() - workflow.inputs.keys():
+            raise ArtMancerError(
+                "generation_failed",
+                f"The workflow '{name}' has no input '{min(missing)}'. Add one.",
+            )
+        record = JobRecord.create(
+            workflow,
+            lane,
+            values,
+            client=client,
+            include=include or [],
+            context=context,
+            job_id=job_id,
+        )
+        return await self.jobs.submit(record, workflow.with_inputs(values, record.results))
+
+    async def finish(self, job: Job) -> Job:
+        """Wait until a job is done.
+
+        Raises
+        ------
+        ArtMancerError : what it failed with
+        """
+        job = await self.jobs.wait(job)
+        check_done(job)
+        return job
+
+    async def result_base64(self, job: Job, name: str) -> list[str]:
+        """Return the images of a result as base64."""
+        return [await file_base64(path) for path in await self.jobs.result_paths(job, name)]
+
+
+def local_gateway(settings: Settings, runners: Mapping[str, Runner] | None = None) -> Gateway:
+    """Make a gateway whose jobs wait on this machine; `runners`: see LocalJobs."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    uploads = UploadStore(settings.data / "pictures")
+    debug_sessions = DebugSessions(settings.data / "debug")
+    jobs = LocalJobs(settings, uploads, debug_sessions, runners)
+    return Gateway(settings, WorkflowFolder(settings.workflows), uploads, debug_sessions, jobs)
+
+
+async def file_base64(path: Path) -> str:
+    """Return a file as base64."""
+    return pybase64.b64encode_as_string(await asyncio.to_thread(path.read_bytes))

@@ -1,0 +1,116 @@
+"""Images that clients sent, stored by the hash of their content: the same image is stored once."""
+
+import asyncio
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Container
+from contextlib import suppress
+from pathlib import Path
+
+from .. import images
+from ..errors import ArtMancerError
+
+NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp|bmp|tiff|gif)")
+"""Names of stored images."""
+
+_PARTIAL_NAME = re.compile(r"[0-9a-f]{32}\.part")
+
+_GRACE_SECONDS = 60.0
+"""Age below which an image is never removed: its job may be about to be accepted."""
+
+
+class UploadStore:
+    """Images in a folder on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sizes: dict[str, tuple[int, int]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    async def keep(self, data: bytes, field: str) -> str:
+        """Store an image file and return its name.
+
+        Parameters
+        ----------
+        field : what a message calls the image
+
+        Raises
+        ------
+        ArtMancerError : invalid_image, image_too_large, from its header
+        """
+        return await asyncio.to_thread(self._keep, data, field)
+
+    async def keep_base64(self, text: str, field: str) -> str:
+        """Store an image that came as base64; see `keep`."""
+        return await self.keep(
+            await asyncio.to_thread(images.decode_base64, text, name=field), field
+        )
+
+    def _keep(self, data: bytes, field: str) -> str:
+        kind, width, height = images.inspect(data, name=field)
+        name = f"{hashlib.sha256(data).hexdigest()}.{kind.lower()}"
+        self._sizes[name] = width, height
+        self._write(name, data)
+        return name
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        if path.is_file():
+            os.utime(path)
+        else:
+            partial = self.folder / f"{uuid.uuid4().hex}.part"
+            partial.write_bytes(data)
+            partial.replace(path)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Return the width and height, upright, of an image that was stored since the start."""
+        return self._sizes[name]
+
+    async def path(self, name: str) -> Path:
+        """Return the file of a stored image; this counts as a use of it.
+
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
+        if path := self.find(name):
+            return path
+        raise ArtMancerError(
+            "not_found", "The picture of this image_id is not kept any more. Send the picture."
+        )
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of a stored image; None: it is gone."""
+        path = self.folder / name
+        if not NAME.fullmatch(name) or not path.is_file():
+            return None
+        os.utime(path)
+        return path
+
+    def tidy(self, keep: Container[str], max_age: float, max_bytes: float) -> None:
+        """Remove images that were last used more than `max_age` seconds ago, then the oldest until
+        `max_bytes` are left. Other files stay.
+
+        Parameters
+        ----------
+        keep : names that stay
+        """
+        files = []
+        for entry in os.scandir(self.folder):
+            if not (NAME.fullmatch(entry.name) or _PARTIAL_NAME.fullmatch(entry.name)):
+                continue
+            with suppress(FileNotFoundError):  # another thread renames it
+                files.append((entry.stat(), entry))
+        total = sum(status.st_size for status, _ in files)
+        for status, entry in sorted(files, key=lambda file: file[0].st_mtime):
+            age = time.time() - status.st_mtime
+            too_old = total > max_bytes or age > max_age
+            if entry.name not in keep and age > _GRACE_SECONDS and too_old:
+                if os.stat(entry).st_mtime != status.st_mtime:  # it was used again just now
+                    continue
+                os.unlink(entry)
+                self._sizes.pop(entry.name, None)
+                total -= status.st_size

@@ -1,0 +1,269 @@
+"""Jobs as Modal function calls: Modal is the queue, and every container finds a job's state."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtMancerError
+from ..gateway import logs, metrics
+from ..gateway.jobs import (
+    HEAVY,
+    LIGHT,
+    Job,
+    JobRecord,
+    LaneName,
+    job_timeout,
+    unknown_job,
+)
+from ..gateway.limits import check_new_id, check_queue
+from ..gateway.results import ResultFolder
+from ..gateway.runner import ComfyStatus, NodeType, Step
+from ..gateway.settings import Settings
+from .remote import CallFailed, CallTimeout, Remote, Unfinished
+from .shared import SharedUploadStore
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 145.0
+"""Longest wait for a job in one request: Modal ends a web request after 150 s."""
+
+_POLL_SECONDS = 0.5
+"""Seconds between two looks at a job that is followed."""
+
+_OBSERVE_SECONDS = 5.0
+"""Seconds between two looks at the workers."""
+
+_TIDY_SECONDS = 300.0
+"""Seconds between two removals of old files."""
+
+_ALIVE_SECONDS = 90.0
+"""Age up to which a worker's last report means that it runs."""
+
+_CACHED_JOBS = 200
+"""Ended jobs that are kept in memory, with their result files."""
+
+
+def make_order(record: JobRecord, graph: Mapping[str, Any], debug_session: bool) -> dict[str, Any]:
+    """Make the argument of a worker's call; see worker.Worker.run.
+
+    Parameters
+    ----------
+    debug_session : whether the worker records a debug session
+    """
+    return {"record": record.as_dict(), "graph": dict(graph), "debug_session": debug_session}
+
+
+class ModalJobs:
+    """The `Jobs` of a deployment: records are shared by all containers, and a job's state is its
+    call's.
+
+    Parameters
+    ----------
+    settings : the limits, and a folder for fetched results
+    expected : state of each lane's workers before the first one has reported
+    """
+
+    lanes: tuple[LaneName, ...] = (HEAVY, LIGHT)
+
+    def __init__(
+        self,
+        settings: Settings,
+        uploads: SharedUploadStore,
+        remote: Remote,
+        expected: Mapping[LaneName, ComfyStatus],
+    ) -> None:
+        self._settings = settings
+        self._uploads = uploads
+        self._remote = remote
+        self._statuses = dict(expected)
+        self._alive: dict[LaneName, bool] = dict.fromkeys(self.lanes, False)
+        self._loads: dict[LaneName, tuple[int, int]] = dict.fromkeys(self.lanes, (0, 0))
+        self._unfinished: dict[str, set[str]] = {}  # job ids by client
+        self._calls: OrderedDict[str, str] = OrderedDict()  # call ids by job id
+        self._ended: OrderedDict[str, Job] = OrderedDict()
+        self._results = ResultFolder(settings.data / "results")
+
+    async def run(self) -> None:
+        tidied = 0.0
+        while True:
+            for lane in self.lanes:
+                self._loads[lane] = await self._remote.load(lane)
+                await self._observe(lane)
+            if time.time() - tidied > _TIDY_SECONDS:
+                tidied = time.time()
+                hours, gigabytes = self._settings.picture_hours, self._settings.picture_gigabytes
+                await asyncio.to_thread(self._uploads.tidy, (), hours * 3600, gigabytes * 2**30)
+            await asyncio.sleep(_OBSERVE_SECONDS)
+
+    async def _observe(self, lane: LaneName) -> None:
+        """Read the last report of a lane's workers."""
+        report = await self._remote.get(f"status:{lane}")
+        if report is None:
+            return
+        nodes = await self._remote.get(f"nodes:{lane}") or {}
+        self._alive[lane] = time.time() - report["at"] < _ALIVE_SECONDS
+        info = {**self._statuses[lane].info, **report["info"]}
+        if not self._alive[lane] and info.get("pack"):
+            info["pack"] = {**info["pack"], "model_loaded": False}
+        self._statuses[lane] = ComfyStatus(
+            True, None, info, {name: NodeType(*fields) for name, fields in nodes.items()}
+        )
+
+    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
+        waiting, _ = self._loads[record.lane]
+        from_client = await self._unfinished_count(record.client)
+        check_queue(waiting, from_client, self._settings)
+        check_new_id(await self._remote.get(f"job:{record.id}") is not None)
+        debug_session = bool(self._settings.debug and record.context.get("debug"))
+        call = await self._remote.spawn(record.lane, make_order(record, graph, debug_session))
+        self._calls[record.id] = call
+        await self._remote.put(f"job:{record.id}", {"record": record.as_dict(), "call": call})
+        self._unfinished.setdefault(record.client, set()).add(record.id)
+        logs.log_event(
+            logger,
+            "job accepted",
+            job=record.id,
+            workflow=record.workflow,
+            lane=record.lane,
+            call=call,
+        )
+        return Job(record=record)
+
+    async def _unfinished_count(self, client: str) -> int:
+        """Count the unfinished jobs of a client that this container accepted; Modal is asked again
+        only near the limit.
+        """
+        job_ids = self._unfinished.get(client, set())
+        if len(job_ids) >= self._settings.max_per_client:
+            for job_id in list(job_ids):
+                await self.get(job_id)
+        return len(job_ids)
+
+    async def get(self, job_id: str) -> Job:
+        if job_id in self._ended:
+            return self._ended[job_id]
+        entry = await self._remote.get(f"job:{job_id}")
+        hours = self._settings.result_hours
+        if entry is None or time.time() - entry["record"]["created"] > hours * 3600:
+            raise unknown_job(hours)
+        self._calls[job_id] = entry["call"]
+        job = Job(record=JobRecord.from_dict(entry["record"]))
+        return await self._update(job, 0)
+
+    async def _update(self, job: Job, timeout: float) -> Job:
+        """Bring a job up to date; wait up to `timeout` seconds for its end."""
+        outcome, cancelled, step = await asyncio.gather(
+            self._outcome(job, timeout),
+            self._remote.get(f"cancelled:{job.id}"),
+            self._remote.get(f"step:{job.id}"),
+        )
+        if cancelled:
+            job.state, job.finished = "cancelled", cancelled
+        elif outcome is not None:
+            job.started, job.finished = outcome["started"], outcome["finished"]
+            if outcome.get("error"):
+                job.fail(ArtMancerError.from_dict(outcome["error"]))
+            else:
+                job.finish(
+                    await asyncio.to_thread(
+                        self._results.write, job.id, outcome["images"], outcome["values"]
+                    )
+                )
+        elif step:
+            job.started = step["started"]
+            job.advance(Step(**step["step"]))
+        if job.ended:
+            self._on_ended(job)
+        return job
+
+    async def _outcome(self, job: Job, timeout: float) -> dict[str, Any] | None:
+        """Return what a job's call returned; None: nothing yet."""
+        now = time.time()
+        try:
+            return await self._remote.result(self._calls[job.id], timeout)
+        except Unfinished:
+            return None
+        except CallTimeout:
+            settings = self._settings
+            seconds = settings.heavy_timeout if job.lane == HEAVY else settings.light_timeout
+            error = job_timeout(seconds)
+        except CallFailed as failure:
+            if await self._remote.get(f"cancelled:{job.id}"):
+                return None
+            logs.log_event(logger, "a call failed", logging.ERROR, job=job.id, reason=str(failure))
+            error = ArtMancerError(
+                "generation_failed", "Its worker stopped while the job ran. Send it again."
+            )
+        started = job.started or job.record.created
+        return {"started": started, "finished": now, "error": error.as_dict()}
+
+    def _on_ended(self, job: Job) -> None:
+        self._ended[job.id] = job
+        self._calls.pop(job.id, None)
+        if len(self._ended) > _CACHED_JOBS:
+            oldest, _ = self._ended.popitem(last=False)
+            self._results.remove([oldest])
+        unfinished = self._unfinished.get(job.record.client, set())
+        if job.id in unfinished:
+            unfinished.discard(job.id)
+            metrics.job_ended(job)
+            logs.log_job_ended(logger, job)
+
+    async def result_paths(self, job: Job, name: str) -> list[Path]:
+        paths = self._results.paths(job, name)
+        for path in paths:
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(await self._remote.fetch(f"{job.id}/{path.name}"))
+        return paths
+
+    async def follow(self, job_id: str, interval: float) -> AsyncIterator[Job]:
+        job, shown, shown_at = await self.get(job_id), None, 0.0
+        while True:
+            now = time.monotonic()
+            if (job.state, job.step, job.progress) != shown or now - shown_at >= interval:
+                shown, shown_at = (job.state, job.step, job.progress), now
+                yield job
+            if job.ended:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+            job = await self._update(job, 0)
+
+    async def wait(self, job: Job) -> Job:
+        end = time.monotonic() + WAIT_SECONDS
+        while not job.ended:
+            if time.monotonic() > end:
+                raise ArtMancerError(
+                    "timeout",
+                    f"The job is not finished after {WAIT_SECONDS:g} s, the longest that one "
+                    f"request can wait here. It goes on: ask for /api/jobs/{job.id}/result.",
+                    {"task_id": job.id},
+                )
+            job = await self._update(job, max(0.0, min(10.0, end - time.monotonic())))
+        return job
+
+    async def cancel(self, job_id: str) -> bool:
+        job = await self.get(job_id)
+        if job.ended:
+            return False
+        await self._remote.put(f"cancelled:{job_id}", time.time())
+        await self._remote.cancel(self._calls[job_id])
+        await self._update(job, 0)
+        return True
+
+    def position(self, job: Job) -> int | None:
+        return None
+
+    def comfy_status(self, lane: LaneName) -> ComfyStatus:
+        return self._statuses[lane]
+
+    def load(self, lane: LaneName) -> tuple[int, int]:
+        return self._loads[lane]
+
+    async def free(self) -> int:
+        """Free the memory of running workers; none is started for it."""
+        return sum([await self._remote.free(lane) for lane in self.lanes if self._alive[lane]])

@@ -1,0 +1,76 @@
+"""The result of an edit and the report on it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report on one edit.
+
+    Attributes
+    ----------
+    editor : the editor's name, for example "draft/removal"
+    variant : one of VARIANTS
+    adapters : file names of the LoRAs it used, the checkpoint first
+    recipe : the recipe's name
+    conditions : names of the conditioning images, in order
+    seed : seed of the first image of the batch; None: whoever made the edit knows it
+    crop_size : (height, width) of the crop
+    box : (top, left, height, width) of the first image's box, in pixels of the image
+    seconds : seconds by stage: crop, split, edit, stitch
+    peak_memory : bytes: on the GPU where one is used, else of this process so far
+    outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching;
+        infinite: equal, None: the mask leaves nothing outside
+    outside_psnr : the same after stitching
+    drift_px : largest shift of the edit outside the mask, in pixels of the crop; None where it
+        cannot be measured
+    realigned : whether an image of the batch was moved back
+    spill : share of the crop that the edit changed around the feathered mask, for example by a
+        shadow; see spill.spill
+    widened : whether the spill was stitched too
+    notes : sentences the user should know, for example about a file that was not used
+    """
+
+    editor: str
+    variant: str
+    adapters: tuple[str, ...]
+    recipe: str
+    conditions: tuple[str, ...]
+    seed: int | None
+    crop_size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    seconds: dict[str, float]
+    peak_memory: int
+    outside_psnr_raw: float | None
+    outside_psnr: float | None
+    drift_px: float | None
+    realigned: bool
+    spill: float
+    widened: bool
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON, which has no infinity: an infinite value becomes "infinite"."""
+        return {
+            key: "infinite" if value == float("inf") else value
+            for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """The result of an edit.
+
+    Attributes
+    ----------
+    image : IMAGE [B, H, W, 3]
+    spill : MASK [B, H, W], above 0 where the edit changed something around the feathered mask
+    report : Report
+    """
+
+    image: Tensor
+    spill: Tensor
+    report: Report

@@ -1,0 +1,102 @@
+"""Model files and input files, by the names ComfyUI lists them under."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...artmancer.folders import LORA_FOLDERS, base_from_environment
+from ...artmancer.qwen import checkpoints
+from ...artmancer.variants import CHECKPOINT_FILES
+
+SEGMENTER_SUFFIXES = (".pt", ".onnx")
+
+_SEGMENTER_FOLDERS = ("fastsam", "ultralytics_segm")
+
+
+def _register(name: str, place: str, suffixes: set[str]) -> None:
+    """Make ComfyUI list the files of a folder in models/, beside the folders that the user's
+    extra_model_paths.yaml names.
+    """
+    known, _ = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    path = str(Path(folder_paths.models_dir) / place)
+    folder_paths.folder_names_and_paths[name] = (list(dict.fromkeys([*known, path])), suffixes)
+
+
+_register("artmancer", "artmancer", {".safetensors"})
+_register("fastsam", "fastsam", set(SEGMENTER_SUFFIXES))
+# The name that other packs have for this folder.
+_register("ultralytics_segm", "ultralytics/segm", set(SEGMENTER_SUFFIXES))
+_register("rembg", "rembg", {".onnx"})
+
+
+def bases() -> dict[str, Path]:
+    """Map the names of base models to their folders: the one that MODEL_PATH names, then those in
+    ComfyUI's diffusers folders.
+    """
+    paths = [
+        path
+        for folder in folder_paths.get_folder_paths("diffusers")
+        for path in sorted(Path(folder).glob("*"))
+    ]
+    if path := base_from_environment():
+        paths.insert(0, path)
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if checkpoints.is_base(path):
+            by_name.setdefault(path.name, path)
+    return by_name
+
+
+def loras() -> dict[str, Path]:
+    """Map the names of LoRAs to their safetensors files in ComfyUI's LoRA folders."""
+    return _files(LORA_FOLDERS, (".safetensors",))
+
+
+def find_checkpoint(variant: str) -> Path | None:
+    """Return the variant's LoRA: the file that the environment names, or one with the variant's
+    own name.
+    """
+    return checkpoints.find(variant, _files(LORA_FOLDERS, CHECKPOINT_FILES[variant]).values())
+
+
+def segmenters() -> dict[str, Path]:
+    """Map the names of Smart Mask's models to their files."""
+    return _files(_SEGMENTER_FOLDERS, SEGMENTER_SUFFIXES)
+
+
+def rembg_folders() -> list[Path]:
+    """List the folders with rembg's models: the user's own, and models/rembg."""
+    return [Path(path) for path in folder_paths.get_folder_paths("rembg")]
+
+
+def input_images() -> list[str]:
+    """List the images in ComfyUI's input folder by name."""
+    folder = Path(folder_paths.get_input_directory())
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    return sorted(folder_paths.filter_files_content_types(names, ["image"]))
+
+
+def input_file(name: str) -> Path | None:
+    """Return the file behind a name in the input folder; None where there is none.
+
+    A name may end in ComfyUI's " [output]" or " [temp]". A name that leads out of these folders
+    finds nothing. (ComfyUI 0.3.64 itself does not look for "..".)
+    """
+    bare, annotated = folder_paths.annotated_filepath(name)
+    folder = Path(annotated or folder_paths.get_input_directory()).resolve()
+    path = (folder / bare).resolve()
+    return path if path.is_relative_to(folder) and path.is_file() else None
+
+
+def _files(folders: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Map names to files in ComfyUI's model folders; a link that leads nowhere is left out.
+
+    Of two files with one name, the one in the later folder is listed as FOLDER/NAME.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for name in folder_paths.get_filename_list(folder):
+            if name.endswith(suffixes) and (path := folder_paths.get_full_path(folder, name)):
+                taken = files.get(name, Path(path)) != Path(path)
+                files[f"{folder}/{name}" if taken else name] = Path(path)
+    return files

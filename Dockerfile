@@ -1,4 +1,4 @@
-# The image of modal_comfy.py for a GPU machine of one's own; artmancer/hosting/image.py has the same steps.
+# The image of modal_comfy.py for a GPU machine of one's own; artmancer/hosting/container.py has the same steps.
 #
 #     docker build -t artmancer .
 #     docker run --gpus all -p 127.0.0.1:8003:8003 -v ./checkpoints:/checkpoints -v artmancer:/data \
@@ -18,10 +18,10 @@ ENV PYTHONUNBUFFERED=1
 
 COPY . /root/comfy/ComfyUI/custom_nodes/artmancer
 WORKDIR /root/comfy/ComfyUI/custom_nodes/artmancer
-RUN python -c "from artmancer.hosting.volume import PATHS; print(PATHS.format(root='/checkpoints'))" \
+RUN python -c "from artmancer.hosting.model_volume import PATHS; print(PATHS.format(root='/checkpoints'))" \
     > /root/comfy/ComfyUI/extra_model_paths.yaml
 ENV HOST=0.0.0.0
 ENV ARTMANCER_DATA=/data
 VOLUME ["/checkpoints", "/data"]
 EXPOSE 8003
-CMD ["python", "-m", "artmancer.cli", "serve", "--with-comfyui", "--light-on-gpu"]
+CMD ["python", "-m", "artmancer", "serve", "--with-comfyui", "--light-on-gpu"]

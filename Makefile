@@ -1,4 +1,4 @@
-# Everything below needs Python 3.10 or newer and make; the first run installs the rest into .venv.
+# Needs Python 3.10 or newer and make; the first run installs the rest into .venv.
 
 PYTHON ?= python3
 PORT ?= 8003
@@ -11,13 +11,19 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
-.PHONY: demo test lint serve bench locales comfyui browser requirements clean
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
+
+.PHONY: demo check test lint serve bench locales contract comfyui browser requirements clean
 
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
 
-test: lint comfyui browser  ## all tests; those in a real ComfyUI where one can be had
-	$(BIN)/python -m pytest -q -rs --cov=artmancer
+check: lint  ## style, types, and the tests that need neither ComfyUI nor a browser
+	$(PYTEST) -m "not comfyui and not browser"
+
+test: lint comfyui browser  ## all tests, JOBS=auto at a time; those in a real ComfyUI where one can be installed
+	$(PYTEST) --cov=artmancer
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check --quiet .
@@ -32,19 +38,22 @@ serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pac
 		--comfyui-url http://127.0.0.1:$(COMFYUI_PORT) --with-comfyui --comfyui-base "$(CURDIR)/build/comfyui" \
 		$(if $(shell command -v nvidia-smi),,--cpu)
 
-bench: comfyui  ## the benchmarks' tables
+bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/hosting.py
 
-locales: comfyui  ## the English texts anew, out of the nodes' schemas
+locales: comfyui  ## write the English texts from the nodes' schemas
 	$(BIN)/python docs/locales.py
+
+contract: comfyui  ## record the names, types and defaults of the HTTP API and the nodes
+	PYTHONPATH=tests $(BIN)/python -m support.contract
 
 COMPILE := $(BIN)/uv pip compile --upgrade --quiet --no-header --no-annotate
 
-requirements: comfyui  ## pin the packages of development and of hosting anew
+requirements: comfyui  ## pin the packages of development and of hosting to their newest releases
 	$(COMPILE) pyproject.toml --group dev --extra gateway --universal --python-version 3.10 -o requirements-dev.txt
 	echo comfy-cli | $(COMPILE) pyproject.toml - "$$COMFYUI_PATH/requirements.txt" \
 		--extra gateway --extra fastsam --extra rembg --constraints requirements-dev.txt \
@@ -63,7 +72,7 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	$(UV) --no-deps --editable .
 	@touch $@
 
-# Where ComfyUI is neither there nor to be had, its tests are left out, and say so.
+# Where there is no ComfyUI and none can be installed, its tests are skipped.
 comfyui: $(INSTALLED) | build
 	@test -f "$$COMFYUI_PATH/main.py" || { \
 		echo "No ComfyUI in $$COMFYUI_PATH: trying to install one there with comfy-cli."; \

@@ -1,4 +1,4 @@
-"""What can go wrong, in one table, and the exception that carries it."""
+"""Errors with a code, from one table, and the exception that carries them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """One row of the table.
+    """A row of the table of errors.
 
-    meaning : what happened, for a developer
-    hint : what the user can do about it
-    status : the HTTP status an endpoint answers with
+    Attributes
+    ----------
+    meaning : what happened, for a developer; docs/api.md lists it
+    hint : what the user can do
+    status : HTTP status of an endpoint's answer
     """
 
     meaning: str
@@ -20,44 +22,49 @@ class ErrorCode:
 
 
 CODES = {
+    # requests
     "invalid_request": ErrorCode(
-        "a value is of the wrong kind, size or range", "Change the value that is named.", 422
+        "a value has the wrong type, size or range", "Change the value that is named.", 422
     ),
     "invalid_image": ErrorCode(
-        "the bytes are not a picture that can be read", "Save the picture as PNG or JPEG.", 400
+        "the bytes are not an image that can be read", "Save the image as PNG or JPEG.", 400
     ),
-    "image_too_large": ErrorCode(
-        "the picture is over the limits", "Scale the picture down first.", 413
-    ),
+    "image_too_large": ErrorCode("the image exceeds the limits", "Scale the image down.", 413),
     "mask_missing": ErrorCode(
-        "this task needs a mask", "Paint a mask over what should change.", 400
+        "this kind of edit needs a mask", "Paint a mask over what should change.", 400
     ),
     "mask_empty": ErrorCode("the mask is black everywhere", "Paint what should change white.", 400),
     "reference_missing": ErrorCode(
-        "there is no picture of the object to insert",
-        "Give a reference picture, and the mask that cuts the object out of it.",
+        "there is no image of the object to insert",
+        "Add a reference image, and the mask that cuts the object out of it.",
         400,
     ),
+    "object_not_found": ErrorCode(
+        "no object matches the clicks", "Click elsewhere, or drag a box around the object.", 422
+    ),
+    # models
     "checkpoint_missing": ErrorCode(
         "a model's file or folder is not there",
-        "Put it where it was looked for, or name another.",
+        "Put it where the message says, or name another.",
         503,
     ),
     "download_failed": ErrorCode(
-        "a model could not be fetched whole", "Run the command again: whole files are kept.", 502
+        "a model could not be downloaded; only the command line answers this",
+        "Run the command again: whole files are kept.",
+        502,
     ),
     "generation_failed": ErrorCode(
-        "a model cannot be loaded or run", "See the message; try another checkpoint.", 500
-    ),
-    "object_not_found": ErrorCode(
-        "no object fits the prompt", "Click elsewhere, or drag a box around the object.", 422
+        "a model or a workflow cannot be loaded or run",
+        "See the message; try another checkpoint.",
+        500,
     ),
     "out_of_memory": ErrorCode(
         "the device's memory is too small",
         "Choose a smaller resolution or a leaner memory mode.",
         507,
     ),
-    "not_found": ErrorCode("what was named is not there", "Check the name.", 404),
+    # jobs and the gateway
+    "not_found": ErrorCode("there is nothing with this name or id", "Check the name.", 404),
     "not_finished": ErrorCode(
         "the job has no result yet", "Ask for its status until it is done.", 409
     ),
@@ -65,28 +72,28 @@ CODES = {
         "too many jobs are waiting", "Wait as long as Retry-After says, and send it again.", 429
     ),
     "unauthorized": ErrorCode(
-        "the bearer token is missing or wrong", "Send Authorization: Bearer TOKEN.", 401
+        "the bearer token, host or origin is not accepted", "Send Authorization: Bearer TOKEN.", 401
     ),
     "comfyui_unavailable": ErrorCode(
         "ComfyUI does not answer", "Start ComfyUI, or check COMFYUI_URL.", 503
     ),
-    "timeout": ErrorCode(
-        "it took too long", "Make the picture smaller, or ask for fewer steps.", 504
-    ),
+    "timeout": ErrorCode("it took too long", "Make the image smaller, or use fewer steps.", 504),
 }
+"""Errors by code, in the order of docs/api.md."""
 
 
 class ArtMancerError(Exception):
     """An error with a code, a message and a hint.
 
-    Each code has a class of its own name under this one: ComfyUI tells its clients an exception's
-    class and sentence, and nothing else of it.
+    Each code has a subclass with its name, for example `mask_empty`, so that
+    `raise ArtMancerError("mask_empty", ...)` raises an `errors.mask_empty`: ComfyUI reports an
+    exception's class name and message to its clients, and nothing else of it.
 
     Parameters
     ----------
     code : a key of CODES
     message : one sentence: what was expected, what came, what to do
-    details : the same for a program, where there is more to tell than the code: "field",
+    details : the same for a program, where there is more to say than the code: "field",
         "expected", "got"
     """
 
@@ -107,15 +114,18 @@ class ArtMancerError(Exception):
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArtMancerError":
         """Make it from what `as_dict` returned."""
-        return cls(fields["error_type"], fields["detail"], fields["details"])
+        return ArtMancerError(fields["error_type"], fields["detail"], fields["details"])
 
     @property
     def hint(self) -> str:
+        """What the user can do."""
         return CODES[self.code].hint
 
     @property
     def status(self) -> int:
+        """HTTP status of an endpoint's answer."""
         return CODES[self.code].status
 
 
 _CLASSES = {code: type(code, (ArtMancerError,), {"__module__": __name__}) for code in CODES}
+"""Subclasses of ArtMancerError by code."""

@@ -16,7 +16,7 @@ from support.gateway import FakeHost, Served, free_port, settings, until
 from support.paths import EXAMPLES, ROOT
 
 from artmancer.client import Client, EditResponse, JobStatus
-from artmancer.errors import CODES, ArtMancerError
+from artmancer.errors import ArtMancerError
 from artmancer.gateway.comfy_runner import without_paths
 from artmancer.gateway.logs import JsonLines, PlainLines, log_event
 from artmancer.gateway.settings import Settings
@@ -231,12 +231,6 @@ def test_the_names_of_the_contract_are_read(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_no_folder_of_the_host_is_told(said: str, told: str) -> None:
     assert without_paths(said) == told
-
-
-def test_the_page_of_examples_lists_every_code() -> None:
-    text = (ROOT / "docs" / "api.md").read_text()
-    for code, row in CODES.items():
-        assert code == "download_failed" or f"| `{code}` | {row.status} |" in text
 
 
 def test_threads_may_share_a_gateway(client: Client) -> None:

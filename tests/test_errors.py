@@ -17,6 +17,12 @@ def test_every_code_that_is_raised_is_in_the_table_and_every_row_is_raised() -> 
     assert raised == set(CODES)
 
 
+def test_the_api_page_has_the_same_table() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    rows = [f"| `{code}` | {row.status} | {row.meaning} |" for code, row in CODES.items()]
+    assert "\n".join(rows) in text
+
+
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_says_what_to_do_and_has_a_client_error_status(code: str) -> None:
     error = ArtMancerError(code, "What happened. What to do.")

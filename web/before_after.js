@@ -1,6 +1,6 @@
 // A slider over the pictures in Edit Sampler and Compare: the photo before on its left, after on its right.
 import { app } from "../../scripts/app.js";
-import { after, frame, viewUrl } from "./pictures.js";
+import { after, frame, viewUrl } from "./widget.js";
 
 const [EMPTY, SHOWN] = [28, 220]; // CSS pixels, at least
 

@@ -1,7 +1,7 @@
 // The picture in Smart Mask: what is clicked goes into the node's prompt, and the mask shows over the picture.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { after, fit, frame, load, viewUrl } from "./pictures.js";
+import { after, fit, frame, load, viewUrl } from "./widget.js";
 
 const DRAG = 5; // CSS pixels: less is a click
 const STEP = 0.02; // of the picture: what an arrow key moves the cursor by

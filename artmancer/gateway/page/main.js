@@ -1,7 +1,7 @@
 import * as api from "./api.js";
 import * as compare from "./compare.js";
 import * as jobs from "./job.js";
-import { open, pictureIn, toBase64 } from "./pictures.js";
+import { open, pictureIn, toBase64 } from "./files.js";
 import { Reference } from "./reference.js";
 import { Stage } from "./stage.js";
 

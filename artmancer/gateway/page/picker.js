@@ -1,7 +1,7 @@
 // Clicks on the photo become objects on the mask.
 import * as api from "./api.js";
 import { COLOR } from "./mask.js";
-import { toBase64, toStencil } from "./pictures.js";
+import { toBase64, toStencil } from "./files.js";
 
 export class Picker {
   /** Resolves when no answer is awaited any more. */

@@ -1,6 +1,6 @@
 // The picture of the object to insert, and the mask that cuts it out.
 import * as api from "./api.js";
-import { decoded, toBase64, toStencil } from "./pictures.js";
+import { decoded, toBase64, toStencil } from "./files.js";
 
 const PREVIEW = 640; // pixels of its longer side
 

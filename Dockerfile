@@ -1,4 +1,5 @@
-# The image of modal_comfy.py for a GPU machine of one's own; artmancer/hosting/container.py has the same steps.
+# ArtMancer with ComfyUI and the gateway, for a GPU machine of your own. The steps are those of Modal's image in
+# artmancer/hosting/container.py.
 #
 #     docker build -t artmancer .
 #     docker run --gpus all -p 127.0.0.1:8003:8003 -v ./checkpoints:/checkpoints -v artmancer:/data \
@@ -6,6 +7,8 @@
 
 FROM python:3.12-slim-bookworm
 RUN apt-get update && apt-get install -y git && rm -rf /var/lib/apt/lists/*
+
+# The packages and ComfyUI come before the node pack: a change of the pack does not install them again.
 COPY artmancer/hosting/requirements.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir uv==0.13.9 && \
     uv pip install --system --no-cache --no-deps --requirements /tmp/requirements.txt
@@ -18,8 +21,11 @@ ENV PYTHONUNBUFFERED=1
 
 COPY . /root/comfy/ComfyUI/custom_nodes/artmancer
 WORKDIR /root/comfy/ComfyUI/custom_nodes/artmancer
+
+# ComfyUI finds the models in /checkpoints, which has the same layout as the volume on Modal.
 RUN python -c "from artmancer.hosting.model_volume import PATHS; print(PATHS.format(root='/checkpoints'))" \
     > /root/comfy/ComfyUI/extra_model_paths.yaml
+
 ENV HOST=0.0.0.0
 ENV ARTMANCER_DATA=/data
 VOLUME ["/checkpoints", "/data"]

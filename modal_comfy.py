@@ -1,8 +1,8 @@
-"""ArtMancer on Modal: `modal deploy modal_comfy.py`. docs/hosting.md tells the rest.
+"""ArtMancer on Modal: `modal deploy modal_comfy.py`. docs/hosting.md is the guide.
 
-Two apps for the web, on cheap containers, take requests; behind them a heavy worker on a large GPU
-edits, and a light one on a small GPU finds objects. All of it sleeps, and costs nothing, while
-nobody asks.
+Two gateways in cheap containers accept requests. Behind them, heavy workers with a large GPU edit,
+and light workers with a small GPU find objects. Without requests all containers stop, and cost
+nothing.
 """
 
 import os
@@ -14,73 +14,95 @@ from typing import Any, ClassVar
 import modal
 from modal.volume import FileEntryType
 
-from artmancer.hosting import container as made_of
-from artmancer.hosting import model_volume as models
+from artmancer.hosting import container, model_volume
 from artmancer.hosting.remote import APP, RESULTS, ModalRemote
 
-HERE = Path(__file__).parent
-CHECKPOINTS, LARGE = "/checkpoints", "/results"
+# ## Image
+
+# Gateways and workers use the same image: pinned packages, ComfyUI, and this checkout.
+# The steps that change least come first, so that Modal builds them only once.
+
+CHECKOUT = Path(__file__).parent
+
+image = (
+    modal.Image.debian_slim(python_version=container.PYTHON)
+    .apt_install("git")
+    .uv_pip_install(
+        requirements=[str(container.REQUIREMENTS)],
+        extra_options="--no-deps",
+        uv_version=container.UV,
+    )
+    .run_commands(container.INSTALL)
+    .env(container.ENVIRONMENT)
+    # The node pack in ComfyUI's custom_nodes.
+    .add_local_dir(CHECKOUT, container.PACK, ignore=list(container.EXCLUDED))
+    # The gateway's graphs, and the library for this file's imports.
+    .add_local_dir(CHECKOUT / "workflows" / "api", "/root/workflows/api")
+    .add_local_dir(CHECKOUT / "artmancer", "/root/artmancer", ignore=["**/__pycache__"])
+)
+
+# Models, and results that are too large for a call's answer, are on two volumes.
+
+CHECKPOINTS = "/checkpoints"
+LARGE_RESULTS = "/results"
+
+checkpoints = modal.Volume.from_name("artmancer-checkpoints", create_if_missing=True)
+results = modal.Volume.from_name(RESULTS, create_if_missing=True)
+volumes: dict[str | PurePosixPath, Any] = {CHECKPOINTS: checkpoints, LARGE_RESULTS: results}
+
+
+# ## Workers
+
+# A worker is a container with one ComfyUI. Modal starts it when orders wait, and stops it when it
+# has been idle for a while.
+
+app = modal.App(APP)
+
 PORT = 8188
+"""Port of ComfyUI on the loopback of its container."""
 
 
-def setting(name: str, default: int) -> int:
-    """A number of the deployment, from the environment of `modal deploy`."""
+def number_setting(name: str, default: int) -> int:
+    """Read a setting from the environment of `modal deploy`."""
     return int(os.environ.get(f"ARTMANCER_{name}", default))
 
 
-def passed_on(names: Iterable[str]) -> dict[str, str | None]:
-    """What the gateways read from the environment of `modal deploy`."""
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-GPU_SNAPSHOT = bool(setting("GPU_SNAPSHOT", 0))
-"""An alpha feature of Modal's: a container then starts with ComfyUI on the GPU."""
-
-app = modal.App(APP)
-checkpoints = modal.Volume.from_name("artmancer-checkpoints", create_if_missing=True)
-results = modal.Volume.from_name(RESULTS, create_if_missing=True)
-token = modal.Secret.from_name("artmancer", required_keys=["ARTMANCER_API_TOKEN"])
-
-image = (
-    modal.Image.debian_slim(python_version=made_of.PYTHON)
-    .apt_install("git")
-    .uv_pip_install(
-        requirements=[str(made_of.REQUIREMENTS)], extra_options="--no-deps", uv_version=made_of.UV
-    )
-    .run_commands(made_of.INSTALL)
-    .env(made_of.ENVIRONMENT)
-    .add_local_dir(HERE, made_of.PACK, ignore=list(made_of.LEFT_OUT))
-    .add_local_dir(HERE / "workflows" / "api", "/root/workflows/api")
-    .add_local_dir(HERE / "artmancer", "/root/artmancer", ignore=["**/__pycache__"])
-)
-volumes: dict[str | PurePosixPath, Any] = {CHECKPOINTS: checkpoints, LARGE: results}
+GPU_SNAPSHOT = bool(number_setting("GPU_SNAPSHOT", 0))
+"""True if snapshots hold the GPU's memory, an alpha feature of Modal. A container then starts with
+ComfyUI on the GPU.
+"""
 
 
 class _Worker:
-    """A ComfyUI on loopback, and what Modal calls of it."""
+    """A ComfyUI on loopback, and the methods that Modal calls."""
 
     lane: ClassVar[str]
 
+    # Modal runs this once, saves the container's memory as a snapshot, and starts later containers
+    # from the snapshot.
     @modal.enter(snap=True)
     def prepare(self) -> None:
         from artmancer.gateway.comfy_process import command
         from artmancer.hosting.worker import Worker
 
-        folder, paths = Path("/root/worker"), Path("/root/extra_model_paths.yaml")
-        paths.write_text(models.PATHS.format(root=CHECKPOINTS))
+        folder = Path("/root/worker")
+        model_paths = Path("/root/extra_model_paths.yaml")
+        model_paths.write_text(model_volume.PATHS.format(root=CHECKPOINTS))
         start = command(PORT, folder, base=None, cpu=False)
+        start += ["--extra-model-paths-config", str(model_paths), *container.COMFYUI_ARGUMENTS]
         self.worker = Worker(
             self.lane,  # type: ignore[arg-type]
             ModalRemote(),
-            [*start, "--extra-model-paths-config", str(paths), *made_of.COMFYUI_ARGUMENTS],
+            start,
             PORT,
             folder,
-            Path(LARGE),
+            Path(LARGE_RESULTS),
             sync=results.commit.aio,
             on_dead=modal.experimental.stop_fetching_inputs.aio,
         )
         self.worker.prepare(start_comfyui=GPU_SNAPSHOT)
 
+    # Modal runs this in every container, after its memory was restored.
     @modal.enter(snap=False)
     async def start(self) -> None:
         await self.worker.start()
@@ -98,8 +120,14 @@ class _Worker:
         await self.worker.stop()
 
 
-def worker(lane: str, gpu: str, timeout: int, at_once: int) -> Any:
-    """The decorators of a lane's worker."""
+def deploy_worker(lane: str, gpu: str, timeout: int, max_inputs: int) -> Any:
+    """Return a decorator that deploys a class as the worker of a lane.
+
+    Parameters
+    ----------
+    timeout : longest run of an order, in seconds
+    max_inputs : orders that one container runs at a time
+    """
     as_class = app.cls(
         image=image,
         gpu=gpu,
@@ -109,35 +137,46 @@ def worker(lane: str, gpu: str, timeout: int, at_once: int) -> Any:
         timeout=timeout,
         startup_timeout=900,
         retries=modal.Retries(max_retries=3, initial_delay=0.0),
-        min_containers=setting(f"{lane}_MIN", 0),
-        max_containers=setting(f"{lane}_MAX", 4),
-        scaledown_window=setting(f"{lane}_WINDOW", 120),
+        min_containers=number_setting(f"{lane}_MIN", 0),
+        max_containers=number_setting(f"{lane}_MAX", 4),
+        scaledown_window=number_setting(f"{lane}_WINDOW", 120),
         enable_memory_snapshot=True,
         experimental_options={"enable_gpu_snapshot": True} if GPU_SNAPSHOT else {},
         env={"ARTMANCER_GPU_SNAPSHOT": str(int(GPU_SNAPSHOT))},
     )
-    return lambda cls: as_class(modal.concurrent(max_inputs=at_once)(cls))
+    return lambda cls: as_class(modal.concurrent(max_inputs=max_inputs)(cls))
 
 
-@worker("HEAVY", "A100-80GB", timeout=600, at_once=3)
+# The GPU runs one edit at a time. With three orders in a container, the next order's images are
+# uploaded to ComfyUI and the last order's result is sent while the GPU works.
+@deploy_worker("HEAVY", "A100-80GB", timeout=600, max_inputs=3)
 class Heavy(_Worker):
-    """Edits. Three orders at a time: one is on the GPU, the next is unpacked,
-    the last one's result is sent.
-    """
+    """Edits."""
 
     lane = "heavy"
 
 
-@worker("LIGHT", "T4", timeout=300, at_once=20)
+@deploy_worker("LIGHT", "T4", timeout=300, max_inputs=20)
 class Light(_Worker):
-    """Finds objects, removes backgrounds, and the like, while a person waits."""
+    """Finds objects, removes backgrounds, and runs the other tools, while a person waits."""
 
     lane = "light"
 
 
-def web(role: str) -> Any:
-    """The decorators of a gateway."""
-    settings = passed_on(["ALLOWED_ORIGINS", "DEBUG", "ARTMANCER_PAGE", "ARTMANCER_MAX_WAITING"])
+# ## Gateways and commands
+
+# A gateway is a web app. It stores images and job records in a modal.Dict, calls a worker, and
+# answers with the result. Both gateways are the same app; their role decides which routes it has.
+
+token = modal.Secret.from_name("artmancer", required_keys=["ARTMANCER_API_TOKEN"])
+
+GATEWAY_SETTINGS = ("ALLOWED_ORIGINS", "DEBUG", "ARTMANCER_PAGE", "ARTMANCER_MAX_WAITING")
+"""Environment variables of `modal deploy` that the gateways get, too."""
+
+
+def deploy_gateway(role: str) -> Any:
+    """Return a decorator that deploys a function as the gateway of a role."""
+    settings = {name: os.environ[name] for name in GATEWAY_SETTINGS if name in os.environ}
     as_function = app.function(
         image=image,
         cpu=0.5,
@@ -146,90 +185,97 @@ def web(role: str) -> Any:
         secrets=[token],
         env={"ARTMANCER_ROLE": role, **settings},
         timeout=600,
-        min_containers=setting("WEB_MIN", 0),
-        max_containers=setting("WEB_MAX", 4),
-        scaledown_window=setting("WEB_WINDOW", 120),
+        min_containers=number_setting("WEB_MIN", 0),
+        max_containers=number_setting("WEB_MAX", 4),
+        scaledown_window=number_setting("WEB_WINDOW", 120),
     )
-    as_app = modal.asgi_app(requires_proxy_auth=bool(setting("PROXY_AUTH", 0)))
-    return lambda make: as_function(modal.concurrent(max_inputs=100)(as_app(make)))
+    as_app = modal.asgi_app(requires_proxy_auth=bool(number_setting("PROXY_AUTH", 0)))
+    return lambda function: as_function(modal.concurrent(max_inputs=100)(as_app(function)))
 
 
-@web("heavy")
+def make_gateway() -> Any:
+    from artmancer.hosting.web import web_app
+
+    return web_app(
+        ModalRemote(),
+        Path(CHECKPOINTS),
+        Path(LARGE_RESULTS),
+        results.reload.aio,
+        results.commit.aio,
+    )
+
+
+@deploy_gateway("heavy")
 def fastapi_app_heavy() -> Any:
-    from artmancer.hosting.web import web_app
-
-    return web_app(
-        ModalRemote(), Path(CHECKPOINTS), Path(LARGE), results.reload.aio, results.commit.aio
-    )
+    return make_gateway()
 
 
-@web("light")
+@deploy_gateway("light")
 def fastapi_app_light() -> Any:
-    from artmancer.hosting.web import web_app
+    return make_gateway()
 
-    return web_app(
-        ModalRemote(), Path(CHECKPOINTS), Path(LARGE), results.reload.aio, results.commit.aio
-    )
+
+# Commands: `modal run modal_comfy.py::NAME`. `setup` runs on Modal, the others on the deployer's
+# machine.
 
 
 @app.function(image=image, volumes={CHECKPOINTS: checkpoints}, timeout=4 * 3600, cpu=2.0)
 def setup(force: bool = False) -> None:
-    """Fetch the base, FastSAM and rembg's model onto the volume; `--force`: also what is there."""
-    from artmancer.hosting.model_volume import DOWNLOADS
-
-    tell(models.setup(Path(CHECKPOINTS), force, DOWNLOADS))
+    """Download the base model, FastSAM and rembg's model to the volume; `--force`: also those that
+    are there.
+    """
+    print_lines(model_volume.setup(Path(CHECKPOINTS), force, model_volume.DOWNLOADS))
     checkpoints.commit()
 
 
 @app.local_entrypoint()
 def upload(dir: str = "./checkpoints") -> None:
-    """Send the checkpoints of a folder to the volume, and check what arrived."""
+    """Upload the checkpoints of a folder to the volume, and verify them there."""
 
     def put(files: Mapping[str, Path]) -> None:
         with checkpoints.batch_upload(force=True) as batch:
             for name, path in files.items():
                 batch.put_file(path, f"/{name}")
 
-    lines, well = models.upload(Path(dir), RemoteVolume(checkpoints), put)
-    tell(lines)
-    if not well:
+    lines, success = model_volume.upload(Path(dir), RemoteVolume(checkpoints), put)
+    print_lines(lines)
+    if not success:
         sys.exit(1)
 
 
 @app.local_entrypoint()
 def status() -> None:
-    """What is on the volume, what is missing, and what each worker makes of it."""
-    tell(models.take_inventory(RemoteVolume(checkpoints)).lines())
+    """List the models on the volume and the missing models."""
+    print_lines(model_volume.take_inventory(RemoteVolume(checkpoints)).lines())
 
 
 @app.local_entrypoint()
 def smoke(url: str) -> None:
-    """Ask a deployment for its health, and for a small edit; ARTMANCER_API_TOKEN is its token."""
-    from artmancer.hosting.smoke import smoke as run
+    """Request the health of a deployment, and a small edit. Reads its token from
+    ARTMANCER_API_TOKEN.
+    """
+    from artmancer.hosting.smoke import smoke as run_smoke_test
 
-    lines, well = run(url, os.environ.get("ARTMANCER_API_TOKEN"))
-    tell(lines)
-    if not well:
+    lines, success = run_smoke_test(url, os.environ.get("ARTMANCER_API_TOKEN"))
+    print_lines(lines)
+    if not success:
         sys.exit(1)
 
 
 class RemoteVolume:
-    """A volume of Modal's, from outside."""
+    """A model_volume.Volume that is read over the network."""
 
     def __init__(self, volume: modal.Volume) -> None:
         self.volume = volume
 
     def sizes(self) -> dict[str, int]:
-        files = (
-            entry
-            for entry in self.volume.listdir("/", recursive=True)
-            if entry.type == FileEntryType.FILE
-        )
+        entries = self.volume.listdir("/", recursive=True)
+        files = (entry for entry in entries if entry.type == FileEntryType.FILE)
         return {entry.path.lstrip("/"): entry.size for entry in files}
 
     def read(self, path: str) -> Iterable[bytes]:
         return self.volume.read_file(path)
 
 
-def tell(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -1,5 +1,5 @@
-"""Mask-aware photo editing: put an object in, take one out, fix the white balance, leave the other
-pixels alone.
+"""Mask-aware photo editing: insert an object, remove one, or correct the white balance. Every other
+pixel stays as it is.
 """
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
-"""What is made of a picture is kept by its content, so that the same picture
-costs nothing again.
+"""A size-limited cache of results, keyed by image content: an image that was processed before costs
+nothing again.
 """
 
 import hashlib
@@ -13,50 +13,59 @@ from torch.utils.weak import WeakTensorKeyDictionary
 T = TypeVar("T")
 
 _digests = WeakTensorKeyDictionary()
+"""(version, digest) by tensor. The version is torch's count of changes in place."""
 
 
 def digest(image: Tensor) -> str:
-    """Of an IMAGE's content; found at once for a tensor that was asked for before and has not
-    changed since.
+    """Return a hash of an IMAGE's shape and content, memoized per tensor until the tensor is
+    modified in place.
     """
+    # A tensor of inference mode has no version.
     version = 0 if image.is_inference() else image._version
-    known = _digests.get(image)
-    if known is None or known[0] != version:
+    entry = _digests.get(image)
+    if entry is None or entry[0] != version:
         content = hashlib.sha256(image.contiguous().cpu().numpy().data)
-        known = _digests[image] = (version, f"{tuple(image.shape)} {content.hexdigest()}")
-    text: str = known[1]
+        entry = (version, f"{tuple(image.shape)} {content.hexdigest()}")
+        _digests[image] = entry
+    text: str = entry[1]
     return text
 
 
 class Cache:
-    """Results by the content they were made from, the least recently used dropped first.
+    """Results by the content they were made from; the least recently used are dropped first.
 
-    limit : bytes held at most
+    Attributes
+    ----------
+    limit : largest total size in bytes; the latest result is kept even where it is larger
     """
 
     def __init__(self, limit: int = 512 * 2**20) -> None:
         self.limit = limit
-        self._held: OrderedDict[Hashable, Any] = OrderedDict()
+        self._results: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under this key, or else what make gives: a tensor, a tuple of such, or what
-        has `nbytes`.
+        """Return the result under a key. Where there is none, make it and keep it.
+
+        Parameters
+        ----------
+        make : returns a tensor, a tuple of tensors, or an object with `nbytes`
         """
-        if key not in self._held:
-            self._held[key] = make()
-            while len(self._held) > 1 and self.size > self.limit:
-                self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        kept: T = self._held[key]
-        return kept
+        if key not in self._results:
+            self._results[key] = make()
+            while len(self._results) > 1 and self.size > self.limit:
+                self._results.popitem(last=False)
+        self._results.move_to_end(key)
+        result: T = self._results[key]
+        return result
 
     @property
     def size(self) -> int:
-        """Bytes held."""
-        return sum(map(_bytes, self._held.values()))
+        """Total size in bytes."""
+        return sum(map(_bytes, self._results.values()))
 
     def clear(self) -> None:
-        self._held.clear()
+        """Drop all results."""
+        self._results.clear()
 
 
 def _bytes(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""A client of the gateway, for Python programs.
+"""A client of the gateway, for Python programs. Example:
 
 from artmancer.client import Client
 
@@ -19,23 +19,28 @@ import httpx
 from .errors import CODES, ArtMancerError
 
 ImageSource = bytes | str | Path
-"""The bytes of a picture file, or the file."""
+"""The bytes of an image file, or the path of the file."""
 
 _POLL_SECONDS = 0.3
-_PATIENCE = 30.0
-"""Seconds to wait for a gateway that does not answer."""
+"""Seconds between two requests for a job's status."""
+
+_RETRY_SECONDS = 30.0
+"""Seconds for which a gateway that does not answer is tried again."""
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """Where a job is.
+    """The state and the progress of a job.
 
-    state : queued, loading_pipeline, processing, done, error or cancelled
+    Attributes
+    ----------
+    state : "queued", "loading_pipeline", "processing", "done", "error" or "cancelled"
     progress : 0..1
-    step, steps : of the sampling
-    message : what is being done
-    error : why it failed
-    position : in the queue, 1 = next
+    step : denoising steps that are done
+    steps : denoising steps in all
+    message : the current stage
+    error : the reason, where the job failed
+    position : position in the queue, 1 = next
     """
 
     state: str
@@ -51,11 +56,14 @@ class JobStatus:
 class EditResponse:
     """The result of an edit.
 
-    image : PNG bytes
-    seconds : the job ran
-    model : who edited, "draft/removal"
-    parameters : what was used, the seed among them
-    report : what was done; see the README
+    Attributes
+    ----------
+    task_id : the job's id
+    image : bytes of a PNG
+    seconds : seconds for which the job ran
+    model : the editor's name, for example "draft/removal"
+    parameters : the parameters of the edit, including the seed
+    report : the report on the edit; see report.Report
     """
 
     task_id: str
@@ -66,16 +74,17 @@ class EditResponse:
     report: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
+        """Write the image to a file."""
         Path(path).write_bytes(self.image)
 
 
 class Client:
-    """Talks to the gateway at a URL; to be used in a `with`, or closed.
+    """A connection to the gateway at a URL. Use it in a `with` block, or call `close`.
 
     Parameters
     ----------
-    token : where the gateway asks for one
-    timeout : seconds one request may take
+    token : the gateway's token; None where it has none
+    timeout : timeout of a request, in seconds
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._http.close()
 
     def edit(
@@ -105,22 +115,23 @@ class Client:
         on_progress: Callable[[JobStatus], None] | None = None,
         **parameters: Any,
     ) -> EditResponse:
-        """Edit a picture, and wait for it; when interrupted, the job is cancelled.
+        """Edit an image and wait for the result. Ctrl-C cancels the job.
 
         Parameters
         ----------
-        prompt : the edit, in words
-        mask : white = edit; needed for insertion and removal
-        reference, reference_mask : the object to insert,
-            and the mask that cuts it out of its picture
-        task : default: a reference means insertion, a mask removal, neither white balance
-        on_progress : told of each change
+        prompt : the edit in words
+        mask : an image, white = edit; required for insertion and removal
+        reference : an image of the object to insert
+        reference_mask : white where the object is in the reference
+        task : kind of edit; None: insertion with a reference, else removal with a mask, else white
+            balance
+        on_progress : called with each new status
         parameters : other fields of POST /api/generate:
             seed, num_inference_steps, true_cfg_scale...
 
         Raises
         ------
-        ArtMancerError : with the gateway's code and sentence
+        ArtMancerError : with the gateway's code and message
         ConnectionError : no gateway answers
         """
         task_id = self.submit(
@@ -149,94 +160,102 @@ class Client:
         task: Literal["insertion", "removal", "white_balance"] | None = None,
         **parameters: Any,
     ) -> str:
-        """Queue an edit; its task id. See `edit`."""
-        pictures = {
+        """Send an edit to the queue and return its task id; see `edit`."""
+        sources = {
             "input_image": image,
             "mask_image": mask,
             "reference_image": reference,
             "reference_mask_R": reference_mask,
         }
-        sent = {name: _encode(picture) for name, picture in pictures.items() if picture is not None}
-        body = {"prompt": prompt, **sent, **({"task_type": task} if task else {}), **parameters}
-        return str(self._ask("POST", "/api/generate/async", json=body)["task_id"])
+        images = {name: _encode(source) for name, source in sources.items() if source is not None}
+        variant = {"task_type": task} if task else {}
+        body = {"prompt": prompt, **images, **variant, **parameters}
+        return str(self._request("POST", "/api/generate/async", json=body)["task_id"])
 
     def status(self, task_id: str) -> JobStatus:
-        said = self._ask("GET", f"/api/generate/status/{task_id}")
+        """Return the status of a job. Raises as `edit`."""
+        fields = self._request("GET", f"/api/generate/status/{task_id}")
         return JobStatus(
-            said["status"],
-            said["progress"],
-            said["current_step"],
-            said["total_steps"],
-            said["loading_message"],
-            said["error"],
-            said["queue_position"],
+            fields["status"],
+            fields["progress"],
+            fields["current_step"],
+            fields["total_steps"],
+            fields["loading_message"],
+            fields["error"],
+            fields["queue_position"],
         )
 
     def wait(
         self, task_id: str, on_progress: Callable[[JobStatus], None] | None = None
     ) -> EditResponse:
-        """Wait until a job ends; a gateway that is started again meanwhile loses nothing.
-        Raises as `edit`.
+        """Wait until a job ends and return its result. Raises as `edit`.
+
+        While the gateway does not answer, for example because it restarts, the request is retried
+        for about 30 seconds.
         """
-        shown, failures = None, 0
+        last_status: JobStatus | None = None
+        failures = 0
         while True:
             try:
                 status = self.status(task_id)
-                ended = self.result(task_id) if status.state == "done" else None
+                result = self.result(task_id) if status.state == "done" else None
             except ConnectionError:
                 failures += 1
-                if failures > _PATIENCE / _POLL_SECONDS:
+                if failures > _RETRY_SECONDS / _POLL_SECONDS:
                     raise
                 time.sleep(_POLL_SECONDS)
                 continue
             failures = 0
-            if on_progress and status != shown:
+            if on_progress and status != last_status:
                 on_progress(status)
-                shown = status
-            if ended:
-                return ended
+                last_status = status
+            if result:
+                return result
             if status.state in ("error", "cancelled"):
-                return self.result(task_id)  # which raises
+                # Raises the job's error.
+                return self.result(task_id)
             time.sleep(_POLL_SECONDS)
 
     def result(self, task_id: str) -> EditResponse:
-        """What became of a job. Raises as `edit`;
-        not_finished while it runs, and where it was cancelled.
+        """Return the result of a job. Raises as `edit`; not_finished while the job runs, and where
+        it was cancelled.
         """
-        said = self._ask("GET", f"/api/generate/result/{task_id}")
+        fields = self._request("GET", f"/api/generate/result/{task_id}")
         return EditResponse(
             task_id,
-            base64.b64decode(said["image"]),
-            said["generation_time"],
-            said["model_used"],
-            said["parameters_used"],
-            said["report"],
+            base64.b64decode(fields["image"]),
+            fields["generation_time"],
+            fields["model_used"],
+            fields["parameters_used"],
+            fields["report"],
         )
 
     def cancel(self, task_id: str) -> bool:
-        """End a job; False: it had ended before."""
-        return bool(self._ask("POST", f"/api/generate/async/cancel/{task_id}")["success"])
+        """Cancel a job; return False where it had ended before."""
+        return bool(self._request("POST", f"/api/generate/async/cancel/{task_id}")["success"])
 
-    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+    def _request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request and return the fields of the response."""
         try:
-            answer = self._http.request(method, path, **more)
+            response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
             raise ConnectionError(
                 f"No gateway answers at {self._http.base_url} ({error or type(error).__name__}). "
-                "Start one with `artmancer serve`, or give Client the address of yours."
+                "Start a gateway with `artmancer serve`, or pass the URL of yours to Client."
             ) from error
         try:
-            said: dict[str, Any] = answer.json()
+            fields: dict[str, Any] = response.json()
         except ValueError:
-            said = {}
-        if answer.is_success:
-            return said
-        code = said.get("error_type")
-        if code not in CODES:  # a proxy, or something else that is not the gateway
-            answer.raise_for_status()
-        raise ArtMancerError(str(code), said["detail"])
+            fields = {}
+        if response.is_success:
+            return fields
+        code = fields.get("error_type")
+        # Without a known code the response is not the gateway's, but for example a proxy's.
+        if code not in CODES:
+            response.raise_for_status()
+        raise ArtMancerError(str(code), fields["detail"])
 
 
-def _encode(picture: ImageSource) -> str:
-    data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+def _encode(source: ImageSource) -> str:
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
     return base64.b64encode(data).decode()

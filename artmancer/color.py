@@ -1,5 +1,5 @@
-"""Colours: fit an edit's to the picture around it,
-and carry a change of colours to full resolution.
+"""Colors: match an edit's colors to the image around it, and apply a change of colors to the image
+at full resolution.
 """
 
 import math
@@ -12,117 +12,170 @@ from torch import Tensor
 from . import mask_ops
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
-"""Of red, green and blue in linear light."""
+"""Luminance of red, green and blue in linear light."""
 
-_SAMPLES = 1 << 16
+_MIN_PIXELS = 64
+"""Fewest pixels that colors are fitted on."""
+
+_MAX_PIXELS = 1 << 16
+"""Most pixels that a change of colors is fitted on; of more, every nth pixel is used."""
+
+_MAX_GAIN = 1.25
+"""Largest gain of a channel at the rim; the smallest is its inverse. An editor changes the colors
+of the whole crop only a little. A larger gain comes from a ring that does not determine it.
+"""
+
+_RIM_RIDGE = 1e-3
+"""Ridge of the fit at the rim; see `_fit`."""
+
+_CHANGE_RIDGE = 1e-6
+"""Ridge of the fit of a change of colors; see `_fit`."""
+
+_CLIPPED = (1 / 255, 254 / 255)
+"""Values at or beyond these count as clipped."""
+
 _ROUNDS = 8
-_MOST_GAIN = 1.25  # what an editor changes all over is small; more is a ring that tells nothing
+"""Rounds of reweighting in a fit."""
+
+_OUTLIER = 1.5
+"""Error, as a multiple of the median error, at which the weight of a sample has fallen to 1/4."""
+
+_ROUNDING = 1 / 512
+"""Error that is added to that: half a level of an 8-bit image, which is no outlier."""
 
 
 def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:
-    """Fit the colours of an edit to the original's just outside the mask, so that no seam shows.
+    """Match the colors of an edit to the original's just outside the mask, so that no seam shows.
 
-    Per channel a gain, an offset and a slope of the offset over the picture are fitted on the ring,
-    robustly: what the edit really changed there (a shadow, a reflection) counts as an outlier.
+    For each channel a gain, an offset and a slope of the offset across the image are fitted on a
+    ring around the mask. The fit is robust: a real change there (a shadow, a reflection) counts as
+    an outlier.
 
     Parameters
     ----------
     edited, original : IMAGE [B, h, w, 3], the crop after and before the edit
     mask : MASK [B, h, w], 1 = edited
-    width : pixels of the ring around the mask
+    width : width of the ring around the mask, in pixels
 
     Returns
     -------
-    IMAGE [B, h, w, 3], `edited` with its colours changed; unchanged where the mask leaves no ring.
+    IMAGE [B, h, w, 3], `edited` with its colors changed; unchanged where the mask leaves no ring
     """
-    import cv2
-
     matched = edited.clone()
-    for one, before, hole in zip(matched, original, mask, strict=True):
+    for new, old, hole in zip(matched, original, mask, strict=True):
         ring = (hole == 0) & (mask_ops.distance((hole > 0).float()) <= width)
-        if int(ring.sum()) < 64 or torch.equal(one[ring], before[ring]):
+        if int(ring.sum()) < _MIN_PIXELS or torch.equal(new[ring], old[ring]):
             continue
-        # Averaged over the ring alone: an edit that moved a little, or drew the texture anew,
-        # agrees in its averages.
-        share = cv2.blur(ring.float().numpy(), (width, width))[..., None]
-        smooth = [
-            torch.from_numpy(
-                cv2.blur((picture * ring.unsqueeze(-1)).numpy(), (width, width))
-                / np.maximum(share, 1e-6)
-            )
-            for picture in (one, before)
-        ]
-        y, x = (torch.linspace(-1, 1, side) for side in hole.shape)
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        y, x = y - y[ring].mean(), x - x[ring].mean()
+        # The fit compares local averages, which agree even where the edit moved a little or drew
+        # the texture anew.
+        smooth_new, smooth_old = _averages([new, old], ring, width)
+        y, x = _centered_positions(ring)
         for channel in range(3):
-            features = torch.stack([smooth[0][..., channel], torch.ones_like(x), x, y], -1)[ring]
-            target = smooth[1][ring][:, channel, None]
-            gain = float(
-                _fit(features, target, torch.tensor([[1.0], [0.0], [0.0], [0.0]]), ridge=1e-3)[0]
-            )
-            gain = min(max(gain, 1 / _MOST_GAIN), _MOST_GAIN)
-            rest = _fit(
-                features[:, 1:], target - gain * features[:, :1], torch.zeros(3, 1), ridge=1e-3
-            )[:, 0]
-            one[..., channel] = gain * one[..., channel] + rest[0] + rest[1] * x + rest[2] * y
+            features = torch.stack([smooth_new[..., channel], torch.ones_like(x), x, y], -1)[ring]
+            target = smooth_old[ring][:, channel, None]
+            gain, offset, slope_x, slope_y = _fit_rim(features, target)
+            new[..., channel] = gain * new[..., channel] + offset + slope_x * x + slope_y * y
     return matched.clamp_(0, 1)
 
 
 @dataclass(frozen=True)
 class ColorChange:
-    """A change of colours: a polynomial of second degree in linear light, weights [10, 3].
+    """A change of colors: a polynomial of second degree in linear light.
 
-    Called with colours [..., 3] in 0..1 (sRGB), it gives the changed ones.
+    Attributes
+    ----------
+    weights : [10, 3], the weight of each term of the polynomial in each channel of the result
     """
 
     weights: Tensor
 
     def __call__(self, colors: Tensor) -> Tensor:
+        """Change colors [..., 3] in 0..1 (sRGB)."""
         return to_srgb((_terms(to_linear(colors)) @ self.weights).clamp_(0, 1))
 
 
 def fit_change(before: Tensor, after: Tensor) -> ColorChange:
-    """The change of colours between two pictures of the same scene, robust to what else changed.
+    """Fit the change of colors between two images of one scene. The fit is robust to other changes.
 
     Parameters
     ----------
-    before, after : colours [..., 3] in 0..1 of the same places
+    before, after : colors [..., 3] in 0..1 of the same pixels
     """
     old, new = before.reshape(-1, 3), after.reshape(-1, 3)
-    # A channel at its limit has lost what it would have been.
-    kept = ((new > 1 / 255) & (new < 254 / 255)).all(1).nonzero()[:, 0]
-    if len(kept) < 64:
+    # A clipped value does not say how far the change went.
+    darkest, brightest = _CLIPPED
+    kept = ((new > darkest) & (new < brightest)).all(1).nonzero()[:, 0]
+    if len(kept) < _MIN_PIXELS:
         kept = torch.arange(len(new))
-    kept = kept[:: math.ceil(len(kept) / _SAMPLES)]
-    prior = torch.zeros(10, 3)
-    prior[1:4] = torch.eye(3)
-    return ColorChange(_fit(_terms(to_linear(old[kept])), to_linear(new[kept]), prior, ridge=1e-6))
+    kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
+    no_change = torch.zeros(10, 3)
+    no_change[1:4] = torch.eye(3)
+    return ColorChange(
+        _fit(_terms(to_linear(old[kept])), to_linear(new[kept]), no_change, _CHANGE_RIDGE)
+    )
 
 
 def to_linear(srgb: Tensor) -> Tensor:
-    """sRGB values 0..1 to linear light (IEC 61966-2-1)."""
+    """Convert sRGB values 0..1 to linear light (IEC 61966-2-1)."""
     return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
 
 
 def to_srgb(linear: Tensor) -> Tensor:
-    """Linear light 0..1 to sRGB values (IEC 61966-2-1)."""
+    """Convert linear light 0..1 to sRGB values (IEC 61966-2-1)."""
     return torch.where(
         linear <= 0.0031308, linear * 12.92, linear.clamp(min=0) ** (1 / 2.4) * 1.055 - 0.055
     )
 
 
+def _averages(images: list[Tensor], ring: Tensor, width: int) -> list[Tensor]:
+    """Return the local average of each image [h, w, 3] over the pixels of the ring [h, w] alone."""
+    import cv2
+
+    share = cv2.blur(ring.float().numpy(), (width, width))[..., None]
+    # Far from the ring the share is 0.
+    share = np.maximum(share, 1e-6)
+    averages = []
+    for image in images:
+        total = cv2.blur((image * ring.unsqueeze(-1)).numpy(), (width, width))
+        averages.append(torch.from_numpy(total / share))
+    return averages
+
+
+def _centered_positions(ring: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y and x [h, w] of each pixel, -1..1 across the image, with mean 0 over the ring."""
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in ring.shape), indexing="ij")
+    return y - y[ring].mean(), x - x[ring].mean()
+
+
+def _fit_rim(features: Tensor, target: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Return gain, offset, slope in x and slope in y of one channel.
+
+    Parameters
+    ----------
+    features : [m, 4]: the channel, 1, x, y
+    target : [m, 1]
+    """
+    no_change = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    gain = float(_fit(features, target, no_change, _RIM_RIDGE)[0])
+    gain = min(max(gain, 1 / _MAX_GAIN), _MAX_GAIN)
+    # Fitted again, because the gain may have been limited.
+    rest = _fit(features[:, 1:], target - gain * features[:, :1], torch.zeros(3, 1), _RIM_RIDGE)
+    offset, slope_x, slope_y = rest[:, 0]
+    return gain, offset, slope_x, slope_y
+
+
 def _terms(linear: Tensor) -> Tensor:
+    """Return the ten terms [..., 10] of a polynomial of second degree in r, g and b."""
     r, g, b = linear.unbind(-1)
     return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r], -1)
 
 
 def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tensor:
-    """Weights w [n, c] so that features [m, n] @ w is near target [m, c].
+    """Return weights w [n, c] such that features [m, n] @ w is close to target [m, c].
 
-    Least squares, reweighted after Geman and McClure (1987): what lies far off hardly counts. A
-    feature whose mean square is not well above `ridge` keeps its prior [n, c]: noise shall not pass
-    for a change.
+    Least squares, reweighted after Geman and McClure (1987): outliers hardly count. A feature whose
+    mean square is not well above `ridge` keeps its weight in `prior` [n, c], so that noise is not
+    fitted as a change.
     """
     features, target, prior = features.double(), target.double(), prior.double()
     hold = ridge * torch.eye(len(prior), dtype=torch.double)
@@ -133,7 +186,7 @@ def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tenso
             weighted @ features + hold, weighted @ target + hold @ prior
         )
         error = (features @ weights - target).norm(dim=1, keepdim=True)
-        scale = 1.5 * error.median() + 1 / 512
+        scale = _OUTLIER * error.median() + _ROUNDING
         trust = (1 + (error / scale).square()).reciprocal().square()
         trust /= trust.sum()
     return weights.float()

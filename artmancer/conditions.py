@@ -20,6 +20,9 @@ from .progress import Progress, no_progress
 from .recipes import DEFAULT_RECIPE, RECIPES
 from .region import Crop, Window, bounds
 
+_CANNY = (100, 200)
+"""Canny's lower and upper threshold of the gradient, for 8-bit values."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -281,17 +284,12 @@ def edges(image: Tensor) -> Tensor:
     """
     import cv2
 
-    lines = [
-        cv2.Canny(cv2.cvtColor(to_uint8(one).numpy(), cv2.COLOR_RGB2GRAY), 100, 200)
-        for one in image
-    ]
-    return (
-        torch.from_numpy(np.stack(lines))
-        .to(torch.float32)
-        .div_(255)
-        .unsqueeze(-1)
-        .expand(-1, -1, -1, 3)
-    )
+    planes = []
+    for plane in image:
+        gray = cv2.cvtColor(to_uint8(plane).numpy(), cv2.COLOR_RGB2GRAY)
+        planes.append(cv2.Canny(gray, *_CANNY))
+    lines = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
+    return lines.unsqueeze(-1).expand(-1, -1, -1, 3)
 
 
 def _background(sources: Sources) -> Tensor:
@@ -312,8 +310,8 @@ def _reference(sources: Sources) -> Tensor:
     if sources.reference is None:
         raise ArtMancerError(
             "reference_missing",
-            "This recipe shows the editor the object to insert, and there is no reference. Add a "
-            "reference image.",
+            "This recipe needs an image of the object to insert, and there is none. "
+            "Add a reference image.",
         )
     height, width = sources.crop.mask.shape[1:]
     placed = place(sources.reference, (height, width), Window(0, 0, height, width))
@@ -335,3 +333,4 @@ _BUILDERS: dict[str, Callable[[Sources], Tensor]] = {
     "image": lambda sources: sources.crop.image,
     "edges": lambda sources: edges(sources.crop.image),
 }
+"""The functions that make the conditioning images, by the names that recipes use."""

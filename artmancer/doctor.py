@@ -1,6 +1,6 @@
-"""Examine this machine: what is installed, which editors and tools run here, what is missing.
+"""Examination of this machine: installed packages, model files, and the features that run here.
 
-Reads metadata and headers only: no library is imported, so that the answer comes at once.
+Reads metadata and headers only. No library is imported, which would take seconds.
 """
 
 import platform
@@ -17,14 +17,14 @@ from . import __version__, models
 from .folders import MODEL_FOLDERS, comfyui_folder
 
 BASE_PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "safetensors", "tqdm")
-"""Packages that everything needs."""
+"""Packages that are always needed."""
 
 OPTIONAL_PACKAGES = {
-    "pypatchmatch": "for removals by the draft editor; without it OpenCV fills, and smears. "
+    "pypatchmatch": "for removals by the draft editor; without it OpenCV fills, which smears. "
     "It needs Python 3.11 or newer",
-    "spandrel": "loads LaMa; ComfyUI's requirements bring it",
+    "spandrel": "loads LaMa; ComfyUI's requirements include it",
 }
-"""Packages that make something better, and what."""
+"""Packages that improve a feature, with their purpose."""
 
 QWEN_PACKAGES = ("diffusers", "transformers", "accelerate", "peft")
 FASTSAM_PACKAGES = ("ultralytics",)
@@ -46,20 +46,24 @@ _ALTERNATIVES = {
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python"),
     "onnxruntime": ("onnxruntime-gpu",),
 }
-"""Packages that serve as well as the one named."""
+"""Packages that serve as well as the named package, by its name."""
+
+_NVIDIA_SMI_TIMEOUT = 10.0
+"""Seconds after which nvidia-smi is taken for hanging."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination.
+    """A line of the examination.
 
     Attributes
     ----------
-    name : of a package, folder or feature
-    status : "ok"; "missing": needed and not there; "optional": not there, and needed for one
-        feature only; "empty": a folder without models; "off": a feature that does not run here
-    found : the version, path or reason
-    advice : how to get what is missing
+    name : name of a package, folder or feature
+    status : "ok"; "missing": not installed, and always needed; "optional": not installed, and
+        needed for one feature only; "empty": a folder without models; "off": a feature that does
+        not run here
+    found : the version, the path or the reason
+    advice : how to install or download what is missing
     """
 
     name: str
@@ -68,12 +72,12 @@ class Finding:
     advice: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON; "ok" is False where something needed is missing."""
+        """Return it for JSON. "ok" is False where something that is always needed is missing."""
         return {**asdict(self), "ok": self.status != "missing"}
 
 
 def examine() -> list[Finding]:
-    """List what is on this machine; nothing is downloaded or changed."""
+    """Examine this machine. Nothing is downloaded or changed."""
     return [
         Finding("artmancer", "ok", __version__),
         Finding("python", "ok", platform.python_version()),
@@ -86,7 +90,7 @@ def examine() -> list[Finding]:
 
 
 def _features() -> list[Finding]:
-    """Say for each editor and tool whether it would run here, and why not."""
+    """Make the findings on the editors and tools: whether each runs here, or why not."""
     return [
         _feature("editor draft", BASE_PACKAGES, "needs no models and no GPU"),
         _feature("editor qwen", (*BASE_PACKAGES, *QWEN_PACKAGES), *_base_model()),
@@ -105,12 +109,16 @@ def _feature(
 
     Parameters
     ----------
-    found : what to say where it runs
-    reason, advice : why its models do not let it run, and what to do; empty: they do
+    found : text of the finding where the feature runs
+    reason : why the feature does not run with the models here; empty: it does
+    advice : what to do then
     """
+    reasons = []
+    advices = []
     absent = [package for package in packages if _version(package) is None]
-    reasons = [f"{', '.join(absent)} not installed"] if absent else []
-    advices = [f"pip install {' '.join(absent)}"] if absent else []
+    if absent:
+        reasons.append(f"{', '.join(absent)} not installed")
+        advices.append(f"pip install {' '.join(absent)}")
     if reason:
         reasons.append(reason)
         advices.append(advice)
@@ -120,17 +128,27 @@ def _feature(
 
 
 def _base_model() -> tuple[str, str, str]:
+    """Return `found`, `reason` and `advice` for _feature."""
     if folder := models.base():
         return str(folder), "", ""
     return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
 
 
 def _weights(kind: str, command: str = "") -> tuple[str, str, str]:
+    """Return `found`, `reason` and `advice` for _feature.
+
+    Parameters
+    ----------
+    kind : name of a model folder
+    command : the command that downloads a model into it; empty: there is none
+    """
     folder = comfyui_folder() / "models" / kind
     files = _files(folder)
     if files:
         return ", ".join(files), "", ""
-    advice = f"`artmancer {command}` downloads one" if command else f"put its .onnx into {folder}"
+    advice = (
+        f"`artmancer {command}` downloads one" if command else f"put a model's .onnx into {folder}"
+    )
     return "", f"no model in models/{kind}", advice
 
 
@@ -153,23 +171,43 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> Finding:
-    """Name the device that models would run on, without asking torch, which takes seconds."""
-    cuda = _torch_cuda()
-    if command := which("nvidia-smi"):
-        query = ["--query-gpu=name,memory.free,memory.total", "--format=csv,noheader"]
-        answer = subprocess.run(
-            [command, *query], capture_output=True, text=True, timeout=10, check=False
+    """Make the finding on the device that models run on. torch, which knows it, takes seconds to
+    import.
+    """
+    if gpu := _nvidia_gpu():
+        name, free, total = gpu
+        if _torch_cuda():
+            return Finding("device", "ok", f"{name}, {free} of {total} free")
+        return Finding(
+            "device", "off", f"{name}, which this torch cannot use", "install torch with CUDA"
         )
-        if answer.returncode == 0 and answer.stdout.strip():
-            name, free, total = (part.strip() for part in answer.stdout.splitlines()[0].split(","))
-            if cuda:
-                return Finding("device", "ok", f"{name}, {free} of {total} free")
-            return Finding(
-                "device", "off", f"{name}, which this torch cannot use", "install torch with CUDA"
-            )
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return Finding("device", "ok", "Apple GPU")
-    return Finding("device", "ok", "CPU; the draft editor needs no more")
+    return Finding("device", "ok", "CPU, which is enough for the draft editor")
+
+
+def _nvidia_gpu() -> tuple[str, str, str] | None:
+    """Return the name, free memory and total memory of the first NVIDIA GPU, as nvidia-smi prints
+    them; None: it finds none, or does not answer.
+    """
+    command = which("nvidia-smi")
+    if command is None:
+        return None
+    query = ["--query-gpu=name,memory.free,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            [command, *query],
+            capture_output=True,
+            text=True,
+            timeout=_NVIDIA_SMI_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if answer.returncode or not answer.stdout.strip():
+        return None
+    name, free, total = (part.strip() for part in answer.stdout.splitlines()[0].split(","))
+    return name, free, total
 
 
 def _torch_cuda() -> str | None:
@@ -194,14 +232,15 @@ def _comfyui() -> list[Finding]:
 
 
 def _model_folder(folder: Path) -> Finding:
-    name, files = f"models/{folder.name}", _files(folder)
+    name = f"models/{folder.name}"
+    files = _files(folder)
     if files:
         return Finding(name, "ok", f"{folder}: {', '.join(files)}")
-    return Finding(name, "empty", str(folder) if folder.is_dir() else f"{folder} is not there")
+    return Finding(name, "empty", str(folder) if folder.is_dir() else f"{folder} does not exist")
 
 
 def _files(folder: Path) -> list[str]:
-    """List a model folder; ComfyUI's put_..._here files are not models."""
+    """List the models in a folder. ComfyUI's put_..._here files are not models."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("put_"))

@@ -1,13 +1,14 @@
-"""The draft editor: the three tasks without weights and without a GPU.
+"""The draft editor: all three variants without weights and without a GPU.
 
-It serves to try the pack, to test all of it, and for small removals. What it makes is called
-draft/... in the report.
+It is for trying the pack, for testing all of it, and for small removals. The report names it
+draft/removal, and so on.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import mask_ops
@@ -23,18 +24,32 @@ from .recipes import DEFAULT_RECIPE
 from .region import Crop, bounds
 from .variants import VARIANTS
 
-_MOST_GAIN = 2.0  # of a channel: no lamp is further from white than that, but a red wall is
-_RIM = (
-    3  # pixels from an object's edge over which it passes from Poisson blending to its own colours
-)
+_MAX_GAIN = 2.0
+"""Largest gain of a channel in a white balance; the smallest is its inverse. No lamp is further
+from white, but a red wall is.
+"""
+
+_CLIPPED = 0.99
+"""Value in linear light from which a channel counts as clipped."""
+
+_NORM = 6
+"""Order of the Minkowski norm that estimates the light: the best in Finlayson and Trezzi (2004)."""
+
+_RIM = 3
+"""Pixels from an object's edge over which it passes from Poisson blending to its own colors."""
+
+_PADDING = 2
+"""Pixels around an image for OpenCV's Poisson blending."""
 
 
 @dataclass(frozen=True)
 class DraftEditor:
     """An Editor (see editor.py) that needs no weights.
 
-    variant : "insertion", "removal" or "white_balance"
-    strength : how much of the white balance is applied, 0..1
+    Attributes
+    ----------
+    variant : one of VARIANTS
+    strength : share of the white balance that is applied, 0..1
     """
 
     variant: str
@@ -68,12 +83,12 @@ class DraftEditor:
         return ()
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
-        """See Editor.edit; of the request it takes the conditions and the seed.
+        """Edit the crop; see Editor.edit. Only the conditions and the seed of the request are used.
 
         Raises
         ------
-        ArtMancerError : reference_missing for an insertion without one: words cannot be drawn
-            without weights
+        ArtMancerError : reference_missing for an insertion without a reference: a prompt cannot be
+            drawn without weights
         """
         crop = request.conditions.crop
         if self.variant == "removal":
@@ -89,15 +104,15 @@ class DraftEditor:
 
 
 def insert(crop: Crop, reference: Reference) -> Tensor:
-    """Fit the reference into the mask's box and blend it in (Perez, Gangnet and Blake, Poisson
-    Image Editing, 2003).
+    """Fit the reference into the mask's bounding box and blend it in (Perez, Gangnet and Blake,
+    Poisson Image Editing, 2003).
 
-    Poisson blending alone gives a whole object the tint of what lies around it. So it rules the
-    object's rim only; inside, the object keeps its own colours.
+    Poisson blending alone gives a whole object the tint of its surroundings. It is therefore used
+    at the object's rim only; inside, the object keeps its own colors.
 
     Parameters
     ----------
-    crop : where the object goes
+    crop : the crop around the place of the object
     reference : the object
 
     Returns
@@ -105,61 +120,74 @@ def insert(crop: Crop, reference: Reference) -> Tensor:
     IMAGE [B, h, w, 3]
     """
     inserted = crop.image.clone()
-    for index, (one, where) in enumerate(zip(inserted, crop.mask, strict=True)):
-        placed = place(
-            reference, crop.region.size, bounds(where).clip(crop.region.image_in_crop(index))
-        )
-        shape = placed.mask[0]
+    for index, (plane, mask) in enumerate(zip(inserted, crop.mask, strict=True)):
+        box = bounds(mask).clip(crop.region.image_in_crop(index))
+        placed = place(reference, crop.region.size, box)
+        source, shape = placed.image[0], placed.mask[0]
+        # Nothing is left of an object that is scaled down too far.
         if shape.max() < 0.5:
-            continue  # scaled down until nothing is left
-        inside = (mask_ops.distance(1 - shape) / _RIM).clamp(max=1).mul(shape).unsqueeze(-1)
-        blended = torch.lerp(_clone(placed.image[0], one, shape), placed.image[0], inside)
-        one.copy_(torch.where(where.unsqueeze(-1) > 0, blended, one))
+            continue
+        depth = (mask_ops.distance(1 - shape) / _RIM).clamp(max=1)
+        own_colors = depth.mul(shape).unsqueeze(-1)
+        blended = torch.lerp(_poisson(source, plane, shape), source, own_colors)
+        plane.copy_(torch.where(mask.unsqueeze(-1) > 0, blended, plane))
     return inserted
 
 
-def _clone(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
+def _poisson(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
+    """Return the target [h, w, 3] with the part of the source inside `shape` [h, w] blended in."""
     import cv2
 
-    cut_out = np.pad((shape.numpy() >= 0.5).view(np.uint8) * 255, 2)
+    # OpenCV needs the object away from the image's border.
+    cut_out = np.pad((shape.numpy() >= 0.5).view(np.uint8) * 255, _PADDING)
     y, x = np.nonzero(cut_out)
+    # OpenCV cannot blend an object that is all rim.
     if np.ptp(y) < 2 or np.ptp(x) < 2:
-        return source  # nothing but rim, which OpenCV does not take
-    # OpenCV wants the cut-out off the picture's border, and centres its bounding box on the point
-    # it is given.
-    padded = [
-        cv2.copyMakeBorder(to_uint8(one).numpy(), 2, 2, 2, 2, cv2.BORDER_REPLICATE)
-        for one in (source, target)
-    ]
+        return source
+    # OpenCV centers the object's bounding box on this point, which keeps it in its place.
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
-    blended = cv2.seamlessClone(padded[0], padded[1], cut_out, center, cv2.NORMAL_CLONE)
-    return torch.from_numpy(blended[2:-2, 2:-2].copy()).to(torch.float32).div_(255)
+    blended = cv2.seamlessClone(_pad(source), _pad(target), cut_out, center, cv2.NORMAL_CLONE)
+    inside = blended[_PADDING:-_PADDING, _PADDING:-_PADDING]
+    return torch.from_numpy(inside.copy()).to(torch.float32).div_(255)
+
+
+def _pad(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image [h, w, 3] in 0..255, its edge pixels repeated on each side."""
+    pixels = to_uint8(image).numpy()
+    return np.pad(pixels, ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), mode="edge")
 
 
 def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
-    """Remove a colour cast: shades of grey (Finlayson and Trezzi, 2004), a gain per channel in
+    """Remove a color cast: shades of gray (Finlayson and Trezzi, 2004), a gain for each channel in
     linear light.
 
     Parameters
     ----------
     image : IMAGE [B, h, w, 3]
-    mask : MASK [B, h, w]; the cast is estimated from what it covers,
-        and removed from all of the image
-    strength : 0 = nothing changes, 1 = all of the cast goes
+    mask : MASK [B, h, w]; the cast is estimated where it is at least one half, and removed from the
+        whole image
+    strength : share of the cast that is removed: 0 = nothing changes, 1 = all of it
 
     Returns
     -------
-    IMAGE [B, h, w, 3]; a grey keeps its luminance.
+    IMAGE [B, h, w, 3]; a gray keeps its luminance
     """
     linear = to_linear(image)
     balanced = torch.empty_like(image)
-    for one, colors, where in zip(balanced, linear, mask, strict=True):
-        # What is clipped has lost its colour. The sixth power is what the paper found best.
-        trusted = colors[(where >= 0.5) & (colors.amax(-1) < 0.99)]
-        if len(trusted) == 0:
-            trusted = colors.reshape(-1, 3)
-        light = trusted.double().pow(6).mean(0).pow(1 / 6).float().clamp(min=1e-4)
-        gains = (light.mean() / light).clamp(1 / _MOST_GAIN, _MOST_GAIN)
-        gains = (gains * (LUMINANCE @ light) / (LUMINANCE @ (gains * light))) ** strength
-        one.copy_(to_srgb((colors * gains).clamp(0, 1)))
+    for result, colors, plane in zip(balanced, linear, mask, strict=True):
+        light = _light(colors, plane)
+        gains = (light.mean() / light).clamp(1 / _MAX_GAIN, _MAX_GAIN)
+        # Scaled, so that the light keeps its luminance.
+        gains = gains * (LUMINANCE @ light) / (LUMINANCE @ (gains * light))
+        result.copy_(to_srgb((colors * gains**strength).clamp(0, 1)))
     return balanced
+
+
+def _light(colors: Tensor, mask: Tensor) -> Tensor:
+    """Estimate the color of the light [3] from the linear colors [h, w, 3] inside the mask."""
+    # A clipped color has lost its hue.
+    trusted = colors[(mask >= 0.5) & (colors.amax(-1) < _CLIPPED)]
+    if len(trusted) == 0:
+        trusted = colors.reshape(-1, 3)
+    # Clamped, because the light is divided by.
+    return trusted.double().pow(_NORM).mean(0).pow(1 / _NORM).float().clamp(min=1e-4)

@@ -1,15 +1,15 @@
 """Folders of models on this machine.
 
-Imports no torch. Inside ComfyUI, nodes/comfy_host/folders.py asks ComfyUI for its folders instead,
-which may be more; the names and their order come from here.
+Imports no torch. Inside ComfyUI, nodes/comfy_host/folders.py uses ComfyUI's own list of folders
+instead, which may be longer. The names and their order come from here.
 """
 
 import os
 from pathlib import Path
 
 LORA_FOLDERS = ("artmancer", "loras")
-"""Subfolders of ComfyUI's models folder with LoRAs. Where two hold a file of one name, the first
-folder's file is used.
+"""Subfolders of ComfyUI's models folder that hold LoRAs. Where two of them hold a file of the same
+name, the file of the first folder is used.
 """
 
 MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, "fastsam", "rembg")
@@ -22,6 +22,6 @@ def comfyui_folder() -> Path:
 
 
 def base_from_environment() -> Path | None:
-    """Return the base model's folder that MODEL_PATH names; None where it is not set."""
+    """Return the folder of the base model that $MODEL_PATH names; None where it is not set."""
     path = os.environ.get("MODEL_PATH")
     return Path(path) if path else None

@@ -1,7 +1,7 @@
-"""Pictures in and out: the only door for bytes from outside, with the limits they have to pass.
+"""Read and write image files: the only entry for bytes from outside, with limits on their size.
 
-torch is imported where a tensor is made: whoever only looks at pictures, as the gateway does, needs
-none of its memory.
+torch is imported where a tensor is made: code that only inspects images, such as the gateway, does
+not need torch's memory.
 """
 
 from __future__ import annotations
@@ -20,20 +20,29 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import ArtMancerError
 
+# pybase64 comes with the gateway, and takes a fiftieth of the standard library's time.
 try:
     from pybase64 import b64decode
-except (
-    ImportError
-):  # It comes with the gateway, and takes a fiftieth of the standard library's time.
+except ImportError:
     from base64 import b64decode  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""Formats that are read."""
+
 MAX_BYTES = 256 * 2**20
+"""Largest file that is read, in bytes."""
+
 MAX_SIDE = 16384
+"""Longest side of an image, in pixels."""
+
 MAX_PIXELS = 2**27
+"""Largest area of an image, in pixels."""
+
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+"""Suffixes of files whose pixels change when they are written."""
 
 _SUFFIXES = {
     ".png": "PNG",
@@ -44,6 +53,8 @@ _SUFFIXES = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+"""Formats that are written, by suffix."""
+
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "PNG": {"compress_level": 4},
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -51,23 +62,33 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "BMP": {},
     "TIFF": {"compression": "tiff_lzw"},
 }
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
+"""Pillow's options for writing, by format."""
 
-# What Pillow's decoders raise on broken bytes, found by fuzzing every format of FORMATS.
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+_BASE64_PREFIX = 1024
+"""Characters that a prefix such as `data:image/png;base64,` may add to base64 text."""
+
 _BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error)
+"""Exceptions that Pillow's decoders raise on broken bytes, found by fuzzing all FORMATS.
+"""
 
-# ultralytics, once imported, tries HEIF for what Pillow does not know, and fails to import its
-# plugin for it.
 _UNKNOWN = (UnidentifiedImageError, ImportError)
+"""Exceptions for bytes in no known format. ImportError: once ultralytics is imported, it tries HEIF
+on files that Pillow does not know, and fails to import its HEIF plugin.
+"""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded file.
+    """A decoded image file.
 
+    Attributes
+    ----------
     image : IMAGE [1, H, W, 3]
     alpha : MASK [1, H, W], 1 = opaque; None where the file has no transparency
-    icc_profile : the colour profile the numbers are meant in; None means sRGB
+    icc_profile : the color profile of the values; None = sRGB
     """
 
     image: Tensor
@@ -76,7 +97,7 @@ class DecodedImage:
 
 
 def load(path: str | Path) -> DecodedImage:
-    """Read a picture file; see `decode`."""
+    """Read an image file; see `decode`."""
     return decode(_read(path, "image"), name=Path(path).name)
 
 
@@ -107,12 +128,12 @@ def is_black(path: str | Path) -> bool:
     ------
     ArtMancerError : as `load_mask`
     """
-    picture = _open(_read(path, "mask"), Path(path).name)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return not (np.nan_to_num(np.asarray(picture)) > 0).any()
-    if picture.has_transparency_data:
-        picture = _over(picture, "black")
-    return picture.convert("RGB").getbbox() is None
+    image = _open(_read(path, "mask"), Path(path).name)
+    if _is_deep_gray(image):
+        return not (np.nan_to_num(np.asarray(image)) > 0).any()
+    if image.has_transparency_data:
+        image = _flatten(image, "black")
+    return image.convert("RGB").getbbox() is None
 
 
 def decode(data: bytes, *, name: str = "the image") -> DecodedImage:
@@ -124,27 +145,26 @@ def decode(data: bytes, *, name: str = "the image") -> DecodedImage:
     Parameters
     ----------
     data : the file's bytes, at most MAX_BYTES
-    name : what to call the picture in a message
+    name : what a message calls the image
 
     Raises
     ------
-    ArtMancerError : invalid_image, image_too_large
-        (judged from the header, before a pixel is decoded)
+    ArtMancerError : invalid_image; image_too_large, from the header, before a pixel is decoded
     """
-    picture = _open(data, name)
-    profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
-    if picture.mode.startswith("I") or picture.mode == "F":
-        gray = _deep_gray(picture)
+    image = _open(data, name)
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA") else None
+    if _is_deep_gray(image):
+        gray = _decode_gray(image)
         return DecodedImage(gray.unsqueeze(-1).expand(-1, -1, 3).contiguous().unsqueeze(0))
     alpha = None
-    if picture.has_transparency_data:
-        alpha = _to_float(picture.convert("RGBA").getchannel("A")).unsqueeze(0)
-        picture = _over(picture, "white")
-    return DecodedImage(_to_float(picture.convert("RGB")).unsqueeze(0), alpha, profile)
+    if image.has_transparency_data:
+        alpha = _to_float(image.convert("RGBA").getchannel("A")).unsqueeze(0)
+        image = _flatten(image, "white")
+    return DecodedImage(_to_float(image.convert("RGB")).unsqueeze(0), alpha, profile)
 
 
 def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
-    """Decode a picture of a mask: white (or any bright colour) = edit, black = keep,
+    """Decode an image file of a mask: white (or any bright color) = edit, black = keep,
     transparent = keep.
 
     Returns
@@ -155,44 +175,45 @@ def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
     ------
     ArtMancerError : as `decode`
     """
-    picture = _open(data, name)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _deep_gray(picture).unsqueeze(0)
-    if picture.has_transparency_data:
-        picture = _over(picture, "black")
-    return _to_float(picture.convert("RGB")).amax(-1).unsqueeze(0)
+    image = _open(data, name)
+    if _is_deep_gray(image):
+        return _decode_gray(image).unsqueeze(0)
+    if image.has_transparency_data:
+        image = _flatten(image, "black")
+    return _to_float(image.convert("RGB")).amax(-1).unsqueeze(0)
 
 
 def inspect(data: bytes, *, name: str = "the image") -> tuple[str, int, int]:
-    """The format (one of FORMATS), width and height of a picture, upright, from its header: no
-    pixel is decoded.
+    """Return the format (one of FORMATS), width and height of an image, upright, from its header.
+    No pixel is decoded.
 
     Raises
     ------
-    ArtMancerError : as `decode`, but for what is broken behind the header
+    ArtMancerError : as `decode`, except for damage behind the header
     """
-    picture = _header(data, name)
+    image = _open_header(data, name)
     sideways = False
-    # Pillow decodes a PNG that has none to look for it at the file's end.
-    if picture.format != "PNG" or "exif" in picture.info:
+    # Where a PNG has no EXIF in its header, Pillow would decode the image to search its end.
+    if image.format != "PNG" or "exif" in image.info:
         with suppress(*_BROKEN):
-            sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    width, height = reversed(picture.size) if sideways else picture.size
-    return str(picture.format), width, height
+            sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+    width, height = reversed(image.size) if sideways else image.size
+    return str(image.format), width, height
 
 
 def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes behind base64 text, with or without a `data:...;base64,` prefix.
+    """Decode base64 text, with or without a `data:...;base64,` prefix.
 
     Raises
     ------
     ArtMancerError : image_too_large, invalid_image
     """
-    if len(text) > max_bytes * 4 // 3 + 1024:
+    # Base64 has four characters for three bytes.
+    if len(text) > max_bytes * 4 // 3 + _BASE64_PREFIX:
         raise ArtMancerError(
             "image_too_large",
-            f"{name} has {len(text):,} characters of base64; at most {max_bytes // 2**20} MB of "
-            "picture are read. Send a smaller file.",
+            f"{name} has {len(text):,} characters of base64; expected an image of at most "
+            f"{max_bytes // 2**20} MB. Send a smaller file.",
         )
     if text.startswith("data:"):
         header, comma, text = text.partition(",")
@@ -205,24 +226,24 @@ def decode_base64(text: str, *, name: str = "the image", max_bytes: int = MAX_BY
         return b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ArtMancerError(
-            "invalid_image", f"{name} is not base64 ({error}). Encode the file's bytes."
+            "invalid_image", f"{name} is not base64 ({error}). Encode the file's bytes as base64."
         ) from None
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Round one picture [H, W, 3] or one mask [H, W] in 0..1 to uint8 0..255;
-    values outside are clipped.
+    """Round an image [H, W, 3] or a mask [H, W] in 0..1 to uint8 0..255. Values outside 0..1 are
+    clipped.
     """
     import cv2
     import torch
 
     values = image.to("cpu", torch.float32).numpy()
-    # One pass over the picture; in torch it would be three.
+    # One pass over the image; in torch it would be three.
     return torch.from_numpy(cv2.addWeighted(values, 255, values, 0, 0, dtype=cv2.CV_8U))
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One picture of an IMAGE [1, H, W, 3] or [H, W, 3], or of a MASK [H, W]."""
+    """Convert an IMAGE [1, H, W, 3] or [H, W, 3], or a MASK [H, W], to a Pillow image."""
     return Image.fromarray(to_uint8(image[0] if image.ndim == 4 else image).numpy())
 
 
@@ -233,25 +254,23 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
 
     Raises
     ------
-    ArtMancerError : invalid_request for what cannot be written,
-        not_found for a folder that is not there
+    ArtMancerError : invalid_request where the file cannot be written, not_found where its folder
+        does not exist
     """
     path = Path(path)
     check_writable(path)
     file_format = _SUFFIXES[path.suffix.lower()]
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # ValueError: a side is longer than the format can hold.
     try:
         with partial.open("wb") as file:
             to_pil(image).save(
                 file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format]
             )
         partial.replace(path)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: more pixels a side than the format can hold
+    except (OSError, ValueError) as error:
         raise ArtMancerError(
-            "invalid_request", f"'{path}' cannot be written ({error}). Write elsewhere."
+            "invalid_request", f"'{path}' cannot be written ({error}). Choose another file."
         ) from None
     finally:
         with suppress(OSError):
@@ -259,9 +278,16 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file name that `save` could not write, before the work is done."""
+    """Refuse a file name that `save` could not write, before the work is done.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request, not_found
+    """
     if path.is_dir():
-        raise ArtMancerError("invalid_request", f"'{path}' is a folder. Name a file in it.")
+        raise ArtMancerError(
+            "invalid_request", f"'{path}' is a folder; expected a file name. Add one to the path."
+        )
     if path.suffix.lower() not in _SUFFIXES:
         ending = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
         raise ArtMancerError(
@@ -270,19 +296,21 @@ def check_writable(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise ArtMancerError(
-            "not_found", f"The folder '{path.parent}' does not exist. Make it, or write elsewhere."
+            "not_found",
+            f"The folder '{path.parent}' does not exist. Create it, or choose another folder.",
         )
     if not os.access(path.parent, os.W_OK):
         raise ArtMancerError(
-            "invalid_request", f"The folder '{path.parent}' cannot be written to. Write elsewhere."
+            "invalid_request",
+            f"The folder '{path.parent}' cannot be written to. Choose another folder.",
         )
 
 
 def _read(path: str | Path, kind: str) -> bytes:
     path = Path(path)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "is not there"
-        raise ArtMancerError("not_found", f"The {kind} '{path}' {what}. Check the path.")
+        reason = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ArtMancerError("not_found", f"The {kind} '{path}' {reason}. Check the path.")
     _check_length(path.stat().st_size, path.name)
     return path.read_bytes()
 
@@ -290,75 +318,82 @@ def _read(path: str | Path, kind: str) -> bytes:
 def _check_length(length: int, name: str) -> None:
     if length == 0:
         raise ArtMancerError(
-            "invalid_image", f"{name} is empty (0 bytes); expected a picture. Save it again."
+            "invalid_image", f"{name} is empty (0 bytes); expected an image. Save it again."
         )
     if length > MAX_BYTES:
         raise ArtMancerError(
             "image_too_large",
-            f"{name} has {length / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are read. Send a "
-            "smaller file.",
+            f"{name} has {length / 2**20:.0f} MB; expected at most {MAX_BYTES // 2**20} MB. "
+            "Send a smaller file.",
         )
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The first frame, decoded and turned upright, in the file's own mode."""
-    picture = _header(data, name)
+    """Decode the first frame and turn it upright, in the file's own mode."""
+    image = _open_header(data, name)
     try:
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+        image.load()
+        return ImageOps.exif_transpose(image)
     except _BROKEN as error:
         raise ArtMancerError(
             "invalid_image", f"{name} is broken or cut off ({error}). Save or send it again."
         ) from None
 
 
-def _header(data: bytes, name: str) -> Image.Image:
-    """The picture with none of its pixels decoded."""
+def _open_header(data: bytes, name: str) -> Image.Image:
+    """Open an image without decoding its pixels, and check its format and size."""
     _check_length(len(data), name)
-    expected = f"expected {', '.join(FORMATS)}. Save it again in one of them."
+    expected = f"expected {', '.join(FORMATS)}. Save it again in one of these formats."
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ArtMancerError(
-            "image_too_large", f"{name} is over {MAX_PIXELS:,} pixels. Scale it down."
+            "image_too_large",
+            f"{name} is larger than {MAX_PIXELS:,} pixels. Scale it down.",
         ) from None
     except _UNKNOWN:
         raise ArtMancerError(
-            "invalid_image", f"{name} is not a picture that can be read; {expected}"
+            "invalid_image", f"{name} is not an image that can be read; {expected}"
         ) from None
     except _BROKEN as error:
         raise ArtMancerError("invalid_image", f"{name} is broken ({error}); {expected}") from None
-    width, height = picture.size
+    width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ArtMancerError(
             "image_too_large",
-            f"{name} is {width}x{height}; at most {MAX_SIDE:,} pixels a side and {MAX_PIXELS:,} in "
-            "all are read. Scale it down.",
+            f"{name} is {width}x{height}; expected at most {MAX_SIDE:,} pixels a side and "
+            f"{MAX_PIXELS:,} in all. Scale it down.",
         )
-    if picture.mode == "LAB":
+    if image.mode == "LAB":
         raise ArtMancerError(
-            "invalid_image", f"{name} is in LAB colours, which cannot be read; {expected}"
+            "invalid_image", f"{name} is in LAB colors, which cannot be read; {expected}"
         )
-    return picture
+    return image
 
 
-def _deep_gray(picture: Image.Image) -> Tensor:
-    """[H, W] in 0..1 of a 16-bit or floating-point gray picture."""
+def _is_deep_gray(image: Image.Image) -> bool:
+    """Tell whether an image is gray with more than 8 bits: 16 or 32 bits, or floating point."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _decode_gray(image: Image.Image) -> Tensor:
+    """Convert a 16-bit or floating-point gray image to [H, W] in 0..1."""
     import torch
 
-    values = np.asarray(picture, dtype=np.float32)
-    if picture.mode != "F":
-        values = values / np.float32(65535)
+    values = np.asarray(image, dtype=np.float32)
+    if image.mode != "F":
+        values = values / np.float32(2**16 - 1)
     return torch.from_numpy(np.clip(np.nan_to_num(values), 0, 1))
 
 
-def _over(picture: Image.Image, color: str) -> Image.Image:
-    layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, color), layer)
+def _flatten(image: Image.Image, background: str) -> Image.Image:
+    """Lay an image with transparency over a color."""
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
 
 
-def _to_float(picture: Image.Image) -> Tensor:
+def _to_float(image: Image.Image) -> Tensor:
     import torch
 
-    # Dividing (and not multiplying by 1/255) gives the very floats that ComfyUI's own loader gives.
-    return torch.from_numpy(np.array(picture)).to(torch.float32).div_(255)
+    # Division gives exactly the floats of ComfyUI's own loader; multiplication by 1/255 does not.
+    return torch.from_numpy(np.array(image)).to(torch.float32).div_(255)

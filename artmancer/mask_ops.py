@@ -1,7 +1,7 @@
-"""Shape a mask: grow it, close its holes, fade it out.
+"""Operations on masks: grow, close holes, drop parts, smooth, feather.
 
-Every function takes and gives a MASK [B, H, W] in 0..1, but for distance and carry. The shape of a
-soft mask is where it is at least one half.
+All functions take and return a MASK [B, H, W] in 0..1, except `distance` and `guided_upsample`. The
+shape of a soft mask is the set of pixels where it is at least one half.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,16 @@ def shape(
     holes: bool = False,
     largest: bool = False,
 ) -> Tensor:
-    """All of the below in their order: what does not belong goes first, then the edge is shaped,
-    then faded.
+    """Clean up a mask, then shape its edge, then feather it, with the functions below.
 
     Parameters
     ----------
-    border, rounding, fading : pixels for `grow`, `smooth`, `feather`; 0 = leave it
-    specks : pixels for `drop_specks`
-    holes, largest : whether to `fill_holes`, to `keep_largest`
+    border : pixels for `grow`; 0 = off
+    rounding : pixels for `smooth`; 0 = off
+    fading : pixels for `feather`; 0 = off
+    specks : pixels for `drop_specks`; 0 = off
+    holes : apply `fill_holes`
+    largest : apply `keep_largest`
     """
     if largest:
         mask = keep_largest(mask)
@@ -42,96 +44,96 @@ def shape(
 
 
 def grow(mask: Tensor, pixels: int) -> Tensor:
-    """Widen the mask by a disc of this radius, or make it narrower where the radius is negative."""
+    """Dilate the mask by a disc of this radius, or erode it where the radius is negative."""
     if pixels == 0:
         return mask
     if pixels < 0:
-        return torch.stack([one.masked_fill(distance(1 - one) <= -pixels, 0) for one in mask])
-    return torch.stack([one.masked_fill(distance(one) <= pixels, 1) for one in mask])
+        return torch.stack([plane.masked_fill(distance(1 - plane) <= -pixels, 0) for plane in mask])
+    return torch.stack([plane.masked_fill(distance(plane) <= pixels, 1) for plane in mask])
 
 
 def fill_holes(mask: Tensor) -> Tensor:
-    """Fill what the mask encloses on all sides; the border of the picture encloses nothing."""
-    return torch.stack([one.masked_fill(_enclosed(one), 1) for one in mask])
+    """Fill the holes that the mask encloses on all sides. The image's border encloses nothing."""
+    return torch.stack([plane.masked_fill(_enclosed(plane), 1) for plane in mask])
 
 
 def drop_specks(mask: Tensor, pixels: int) -> Tensor:
-    """Drop the parts of less than this many pixels."""
-    return torch.stack([_parts(one, lambda areas: areas >= pixels) for one in mask])
+    """Drop the connected parts whose area is less than this many pixels."""
+    return torch.stack([_keep_parts(plane, lambda areas: areas >= pixels) for plane in mask])
 
 
 def keep_largest(mask: Tensor) -> Tensor:
-    """Drop all parts but the largest."""
-    return torch.stack([_parts(one, lambda areas: areas == areas.max()) for one in mask])
+    """Drop all connected parts but the largest."""
+    return torch.stack([_keep_parts(plane, lambda areas: areas == areas.max()) for plane in mask])
 
 
 def smooth(mask: Tensor, pixels: int) -> Tensor:
-    """Round off corners and fill notches of about this radius; the edge stays sharp."""
+    """Round off corners and fill notches of about this radius. The edge stays sharp."""
     import cv2
 
     if pixels == 0:
         return mask
     blurred = [
-        cv2.GaussianBlur(one.cpu().numpy(), (0, 0), pixels / 2) for one in (mask >= 0.5).float()
+        cv2.GaussianBlur(plane.cpu().numpy(), (0, 0), pixels / 2) for plane in (mask >= 0.5).float()
     ]
     return torch.from_numpy(np.stack(blurred) > 0.5).to(mask)
 
 
 def feather(mask: Tensor, pixels: int) -> Tensor:
-    """Fade the mask outwards: it keeps its values, and smoothly reaches 0 at this distance
-    from its shape.
+    """Fade the mask outwards: it keeps its values, and falls smoothly to 0 at this distance from
+    its shape.
     """
     if pixels == 0 or mask.min() >= 1:
         return mask
     faded = torch.empty_like(mask)
-    for one, out in zip(mask, faded, strict=True):
-        near = distance(one).div_(-pixels).add_(1).clamp_(0, 1)
-        smoothstep = near.square().mul_(near.mul_(-2).add_(3))
-        torch.maximum(one, smoothstep, out=out)
+    for plane, result in zip(mask, faded, strict=True):
+        near = distance(plane).div_(-pixels).add_(1).clamp_(0, 1)
+        # Smoothstep: 3 x^2 - 2 x^3.
+        fade = near.square().mul_(near.mul_(-2).add_(3))
+        torch.maximum(plane, fade, out=result)
     return faded
 
 
 def distance(mask: Tensor) -> Tensor:
-    """Distance in pixels from each pixel to the mask's shape.
+    """Return the distance in pixels from each pixel to the mask's shape.
 
     Parameters
     ----------
-    mask : one mask [H, W]
+    mask : a mask [H, W]
 
     Returns
     -------
-    [H, W], 0 inside the shape; infinite everywhere if there is none
+    [H, W], 0 inside the shape; infinite everywhere if the mask has no shape
     """
     import cv2
 
     outside = _outside(mask)
     if outside.all():
         return torch.full_like(mask, torch.inf)
-    return torch.from_numpy(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)).to(
-        mask.device
-    )
+    pixels = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return torch.from_numpy(pixels).to(mask.device)
 
 
-def carry(
+def guided_upsample(
     mask: NDArray[np.float32],
     small: NDArray[np.float32],
     large: NDArray[np.float32],
     reach: int = 1,
     smoothing: float = 1e-5,
 ) -> NDArray[np.float32]:
-    """A mask of a small picture to the large one, by a guided filter (He and Sun, 2015).
+    """Upsample a mask of a small image to the large image, by a guided filter (He and Sun, 2015).
 
-    In each window the mask is taken as linear in the colours; the large picture's own colours then
-    give its details.
+    In each window the mask is modeled as a linear function of the colors. The colors of the large
+    image then give the mask its details.
 
     Parameters
     ----------
     mask : [h, w] in 0..1
-    small, large : the picture [h, w, 3] and [H, W, 3], in 0..1
-    reach : pixels from a window's middle to its rim;
-        an edge that lies wrong by up to half of it is put right
-    smoothing : the variance up to which the colours in a window are taken as one, and the mask
-        stays as it is there
+    small, large : the image, [h, w, 3] and [H, W, 3], in 0..1
+    reach : radius of a window in pixels of the small image; an edge that is off by up to half of it
+        is corrected
+    smoothing : variance of the colors up to which a window counts as flat; the mask keeps its
+        values there
 
     Returns
     -------
@@ -142,47 +144,58 @@ def carry(
     def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(cv2.blur(plane, (2 * reach + 1, 2 * reach + 1)))
 
-    colors, mixed = mean(small), mean(small * mask[..., None])
-    spread = np.stack(
-        [mean(small * small[..., i : i + 1]) - colors * colors[..., i : i + 1] for i in range(3)],
+    def upsample(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.resize(plane, large.shape[1::-1]), np.float32)
+
+    mean_color = mean(small)
+    mean_mask = mean(mask)
+    covariance = np.stack(
+        [
+            mean(small * small[..., i : i + 1]) - mean_color * mean_color[..., i : i + 1]
+            for i in range(3)
+        ],
         -1,
     )
-    shared = mixed - colors * mean(mask)[..., None]
-    slope = np.linalg.solve(
-        spread + np.float32(smoothing) * np.eye(3, dtype=np.float32), shared[..., None]
-    )[..., 0]
-    offset = mean(mask) - (slope * colors).sum(-1)
-    carried = np.asarray(cv2.resize(mean(offset), large.shape[1::-1]), np.float32)
+    color_mask_covariance = mean(small * mask[..., None]) - mean_color * mean_mask[..., None]
+    regularized = covariance + np.float32(smoothing) * np.eye(3, dtype=np.float32)
+    slope = np.linalg.solve(regularized, color_mask_covariance[..., None])[..., 0]
+    offset = mean_mask - (slope * mean_color).sum(-1)
+    result = upsample(mean(offset))
     for channel in range(3):
-        carried += (
-            np.asarray(cv2.resize(mean(slope[..., channel]), large.shape[1::-1]))
-            * large[..., channel]
-        )
-    return carried.clip(0, 1)
+        result += upsample(mean(slope[..., channel])) * large[..., channel]
+    return result.clip(0, 1)
 
 
-def _parts(mask: Tensor, keeps: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> Tensor:
-    """The mask [H, W] without its connected parts whose areas, in pixels, are not to be kept."""
+def _keep_parts(mask: Tensor, select: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> Tensor:
+    """Return the mask [H, W] with only those connected parts that `select` keeps.
+
+    Parameters
+    ----------
+    select : returns for the parts' areas, in pixels, which parts to keep
+    """
     import cv2
 
-    count, parts, statistics, _ = cv2.connectedComponentsWithStats(
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(
         (mask.cpu().numpy() >= 0.5).astype(np.uint8)
     )
     if count == 1:
         return mask
-    kept = np.concatenate([[False], keeps(statistics[1:, cv2.CC_STAT_AREA])])
-    dropped = (parts > 0) & ~kept[parts]
+    # Label 0 is the background.
+    kept = np.concatenate([[False], select(statistics[1:, cv2.CC_STAT_AREA])])
+    dropped = (labels > 0) & ~kept[labels]
     return mask.masked_fill(torch.from_numpy(dropped).to(mask.device), 0)
 
 
 def _enclosed(mask: Tensor) -> Tensor:
+    """Return where a mask [H, W] has holes, as bool [H, W]."""
     import cv2
 
-    # One pixel of margin joins all that touches the border to the flood's start.
+    # A margin of one pixel joins everything that touches the border to the start of the flood.
     outside = np.pad(_outside(mask), 1, constant_values=1)
     cv2.floodFill(outside, None, (0, 0), 0)
     return torch.from_numpy(outside[1:-1, 1:-1] == 1).to(mask.device)
 
 
 def _outside(mask: Tensor) -> NDArray[np.uint8]:
+    """Return 1 outside the shape of a mask [H, W], 0 inside."""
     return (mask.cpu().numpy() < 0.5).view(np.uint8)

@@ -1,5 +1,5 @@
-"""Remove the background of a picture: rembg's models say what is the subject,
-pymatting refines its edge.
+"""Remove the background of an image: rembg's models find the subject, and pymatting refines its
+edge.
 """
 
 import re
@@ -20,34 +20,51 @@ from .checks import check_finite, check_image
 from .errors import ArtMancerError
 from .images import to_pil
 from .onnx_errors import onnx_errors
+from .options import ONE_MEGAPIXEL
 from .progress import Progress, no_progress
 
 DEVICES = ("auto", "cpu")
+"""Devices to choose from. auto: the GPU if onnxruntime can use it, else the CPU."""
+
+MAX_MATTING_PIXELS = ONE_MEGAPIXEL
+"""Largest area, in pixels, at which alpha matting is solved; beyond it, it would take minutes and
+gigabytes.
+"""
 
 _RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+"""URL of the release that holds rembg's models."""
 
-# What rembg takes for certain in a mask, and by how much it shrinks that,
-# before pymatting judges the rest.
-_SUBJECT, _BACKGROUND, _SHRINK = 240, 10, 10
-_SOLVED = 2**20
+_FOREGROUND_THRESHOLD = 240
+"""rembg's trimap: values of the mask above this, in 0..255, are foreground."""
+
+_BACKGROUND_THRESHOLD = 10
+"""rembg's trimap: values of the mask below this, in 0..255, are background."""
+
+_EROSION_PIXELS = 10
+"""rembg's trimap: erosion of foreground and background, in pixels."""
+
+_UNCERTAIN = 0.5
+"""Value of the pixels of a trimap whose alpha pymatting computes."""
 
 
 @dataclass(frozen=True)
 class RembgModel:
     """One of rembg's models.
 
-    file : what its file is called where it is fetched from;
-        NAME.onnx, as rembg calls it, is taken as well
-    licence : of its weights
-    free : whether that lets everybody use them, in business too
+    Attributes
+    ----------
+    file : name of the file to download; the file may also be called NAME.onnx, as rembg calls it
+    license : license of the weights
+    free : True where the license lets everybody use them, also for business
     """
 
     file: str
-    licence: str
+    license: str
     free: bool = True
 
 
-_NOT_SAID = "not said; ask its author before business use"
+_NOT_STATED = "not stated; ask its author before business use"
+
 MODELS = {
     "u2net": RembgModel("u2net.onnx", "Apache-2.0"),
     "u2netp": RembgModel("u2netp.onnx", "Apache-2.0"),
@@ -60,17 +77,16 @@ MODELS = {
     "birefnet-cod": RembgModel("BiRefNet-COD-epoch_125.onnx", "MIT"),
     "birefnet-massive": RembgModel("BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx", "MIT"),
     "isnet-anime": RembgModel("isnet-anime.onnx", "Apache-2.0"),
-    "isnet-general-use": RembgModel("isnet-general-use.onnx", _NOT_SAID, free=False),
-    "silueta": RembgModel("silueta.onnx", _NOT_SAID, free=False),
+    "isnet-general-use": RembgModel("isnet-general-use.onnx", _NOT_STATED, free=False),
+    "silueta": RembgModel("silueta.onnx", _NOT_STATED, free=False),
     "bria-rmbg": RembgModel(
         "bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False
     ),
 }
-"""Those that find the subject by themselves, on this machine.
-Our default is not rembg's, which is bria-rmbg.
-"""
+"""rembg's models, by name, that find the subject without clicks and run on this machine."""
 
 DEFAULT = "u2net"
+"""The model to download where none is installed. rembg's own default is bria-rmbg."""
 
 Session = Any
 """A rembg.sessions.BaseSession, which has no types."""
@@ -78,15 +94,16 @@ Session = Any
 
 @dataclass(frozen=True)
 class Cutout:
-    """Pictures whose background is told apart.
+    """Images with the masks of their subjects.
 
-    image : IMAGE [B, H, W, 3]; where the mask is soft, the subject's own colours if they
-        were asked for
-    mask : MASK [B, H, W], 1 = subject
+    Attributes
+    ----------
+    image : IMAGE [B, H, W, 3]; after decontamination, soft edges have the subject's own colors
+    mask : MASK [B, H, W], 1 = the subject
     model : a key of MODELS
-    provider : what it ran on: "CUDA", "CPU"...
-    why : why on the CPU; empty where it was not
-    unrefined : the pictures of the batch whose edge alpha matting could not refine
+    provider : provider of onnxruntime that ran the model, such as "CUDA" or "CPU"
+    why : reason why it ran on the CPU; empty where it did not
+    unrefined : indices of the images of the batch whose edge alpha matting could not refine
     """
 
     image: Tensor
@@ -97,26 +114,26 @@ class Cutout:
     unrefined: tuple[int, ...] = ()
 
     def with_alpha(self) -> Tensor:
-        """IMAGE [B, H, W, 4], transparent where the background was."""
+        """Return IMAGE [B, H, W, 4] with a transparent background."""
         return torch.cat([self.image, self.mask.unsqueeze(-1)], -1)
 
-    def over(self, behind: Tensor) -> Tensor:
-        """IMAGE [B, H, W, 3], the subject over one colour [3], see color."""
-        return torch.lerp(behind.expand_as(self.image), self.image, self.mask.unsqueeze(-1))
+    def over(self, background: Tensor) -> Tensor:
+        """Return IMAGE [B, H, W, 3], the subject on a background of one color [3]; see `color`."""
+        return torch.lerp(background.expand_as(self.image), self.image, self.mask.unsqueeze(-1))
 
     def as_dict(self) -> dict[str, object]:
-        """What was done, as JSON can hold it."""
-        done = {
+        """Return the report, for JSON."""
+        return {
             "model": self.model,
-            "licence": MODELS[self.model].licence,
+            "licence": MODELS[self.model].license,
             "provider": self.provider,
             "why": self.why,
+            "unrefined": list(self.unrefined),
         }
-        return {**done, "unrefined": list(self.unrefined)}
 
 
 def color(text: str) -> Tensor:
-    """The colour [3] in 0..1 of a name or of #rrggbb.
+    """Read a color from its name or from #rrggbb, and return it as [3] in 0..1.
 
     Raises
     ------
@@ -127,29 +144,29 @@ def color(text: str) -> Tensor:
     except ValueError:
         raise ArtMancerError(
             "invalid_request",
-            f"The colour is '{text}'; expected a name or #rrggbb. "
-            "Write one, such as white or #ff8800.",
+            f"The color is '{text}'; expected a name such as white, or #rrggbb such as #ff8800.",
         ) from None
 
 
-def found(folders: Sequence[Path]) -> list[str]:
-    """The models whose files lie in these folders, in the order of MODELS."""
+def installed(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the models in these folders, in the order of MODELS."""
     return [name for name in MODELS if _file(folders, name)]
 
 
 def choose(folders: Sequence[Path]) -> str:
-    """The first model in these folders that everybody may use; DEFAULT where there is none at all.
+    """Choose the first model in these folders that everybody may use; DEFAULT where the folders
+    hold no model.
 
     Raises
     ------
-    ArtMancerError : checkpoint_missing where there are others alone
+    ArtMancerError : checkpoint_missing where the folders hold only models with other licenses
     """
-    names = found(folders)
+    names = installed(folders)
     free = [name for name in names if MODELS[name].free]
     if names and not free:
         raise ArtMancerError(
             "checkpoint_missing",
-            f"auto takes a model that everybody may use, but there is only {', '.join(names)}. "
+            f"auto chooses a model that everybody may use, but there is only {', '.join(names)}. "
             f"Choose it by its name, or download {_RELEASE}/{MODELS[DEFAULT].file} and put "
             f"it into '{folders[-1]}'.",
         )
@@ -157,7 +174,7 @@ def choose(folders: Sequence[Path]) -> str:
 
 
 def find(folders: Sequence[Path], name: str) -> Path:
-    """The file of a model in these folders; nothing is downloaded.
+    """Return the file of a model in these folders. Nothing is downloaded.
 
     Raises
     ------
@@ -178,16 +195,20 @@ def find(folders: Sequence[Path], name: str) -> Path:
 
 @dataclass(eq=False)
 class Remover:
-    """One of rembg's models. It is loaded when it is first used, once a device,
-    and kept as long as this is.
+    """A background remover with one of rembg's models.
 
+    Attributes
+    ----------
     name : a key of MODELS
-    path : its file, see find
+    path : file of the model, see `find`
+    sessions : rembg's session with the loaded model, for each of DEVICES; a missing session is
+        created at the first use of its device. All are dropped when a model fails, so that the next
+        use loads the file again
     """
 
     name: str
     path: Path
-    _sessions: dict[str, Session] = field(default_factory=dict, init=False, repr=False)
+    sessions: dict[str, Session] = field(default_factory=dict, repr=False)
 
     def cut_out(
         self,
@@ -198,18 +219,18 @@ class Remover:
         device: str = "auto",
         progress: Progress = no_progress,
     ) -> Cutout:
-        """Tell the subject of each picture from its background.
+        """Separate the subject of each image from its background.
 
         Parameters
         ----------
         image : IMAGE [B, H, W, 3]
-        alpha_matting : draw the mask's edge anew by closed-form matting (Levin, Lischinski and
+        alpha_matting : compute the mask's edge again by closed-form matting (Levin, Lischinski and
             Weiss, 2008); slow
-        decontaminate : take the background's colour out of soft edges by multi-level estimation
+        decontaminate : remove the background's color from soft edges by multi-level estimation
             (Germer et al., 2020)
-        device : one of DEVICES; auto: the GPU where onnxruntime can use one
-        progress : told how many pictures of the batch are done; may raise to cancel, also within
-            alpha matting
+        device : one of DEVICES
+        progress : called with the number of images of the batch that are done; raising in it
+            cancels, also within alpha matting
 
         Raises
         ------
@@ -220,50 +241,55 @@ class Remover:
         check_image(image)
         image = image.to("cpu", torch.float32)
         check_finite(image, "image")
-        if device not in self._sessions:
-            # pymatting compiles itself when it is first imported on a machine.
-            progress(0, len(image), f"loading {self.name} (a minute, the very first time)")
-            self._sessions[device] = _load(self.name, self.path, device)
-        session = self._sessions[device]
+        if device not in self.sessions:
+            # pymatting compiles itself when it is imported for the first time on a machine.
+            progress(0, len(image), f"loading {self.name} (takes a minute the first time)")
+            self.sessions[device] = _load(self.name, self.path, device)
+        session = self.sessions[device]
         colors = torch.empty_like(image) if decontaminate else image
         mask = torch.empty(image.shape[:3])
         unrefined = []
-        for index, picture in enumerate(image):
-            tell = partial(progress, index, len(image))
-            tell("removing the background")
-            soft = self._predict(session, picture)
+        for index, plane in enumerate(image):
+            report = partial(progress, index, len(image))
+            report("removing the background")
+            soft = self._predict(session, plane)
             np.divide(soft, np.float32(255), out=mask[index].numpy())
             if alpha_matting:
-                refined = _refine(picture, soft, partial(tell, "alpha matting"))
+                refined = _refine(plane, soft, partial(report, "alpha matting"))
                 if refined is None:
                     unrefined.append(index)
                 else:
                     mask[index] = refined
             if decontaminate:
-                tell("cleaning the edge's colours")
-                unmixed = _unmix(picture, mask[index])
-                torch.where(mask[index].unsqueeze(-1) < 1, unmixed, picture, out=colors[index])
+                report("cleaning the edge's colors")
+                unmixed = _unmix(plane, mask[index])
+                torch.where(mask[index].unsqueeze(-1) < 1, unmixed, plane, out=colors[index])
         provider = str(session.inner_session.get_providers()[0]).removesuffix("ExecutionProvider")
-        return Cutout(colors, mask, self.name, provider, _why(provider, device), tuple(unrefined))
+        reason = _cpu_reason(provider, device)
+        return Cutout(colors, mask, self.name, provider, reason, tuple(unrefined))
 
-    def _predict(self, session: Session, picture: Tensor) -> NDArray[np.uint8]:
+    def _predict(self, session: Session, image: Tensor) -> NDArray[np.uint8]:
+        """Return the model's mask [H, W] of one image [H, W, 3]."""
         try:
-            return np.asarray(session.predict(to_pil(picture))[0])
+            return np.asarray(session.predict(to_pil(image))[0])
         except onnx_errors() as error:
-            self._sessions.clear()  # The next try may find another file, or more memory.
+            # At the next use there may be another file, or more memory.
+            self.sessions.clear()
             raise _failure(
                 error, self.name, f"'{self.path}' does not run as {self.name}"
             ) from error
 
 
 def _file(folders: Sequence[Path], name: str) -> Path | None:
+    """Return the first file of a model in these folders."""
     paths = (folder / file for folder in folders for file in (f"{name}.onnx", MODELS[name].file))
     return next((path for path in paths if path.is_file()), None)
 
 
 def _load(name: str, path: Path, device: str) -> Session:
+    """Create rembg's session for a model from its file."""
     try:
-        # rembg ends the process where onnxruntime is missing: it comes first.
+        # Without onnxruntime, importing rembg ends the process: import onnxruntime first.
         import onnxruntime
         from rembg.sessions import sessions
     except ImportError as error:
@@ -276,13 +302,13 @@ def _load(name: str, path: Path, device: str) -> Session:
     if name not in sessions:
         raise ArtMancerError(
             "generation_failed",
-            f"This rembg does not know {name}. "
-            "Update it (pip install -U rembg), or choose another model.",
+            f"This version of rembg has no model {name}. "
+            "Update rembg (pip install -U rembg), or choose another model.",
         )
 
     class Local(sessions[name]):  # type: ignore[misc]  # rembg has no types
-        """rembg's own session with the weights at hand: it would look in the user's home, and
-        download them.
+        """rembg's session with our file; rembg would search the user's home folder, and download
+        the file.
         """
 
         @classmethod
@@ -296,7 +322,8 @@ def _load(name: str, path: Path, device: str) -> Session:
         raise _failure(error, name, f"'{path}' cannot be loaded") from error
 
 
-def _why(provider: str, device: str) -> str:
+def _cpu_reason(provider: str, device: str) -> str:
+    """Return the reason why the model ran on the CPU; empty where it did not."""
     import onnxruntime
 
     if provider != "CPU":
@@ -306,39 +333,38 @@ def _why(provider: str, device: str) -> str:
     if not (torch.cuda.is_available() and torch.version.cuda):
         return "there is no CUDA GPU"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "this onnxruntime is for the CPU alone; install onnxruntime-gpu in its place"
+        return "this onnxruntime supports only the CPU; install onnxruntime-gpu in its place"
     return (
-        f"onnxruntime-gpu {onnxruntime.__version__} could not use CUDA, and the log says why; it "
-        f"may be built for another CUDA than PyTorch's {torch.version.cuda}"
+        f"onnxruntime-gpu {onnxruntime.__version__} could not use CUDA, see the log; it may be "
+        f"built for another version of CUDA than PyTorch's {torch.version.cuda}"
     )
 
 
-def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None]) -> Tensor | None:
-    """The mask with its edge drawn anew from the picture, [H, W]; None: nothing in it is certain,
-    or no solution.
+def _refine(image: Tensor, mask: NDArray[np.uint8], check: Callable[[], None]) -> Tensor | None:
+    """Compute the edge of a mask again by alpha matting.
 
-    It is solved at _SOLVED pixels at most, beyond which it takes minutes and gigabytes, and carried
-    to the full size.
+    It is solved at MAX_MATTING_PIXELS at most, and upsampled to full size.
+
+    Parameters
+    ----------
+    image : [H, W, 3] in 0..1
+    mask : [H, W] in 0..255
+    check : called at each step of the solution; raising in it cancels
+
+    Returns
+    -------
+    [H, W] in 0..1; None where nothing in the mask is certain, or there is no solution
     """
     import cv2
     from pymatting.alpha.estimate_alpha_cf import estimate_alpha_cf
 
     check()
     height, width = mask.shape
-    scale = min(1, (_SOLVED / (height * width)) ** 0.5)
+    scale = min(1, (MAX_MATTING_PIXELS / (height * width)) ** 0.5)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(
-        cv2.resize(picture.numpy(), size, interpolation=cv2.INTER_AREA), np.float32
-    ).clip(0, 1)
-    rough = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-    brush = np.ones((_SHRINK, _SHRINK), np.uint8)
-    trimap = np.full(rough.shape, 0.5)
-    for where, value in ((rough > _SUBJECT, 1), (rough < _BACKGROUND, 0)):
-        # Beyond the picture's border lies background, as rembg has it.
-        sure = cv2.erode(
-            where.astype(np.uint8), brush, borderType=cv2.BORDER_CONSTANT, borderValue=1 - value
-        )
-        trimap[sure > 0] = value
+    resized = cv2.resize(image.numpy(), size, interpolation=cv2.INTER_AREA)
+    small = np.asarray(resized, np.float32).clip(0, 1)
+    trimap = _trimap(np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA), np.uint8))
     try:
         alpha = estimate_alpha_cf(
             small.astype(np.float64), trimap, cg_kwargs={"callback": lambda *_: check()}
@@ -346,37 +372,55 @@ def _refine(picture: Tensor, mask: NDArray[np.uint8], check: Callable[[], None])
     except ValueError:
         return None
     if scale < 1:
-        alpha = mask_ops.carry(alpha.astype(np.float32), small, picture.numpy())
+        alpha = mask_ops.guided_upsample(alpha.astype(np.float32), small, image.numpy())
         known = cv2.resize(trimap, (width, height), interpolation=cv2.INTER_NEAREST)
-        alpha = np.where(known == 0.5, alpha, known)
+        alpha = np.where(known == _UNCERTAIN, alpha, known)
     return torch.from_numpy(alpha).to(torch.float32)
 
 
-def _unmix(picture: Tensor, mask: Tensor) -> Tensor:
-    """The subject's own colours, [H, W, 3], which a soft edge mixes with the background's."""
+def _trimap(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return rembg's trimap of a mask [h, w] in 0..255: 1 for the subject, 0 for the background,
+    else _UNCERTAIN.
+    """
+    import cv2
+
+    trimap = np.full(mask.shape, _UNCERTAIN)
+    square = np.ones((_EROSION_PIXELS, _EROSION_PIXELS), np.uint8)
+    for area, value in ((mask > _FOREGROUND_THRESHOLD, 1), (mask < _BACKGROUND_THRESHOLD, 0)):
+        # Outside the image there is background, as in rembg.
+        certain = cv2.erode(
+            area.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=1 - value
+        )
+        trimap[certain > 0] = value
+    return trimap
+
+
+def _unmix(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the subject's own colors [H, W, 3], without the background's color in soft edges."""
     from pymatting.foreground.estimate_foreground_ml import estimate_foreground_ml
 
     if max(mask.shape) == 1:
-        return picture
-    return torch.from_numpy(estimate_foreground_ml(picture.numpy(), mask.numpy()))
+        return image
+    return torch.from_numpy(estimate_foreground_ml(image.numpy(), mask.numpy()))
 
 
-def _unknown(what: str, given: str, known: Iterable[str]) -> ArtMancerError:
+def _unknown(name: str, value: str, options: Iterable[str]) -> ArtMancerError:
     return ArtMancerError(
-        "invalid_request",
-        f"The {what} is '{given}'; expected one of {', '.join(known)}. Choose one.",
+        "invalid_request", f"The {name} is '{value}'; expected one of {', '.join(options)}."
     )
 
 
-def _failure(error: Exception, name: str, what: str) -> ArtMancerError:
-    said = " ".join(str(error).split())
-    if re.search(r"allocate|out of memory", said, re.IGNORECASE):
+def _failure(error: Exception, name: str, problem: str) -> ArtMancerError:
+    """Make the error for an exception of onnxruntime."""
+    message = " ".join(str(error).split())
+    if re.search(r"allocate|out of memory", message, re.IGNORECASE):
         return ArtMancerError(
             "out_of_memory",
-            f"The memory is too small for {name} ({said}). "
+            f"There is not enough memory for {name} ({message}). "
             "Unload other models, or choose device cpu.",
         )
     return ArtMancerError(
         "generation_failed",
-        f"{what} ({said}). Download {_RELEASE}/{MODELS[name].file} again and put it in its place.",
+        f"{problem} ({message}). "
+        f"Download {_RELEASE}/{MODELS[name].file} again and put it in its place.",
     )

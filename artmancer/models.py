@@ -1,4 +1,7 @@
-"""Inventory of the models on this machine, and their downloads. Reads headers only; no torch."""
+"""Inventory of the models on this machine, and their downloads.
+
+Reads only the headers of files, and imports torch only for a download.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,13 @@ from .qwen import checkpoints
 from .variants import CHECKPOINT_FILES
 
 REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
+"""Hugging Face repository of the base model."""
+
 REVISION = "d3968ef930e841f4c73640fb8afa3b306a78167e"
+"""Commit of the repository that is downloaded."""
+
 BASE_NAME = REPOSITORY.split("/")[1]
+"""Name of the folder the base model is downloaded into."""
 
 FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
 FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
@@ -22,8 +30,10 @@ class FoundModel:
 
     Attributes
     ----------
-    kind : "base"; or the variant a checkpoint is for, by its name or the environment; or "lora"
-    note : what its file's metadata says, or what is wrong with it
+    kind : "base"; the variant that a checkpoint is used for, by its file name or the environment;
+        or "lora"
+    path : its file, or its folder for a base
+    note : metadata of its file, or what is wrong with it
     """
 
     kind: str
@@ -38,14 +48,16 @@ def inventory() -> list[FoundModel]:
     files = lora_files()
     variants = {checkpoints.find(variant, files): variant for variant in CHECKPOINT_FILES}
     hidden = checkpoints.hidden_files(files)
+    # A checkpoint from the environment may lie outside ComfyUI's folders.
     paths = dict.fromkeys([*files, *(path for path in variants if path)])
-    loras = [
-        FoundModel("lora", path, checkpoints.hidden_note(path, hidden[path]))
-        if path in hidden
-        else _describe(path, variants.get(path, "lora"))
-        for path in paths
-    ]
-    return [FoundModel("base", folder) for folder in base_folders()] + loras
+    inventory = [FoundModel("base", folder) for folder in base_folders()]
+    for path in paths:
+        if path in hidden:
+            note = checkpoints.hidden_note(path, hidden[path])
+            inventory.append(FoundModel("lora", path, note))
+        else:
+            inventory.append(_describe(path, variants.get(path, "lora")))
+    return inventory
 
 
 def _describe(path: Path, kind: str) -> FoundModel:
@@ -67,8 +79,8 @@ def base_folders() -> list[Path]:
 
 
 def base() -> Path | None:
-    """Return the first base model's folder: MODEL_PATH, even where no base is there, or the first
-    in ComfyUI's folders.
+    """Return the folder of the base model to use: MODEL_PATH, even where it holds no base model, or
+    the first in ComfyUI's folders.
     """
     return base_from_environment() or next(iter(base_folders()), None)
 
@@ -99,14 +111,14 @@ def default_folder(kind: str) -> Path:
     if not (comfyui / "main.py").is_file():
         raise ArtMancerError(
             "comfyui_unavailable",
-            f"There is no ComfyUI in '{comfyui}' to put models into. Set COMFYUI_PATH to yours, or "
-            "name a folder with --folder.",
+            f"There is no ComfyUI in '{comfyui}' to download models to. Set COMFYUI_PATH to the "
+            "folder of your ComfyUI, or choose a folder with --folder.",
         )
     return comfyui / "models" / kind
 
 
 def fetch_fastsam(folder: Path) -> Path:
-    """Download FastSAM-s, 24 MB, into a folder and check it. A download that fails leaves no file.
+    """Download FastSAM-s (24 MB) into a folder and check its hash. A failure leaves no file.
 
     Returns
     -------
@@ -132,9 +144,9 @@ def fetch_fastsam(folder: Path) -> Path:
 
 
 def fetch_base(folder: Path) -> None:
-    """Download the base model, about 58 GB, at a pinned revision, and check every file.
+    """Download the base model (about 58 GB) at a pinned revision, and check the hash of every file.
 
-    Whole files that are there are kept. A file that broke off starts anew in the next run:
+    Whole files are kept. A file whose download broke off starts anew in the next run:
     huggingface_hub keeps no part of it.
 
     Raises
@@ -146,7 +158,8 @@ def fetch_base(folder: Path) -> None:
     try:
         snapshot_download(REPOSITORY, revision=REVISION, local_dir=folder)
         result = HfApi().verify_repo_checksums(REPOSITORY, revision=REVISION, local_dir=folder)
-    except Exception as error:  # its HTTP library changes between releases, and so do its errors
+    # All exceptions, because huggingface_hub's HTTP library changes between releases.
+    except Exception as error:
         raise ArtMancerError(
             "download_failed",
             f"{REPOSITORY} could not be downloaded ({error or type(error).__name__}). Run the "

@@ -9,13 +9,13 @@ from .progress import Progress
 
 
 class Offloader:
-    """Loads models onto a device and unloads them to the CPU.
+    """Loader of models onto a device, and back to the CPU.
 
     In ComfyUI its memory manager does both, see nodes/comfy_host/memory.py.
 
     Parameters
     ----------
-    device : default: CUDA where there is one, else the CPU
+    device : default: CUDA if available, else the CPU
     """
 
     def __init__(self, device: str | torch.device | None = None) -> None:
@@ -25,7 +25,7 @@ class Offloader:
             self.device = torch.device("cuda", torch.cuda.current_device())
 
     def available_memory(self) -> int | None:
-        """Return the bytes that are free for more models on the device; None: without a limit."""
+        """Return the bytes that are free for more models on the device; None: no limit."""
         if self.device.type != "cuda":
             return None
         reserved = torch.cuda.memory_reserved(self.device)
@@ -36,10 +36,19 @@ class Offloader:
         )
 
     def free_memory(self, size: int) -> None:
-        """Free this many bytes on the device, for work whose model is not loaded onto it whole."""
+        """Free this many bytes on the device, for a model that is streamed and not loaded whole.
+
+        It does nothing here: only ComfyUI has other models to unload.
+        """
 
     def load(self, model: Module, activations: int, progress: Progress) -> None:
-        """Load a model onto the device, with this many bytes left for its activations."""
+        """Load a model onto the device.
+
+        Parameters
+        ----------
+        activations : bytes to leave free for the model's activations; used in ComfyUI only
+        progress : see `move_model`
+        """
         move_model(model, self.device, progress)
 
     def unload(self, model: Module) -> None:
@@ -47,13 +56,13 @@ class Offloader:
         model.to("cpu")
 
     def empty_cache(self) -> None:
-        """Return memory that torch keeps for reuse to the device."""
+        """Release the device memory that torch keeps for reuse."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def model_bytes(model: Module, device: torch.device | None = None) -> int:
-    """Return the bytes of a model's weights; of those on one device where it is given."""
+    """Return the bytes of a model's weights: of all of them, or of those on one device."""
     tensors = chain(model.parameters(), model.buffers())
     return sum(tensor.nbytes for tensor in tensors if device is None or tensor.device == device)
 
@@ -79,7 +88,7 @@ def move_model(model: Module, device: torch.device, progress: Progress) -> None:
             done += _own_bytes(layer)
             # torch's own method for one layer; Module.to would move its children too.
             layer._apply(lambda tensor: tensor.to(device), recurse=False)
-    # A cancel in ComfyUI may be a BaseException; a model half on the device cannot compute.
+    # A cancel in ComfyUI may be a BaseException; a model that is half on the device cannot run.
     except BaseException:
         model.to("cpu")
         raise

@@ -1,13 +1,15 @@
-"""What onnxruntime raises on a file that it cannot run."""
+"""The exceptions that onnxruntime raises for a model file that it cannot run."""
 
 
 def onnx_errors() -> tuple[type[Exception], ...]:
-    """onnxruntime's own exceptions, which have no common base, and Python's that it raises."""
+    """List onnxruntime's own exceptions, which have no common base class, and the built-in
+    exceptions that it raises.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [
-        kind
-        for kind in vars(state).values()
-        if isinstance(kind, type) and issubclass(kind, Exception)
+        value
+        for value in vars(state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
     ]
     return (*own, IndexError, RuntimeError, TypeError, ValueError)

@@ -1,4 +1,4 @@
-"""How long work tells its caller where it is, and how the caller stops it."""
+"""Progress callbacks for long-running work. Raising in one cancels the work."""
 
 from typing import Protocol
 
@@ -6,20 +6,23 @@ from torch import Tensor
 
 
 class Progress(Protocol):
-    """Called several times a second; may raise, which cancels the work."""
+    """A callback that receives the progress of the work, several times a second. An exception that
+    it raises cancels the work.
+    """
 
     def __call__(self, done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
-        """Hear where the work is.
+        """Receive the progress.
 
         Parameters
         ----------
-        done, total : steps
-        stage : what the work is at, for example "sampling"
-        latents : [1, 16, h, w] on any device, of the picture as it stands, for a preview; None
-            where there are none
+        done : steps that are done
+        total : steps in all
+        stage : the current stage, for example "sampling"
+        latents : [1, 16, h, w] on any device, the latents of the unfinished image, for a preview;
+            None where the stage has no latents
         """
         ...
 
 
 def no_progress(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
-    """The Progress of a caller who does not watch."""
+    """Ignore the progress."""

@@ -1,83 +1,132 @@
-"""A report as a picture."""
+"""A report drawn as an image."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-WIDTH, LINE, MARGIN = 520, 24, 16
-_BACK, _TEXT, _FAINT, _BAR, _WARN = "#202124", "#e8eaed", "#9aa0a6", "#e37400", "#f28b82"
+WIDTH = 520
+"""Width of the image in pixels."""
+
 GOOD_PSNR = 30.0
-"""dB: an edit that is closer to the photo than this where it should have left it alone
-has kept it.
-"""
+"""Smallest PSNR, in dB, outside the mask with which an edit counts as having kept the photo."""
+
 MUCH_DRIFT = 0.5
-"""Pixels of the crop: less is not seen."""
+"""Largest drift, in pixels of the crop, that is not visible."""
+
+_LINE = 24
+"""Height of a line in pixels."""
+
+_MARGIN = 16
+"""Border around the text in pixels."""
+
+_FONT_SIZE = 14
+
+_BAR_LEFT = 110
+"""Space for the name of a stage, in pixels."""
+
+_BAR_RIGHT = 80
+"""Space for the seconds of a stage, in pixels."""
+
+_BAR_ROWS = (3, 14)
+"""First and last row of a bar, in pixels from the top of its line."""
+
+_BACKGROUND = "#202124"
+_TEXT = "#e8eaed"
+_FAINT = "#9aa0a6"
+_BAR = "#e37400"
+_WARNING = "#f28b82"
+
+
+class _Figure(NamedTuple):
+    """A line of the report.
+
+    Attributes
+    ----------
+    name : name of the figure
+    text : its value, with the unit
+    bad : whether it is drawn as a warning
+    """
+
+    name: str
+    text: str
+    bad: bool = False
 
 
 def draw(report: Mapping[str, Any]) -> Tensor:
-    """A report, as Edit Sampler gives it in JSON, as an IMAGE [1, h, 520, 3]: who edited, bars of
-    the seconds a stage took, and what the edit did where it should not.
+    """Draw a report: the editor, the conditions, bars of the seconds of each stage, and the changes
+    of the edit where it should have changed nothing.
+
+    Parameters
+    ----------
+    report : as Report.as_dict returns it; it may come from JSON
+
+    Returns
+    -------
+    IMAGE [1, h, WIDTH, 3]
     """
     seconds: Mapping[str, float] = report["seconds"]
-    kept, moved, spilled = report["outside_psnr_raw"], report["drift_px"], report["spill"]
-    figures = [
-        (
-            "kept outside the mask",
-            _decibel(kept),
-            isinstance(kept, float)
-            and kept < GOOD_PSNR
-            and report["variant"] != "white_balance",  # it is to change all that it sees
-        ),
-        ("after stitching", _decibel(report["outside_psnr"]), False),
-        (
-            "drift",
-            "not told" if moved is None else f"{moved:.2f} px",
-            moved is not None and moved > MUCH_DRIFT,
-        ),
-        ("realigned", "yes" if report["realigned"] else "no", False),
-        (
-            "changed around the mask",
-            f"{100 * spilled:.1f} % of the crop",
-            spilled > 0 and not report["widened"],
-        ),
-    ]
-    font = ImageFont.load_default(14)
-    conditions = _wrapped(report["conditions"], font)
+    figures = _figures(report)
+    font = ImageFont.load_default(_FONT_SIZE)
+    conditions = _wrap(report["conditions"], font)
     top = 1 + len(conditions)
-    height = MARGIN * 2 + LINE * (len(seconds) + len(figures) + top + 2)
-    picture = Image.new("RGB", (WIDTH, height), _BACK)
-    pen = ImageDraw.Draw(picture)
+    # Half a line is empty above the bars and below them, and one line below the figures.
+    height = 2 * _MARGIN + _LINE * (top + len(seconds) + len(figures) + 2)
+    image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
+    pen = ImageDraw.Draw(image)
 
     def line(row: float, left: str, right: str = "", color: str = _TEXT) -> None:
-        y = MARGIN + row * LINE
-        pen.text((MARGIN, y), left, _TEXT, font)
-        pen.text((WIDTH - MARGIN, y), right, color, font, anchor="ra")
+        y = _MARGIN + row * _LINE
+        pen.text((_MARGIN, y), left, _TEXT, font)
+        pen.text((WIDTH - _MARGIN, y), right, color, font, anchor="ra")
 
     crop_height, crop_width = report["crop_size"]
     seed = "" if report["seed"] is None else f"seed {report['seed']}, "
     line(0, report["editor"], f"{seed}crop {crop_width}x{crop_height}", _FAINT)
-    for row, said in enumerate(conditions, 1):
-        line(row, said)
+    for row, text in enumerate(conditions, 1):
+        line(row, text)
+    # Not 0, because the seconds are divided by it.
     longest = max([*seconds.values(), 1e-9])
+    left = _MARGIN + _BAR_LEFT
+    full_length = WIDTH - _MARGIN - _BAR_RIGHT - left
     for row, (stage, value) in enumerate(seconds.items(), top):
         line(row + 0.5, stage, f"{value:.2f} s")
-        y, room = MARGIN + (row + 0.5) * LINE, WIDTH - 2 * MARGIN - 190
-        pen.rectangle((MARGIN + 110, y + 3, MARGIN + 111 + room * value / longest, y + 14), _BAR)
-    for row, (name, said, bad) in enumerate(figures, len(seconds) + top + 1):
-        line(row, name, said, _WARN if bad else _TEXT)
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        y = _MARGIN + (row + 0.5) * _LINE
+        right = left + 1 + full_length * value / longest
+        pen.rectangle((left, y + _BAR_ROWS[0], right, y + _BAR_ROWS[1]), _BAR)
+    for row, figure in enumerate(figures, top + len(seconds) + 1):
+        line(row, figure.name, figure.text, _WARNING if figure.bad else _TEXT)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, height, WIDTH, 3).float() / 255
 
 
-def _wrapped(names: Sequence[str], font: Any) -> list[str]:
-    """The names in lines that fit."""
+def _figures(report: Mapping[str, Any]) -> list[_Figure]:
+    psnr, drift, spill = report["outside_psnr_raw"], report["drift_px"], report["spill"]
+    # A white balance is meant to change the whole image.
+    is_local = report["variant"] != "white_balance"
+    changed = is_local and isinstance(psnr, float) and psnr < GOOD_PSNR
+    drifted = drift is not None and drift > MUCH_DRIFT
+    return [
+        _Figure("kept outside the mask", _decibel(psnr), changed),
+        _Figure("after stitching", _decibel(report["outside_psnr"])),
+        _Figure("drift", "not measured" if drift is None else f"{drift:.2f} px", drifted),
+        _Figure("realigned", "yes" if report["realigned"] else "no"),
+        _Figure(
+            "changed around the mask",
+            f"{100 * spill:.1f} % of the crop",
+            spill > 0 and not report["widened"],
+        ),
+    ]
+
+
+def _wrap(names: Sequence[str], font: Any) -> list[str]:
+    """Join the names with commas, in as many lines as they need."""
     lines = [""]
     for name in names:
         longer = f"{lines[-1]}, {name}" if lines[-1] else name
-        if font.getlength(longer) <= WIDTH - 2 * MARGIN:
+        if font.getlength(longer) <= WIDTH - 2 * _MARGIN:
             lines[-1] = longer
         else:
             lines.append(name)

@@ -1,5 +1,5 @@
-"""Small tools around an edit: resize, cut an object out for a catalogue, hint at its shadow, shift
-the light, compare.
+"""Small tools around an edit: resize, cut an object out for a catalog, cast its shadow, shift the
+light, compare.
 
 Edges are conditions.edges, and the automatic white balance is draft.balance.
 """
@@ -15,20 +15,32 @@ from .checks import check_image, check_mask
 from .color import LUMINANCE, to_linear, to_srgb
 from .errors import ArtMancerError
 from .images import MAX_PIXELS, MAX_SIDE
-from .region import bounds, resample
+from .region import Window, bounds, resample
 
 SIDES = (512, 1024)
-"""Of an object's square: the first where the object fits into it as it is, else the second."""
+"""Sides of an object's square, in pixels: the first if the object fits unscaled, else the second.
+"""
+
+_MAX_SHIFT = 100
+"""Largest temperature and tint of `shift_light`; the smallest is its negative."""
 
 _OFF_WHITE = 0.02
-"""What is darker than white by more than this is an object that stands on it."""
+"""Darkness, from 0 (white) to 1, above which a pixel belongs to an object on white."""
 
 
 def opaque(image: Tensor) -> Tensor:
-    """IMAGE [B, H, W, 3] of one that may have alpha, [B, H, W, 4]: that is laid over white.
-    On the CPU and in float32, which ComfyUI's --gpu-only and --fp16-intermediates may change.
+    """Lay an image over white where it is transparent.
+
+    Parameters
+    ----------
+    image : IMAGE [B, H, W, 3], or [B, H, W, 4] with alpha
+
+    Returns
+    -------
+    IMAGE [B, H, W, 3], on the CPU and in float32, which ComfyUI's --gpu-only and
+    --fp16-intermediates may change
     """
-    image = _plain(image)
+    image = _on_cpu(image)
     if image.shape[-1] != 4:
         return image
     return torch.lerp(image.new_ones(3), image[..., :3], image[..., 3:])
@@ -37,18 +49,19 @@ def opaque(image: Tensor) -> Tensor:
 def resize(
     image: Tensor, mask: Tensor | None = None, width: int = 0, height: int = 0, max_pixels: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """Scale pictures and their masks; what has the size already is passed on as it is.
+    """Resize images and their masks. What has the size already stays as it is.
 
     Parameters
     ----------
-    image, mask : IMAGE [B, H, W, 3], MASK [B or 1, H, W]
-    width, height : in pixels; 0 = as the other one gives by the aspect ratio, both 0 = the
-        picture's own
-    max_pixels : the most pixels there may be after that; 0 = no limit
+    image : IMAGE [B, H, W, 3]
+    mask : MASK [B or 1, H, W]
+    width, height : in pixels; if one is 0, it follows the other, keeping the aspect ratio; if both
+        are 0, the size stays
+    max_pixels : largest area, to which the size is then reduced; 0 = no limit
 
     Returns
     -------
-    IMAGE [B, h, w, 3] and MASK [B or 1, h, w], None where none came
+    IMAGE [B, h, w, 3], and MASK [B or 1, h, w] or None
 
     Raises
     ------
@@ -57,45 +70,47 @@ def resize(
     check_image(image)
     if mask is not None:
         check_mask(mask, image)
-    image, mask = _plain(image), None if mask is None else _plain(mask)
     size = fit((image.shape[1], image.shape[2]), width, height, max_pixels)
     if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise ArtMancerError(
             "image_too_large",
             f"The photo would become {size[1]}x{size[0]}; at most {MAX_SIDE:,} pixels a side and "
-            f"{MAX_PIXELS:,} in all are made. Ask for a smaller size.",
+            f"{MAX_PIXELS:,} in all are allowed. Choose a smaller size.",
         )
     if mask is not None:
-        mask = resample(mask.unsqueeze(-1), size, "bilinear")[..., 0]
-    return resample(image, size), mask
+        mask = resample(_on_cpu(mask).unsqueeze(-1), size, "bilinear")[..., 0]
+    return resample(_on_cpu(image), size), mask
 
 
 def fit(
     size: tuple[int, int], width: int = 0, height: int = 0, max_pixels: int = 0
 ) -> tuple[int, int]:
-    """The (height, width) that `resize` gives a picture of this (height, width)."""
+    """Return the (height, width) to which `resize` resizes an image of this (height, width)."""
     own_height, own_width = size
-    height, width = (
-        height or (max(1, round(own_height * width / own_width)) if width else own_height),
-        width or (max(1, round(own_width * height / own_height)) if height else own_width),
-    )
-    if max_pixels and height * width > max_pixels:
-        # A side of a very long picture is one pixel:
-        # then the other one alone has to hold the limit.
-        limited = max(1, min(math.isqrt(max_pixels * height // width), max_pixels))
-        return limited, max(1, min(math.isqrt(max_pixels * width // height), max_pixels // limited))
-    return height, width
+    if not height and not width:
+        height, width = size
+    elif not height:
+        height = max(1, round(own_height * width / own_width))
+    elif not width:
+        width = max(1, round(own_width * height / own_height))
+    if not max_pixels or height * width <= max_pixels:
+        return height, width
+    # A side of a very long image becomes one pixel. The other side alone then keeps the limit.
+    limited_height = max(1, min(math.isqrt(max_pixels * height // width), max_pixels))
+    limited_width = min(math.isqrt(max_pixels * width // height), max_pixels // limited_height)
+    return limited_height, max(1, limited_width)
 
 
 def extract_object(image: Tensor, mask: Tensor, side: int = 1024, margin: float = 0.05) -> Tensor:
-    """Each picture's object alone, centred on a white square.
+    """Cut each image's object out and center it on a white square.
 
     Parameters
     ----------
-    image, mask : IMAGE [B, H, W, 3], MASK [B or 1, H, W], 1 = the object; a soft edge stays soft
-    side : of the square in pixels; 0 = one of SIDES, by the largest object of the batch. The object
-        is scaled to fill it but for the margin
-    margin : share of the side that is left free on each side of the object
+    image : IMAGE [B, H, W, 3]
+    mask : MASK [B or 1, H, W], 1 = the object; a soft edge stays soft
+    side : side of the square in pixels; 0 = one of SIDES, by the largest object of the batch. The
+        object is scaled to fill the square up to the margin
+    margin : empty border on each side, as a share of the side
 
     Returns
     -------
@@ -107,28 +122,35 @@ def extract_object(image: Tensor, mask: Tensor, side: int = 1024, margin: float 
     """
     check_image(image, "object")
     check_mask(mask, image, "object")
-    image, mask = _plain(image), _plain(mask).expand(len(image), -1, -1)
-    boxes = [bounds(where) for where in mask]
+    image, mask = _on_cpu(image), _on_cpu(mask).expand(len(image), -1, -1)
+    boxes = [bounds(plane) for plane in mask]
     if side == 0:
         longest = max(max(box.bottom - box.top, box.right - box.left) for box in boxes)
         side = SIDES[0] if longest <= SIDES[0] else SIDES[1]
-    squares = []
-    for one, where, (top, left, bottom, right) in zip(image, mask, boxes, strict=True):
-        alpha = where[None, None, top:bottom, left:right]
-        color = one[top:bottom, left:right].movedim(-1, 0)[None]
-        scale = side * (1 - 2 * margin) / max(bottom - top, right - left)
-        size = [max(1, min(side, round(length * scale))) for length in (bottom - top, right - left)]
-        # The colours around the object are weighted out, so that none of them shows
-        # in its scaled edge.
-        weighted = functional.interpolate(
-            torch.cat([color * alpha, alpha], 1), size, mode="bicubic", antialias=True
-        )
-        weighted = weighted.clamp(0, 1)[0].movedim(0, -1)
-        square = torch.ones(side, side, 3)
-        y, x = (side - size[0]) // 2, (side - size[1]) // 2
-        square[y : y + size[0], x : x + size[1]] = weighted[..., :3] + 1 - weighted[..., 3:]
-        squares.append(square.clamp_(0, 1))
-    return torch.stack(squares)
+    return torch.stack(
+        [
+            _on_white(box.view(plane), box.view(alpha), side, margin)
+            for plane, alpha, box in zip(image, mask, boxes, strict=True)
+        ]
+    )
+
+
+def _on_white(image: Tensor, mask: Tensor, side: int, margin: float) -> Tensor:
+    """Scale an object [h, w, 3] with its mask [h, w] and center it on white [side, side, 3]."""
+    height, width = mask.shape
+    scale = side * (1 - 2 * margin) / max(height, width)
+    size = [max(1, min(side, round(length * scale))) for length in (height, width)]
+    color, alpha = image.movedim(-1, 0)[None], mask[None, None]
+    # Premultiplied by the mask, so that the surroundings do not bleed into the object's edge.
+    layers = functional.interpolate(
+        torch.cat([color * alpha, alpha], 1), size, mode="bicubic", antialias=True
+    )
+    layers = layers.clamp(0, 1)[0].movedim(0, -1)
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
+    square = torch.ones(side, side, 3)
+    window = Window(top, left, top + size[0], left + size[1])
+    window.view(square).copy_(layers[..., :3] + 1 - layers[..., 3:])
+    return square.clamp_(0, 1)
 
 
 def cast_shadow(
@@ -138,52 +160,57 @@ def cast_shadow(
     opacity: float = 0.5,
     blur: int = 20,
 ) -> tuple[Tensor, Tensor]:
-    """Darken each picture where an object would cast a soft shadow;
-    the object itself stays as it is.
+    """Darken each image where an object would cast a soft shadow. The object itself stays as it is.
 
     Parameters
     ----------
-    image, mask : IMAGE [B, H, W, 3], MASK [B or 1, H, W], 1 = the object; None = what is not white,
-        and what that encloses, as `extract_object` leaves an object
-    offset : of the shadow from the object, (right, down) in pixels
+    image : IMAGE [B, H, W, 3]
+    mask : MASK [B or 1, H, W], 1 = the object; None = everything that is not white, and what it
+        encloses, for an image from `extract_object`
+    offset : (right, down) from the object to the shadow, in pixels
     opacity : 0 = no shadow, 1 = black
-    blur : standard deviation of its edge in pixels
+    blur : standard deviation of the shadow's edge in pixels
 
     Returns
     -------
-    IMAGE [B, H, W, 3] and the shadow, MASK [B, H, W] in 0..opacity
+    IMAGE [B, H, W, 3], and the shadow, MASK [B, H, W] in 0..opacity
     """
-    import cv2
-
     check_image(image, "object")
     if mask is not None:
         check_mask(mask, image, "object")
-    image = _plain(image)
-    mask = _not_white(image) if mask is None else _plain(mask)
-    right, down = offset
-    shadows = []
-    for where in mask.expand(len(image), -1, -1):
-        height, width = where.shape
-        # A shadow that begins outside the picture is not cut off at its border: it is drawn with
-        # room for its blur.
-        room = 3 * blur + max(abs(right), abs(down)) + 1
-        wide = functional.pad(where, (room, room, room, room))
-        blurred = (
-            wide if blur == 0 else torch.from_numpy(cv2.GaussianBlur(wide.numpy(), (0, 0), blur))
-        )
-        moved = blurred[room - down : room - down + height, room - right : room - right + width]
-        shadows.append(moved * (1 - where) * opacity)
-    shadow = torch.stack(shadows)
+    image = _on_cpu(image)
+    mask = _not_white(image) if mask is None else _on_cpu(mask)
+    shadow = torch.stack(
+        [
+            _blurred_and_moved(plane, offset, blur) * (1 - plane) * opacity
+            for plane in mask.expand(len(image), -1, -1)
+        ]
+    )
     return image * (1 - shadow.unsqueeze(-1)), shadow
 
 
-def _plain(picture: Tensor) -> Tensor:
-    return picture.to("cpu", torch.float32)
+def _blurred_and_moved(mask: Tensor, offset: tuple[int, int], blur: int) -> Tensor:
+    """Return a mask [h, w], blurred and moved by the offset (right, down)."""
+    import cv2
+
+    right, down = offset
+    # Drawn with a margin, so that the border cuts off neither the blur nor the shadow that moves in
+    # from outside. A Gaussian reaches about three standard deviations.
+    margin = 3 * blur + max(abs(right), abs(down)) + 1
+    wide = functional.pad(mask, (margin, margin, margin, margin))
+    if blur:
+        wide = torch.from_numpy(cv2.GaussianBlur(wide.numpy(), (0, 0), blur))
+    window = Window(0, 0, *mask.shape).shift(margin - down, margin - right)
+    return window.view(wide)
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", torch.float32)
 
 
 def _not_white(image: Tensor) -> Tensor:
-    """What stands on white, MASK [B, H, W]; in its soft edge as much as the white lets
-    of it show.
+    """Return the objects on white as a MASK [B, H, W]. In a soft edge the mask is as strong as the
+    color, which is mixed with white there.
     """
     darkness = 1 - image.amin(-1)
     solid = mask_ops.fill_holes((darkness > _OFF_WHITE).to(image))
@@ -191,43 +218,60 @@ def _not_white(image: Tensor) -> Tensor:
 
 
 def shift_light(image: Tensor, temperature: float = 0.0, tint: float = 0.0) -> Tensor:
-    """Change the white balance by hand: a gain per channel in linear light;
-    a grey keeps its luminance.
+    """Change the white balance by hand: a gain for each channel in linear light. A gray keeps its
+    luminance.
 
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
     temperature : -100 (blue) to 100 (amber)
     tint : -100 (green) to 100 (magenta)
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
     """
     check_image(image)
     for name, value in (("temperature", temperature), ("tint", tint)):
-        if not -100 <= value <= 100:
+        if not -_MAX_SHIFT <= value <= _MAX_SHIFT:
             raise ArtMancerError(
-                "invalid_request", f"The {name} is {value:g}; expected -100 to 100. Change it."
+                "invalid_request",
+                f"The {name} is {value:g}; expected -{_MAX_SHIFT} to {_MAX_SHIFT}.",
             )
-    # At the end of the scale red and blue, or green and the other two, differ by a factor of two.
-    warm, magenta = temperature / 200, tint / 200
+    if temperature == tint == 0:
+        return image
+    # Powers of two. At the end of the scale, temperature sets red and blue apart by a factor of 2,
+    # tint sets green and the other two apart by a factor of the square root of 2.
+    warm = temperature / (2 * _MAX_SHIFT)
+    magenta = tint / (2 * _MAX_SHIFT)
     gains = torch.tensor([warm + magenta / 3, -2 * magenta / 3, -warm + magenta / 3]).exp2()
     gains = gains / (gains @ LUMINANCE)
-    return image if warm == magenta == 0 else to_srgb((to_linear(image) * gains).clamp(0, 1))
+    return to_srgb((to_linear(image) * gains).clamp(0, 1))
 
 
 def side_by_side(before: Tensor, after: Tensor, at: float = 0.5) -> Tensor:
-    """One picture that shows `before` on its left and `after` on its right.
+    """Return an image that shows `before` on its left and `after` on its right.
 
     Parameters
     ----------
     before, after : IMAGE [B, H, W, 3] of one size
-    at : where the one ends and the other begins, a share of the width
+    at : position of the border between the two, as a share of the width
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
     """
     check_image(before, "photo before")
     check_image(after, "photo after")
     if before.shape != after.shape:
-        sizes = [f"{len(one)} of {one.shape[2]}x{one.shape[1]}" for one in (before, after)]
+        old, new = (
+            f"{image.shape[2]}x{image.shape[1]} (batch of {len(image)})"
+            for image in (before, after)
+        )
         raise ArtMancerError(
             "invalid_request",
-            f"Compare: before is {sizes[0]} but after is {sizes[1]}. Give pictures of one size.",
+            f"Compare: before is {old} but after is {new}. "
+            "Connect images of the same size and batch.",
         )
     split = round(before.shape[2] * at)
     return torch.cat([before[:, :, :split], after[:, :, split:]], 2)

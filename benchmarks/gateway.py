@@ -1,8 +1,9 @@
-"""What the gateway costs, beside doing by hand what it does: upload, prompt, wait, view.
+"""Benchmark of the gateway, compared with a client that uses ComfyUI's own API by hand.
 
-Two real ComfyUIs with the draft editor and the tests' tiny FastSAM, the gateway in front of them as
-its own process and a client in this one; both ways by turns, each request with a picture or a
-parameter that was not seen before.
+By hand means: upload, prompt, wait, view. Two real ComfyUIs run with the draft editor and the
+tests' tiny FastSAM. The gateway is a process in front of them, the client is this process. Both
+ways take turns. Each request has an image or a parameter that was not sent before, so that no cache
+can answer it.
 
 Usage: python benchmarks/gateway.py [--json] [--edits N] [--seconds N]
 """
@@ -36,98 +37,150 @@ import numpy as np
 import psutil
 from report import Row, finish
 from support.gateway import free_port
-from support.paths import ROOT
+from support.paths import EXAMPLES, ROOT
 from support.shapes import scene
 
 GRAPHS = ROOT / "workflows" / "api"
+
+BY_HAND = "by hand"
+GATEWAY = "gateway"
+
 CLIENTS = 20
-SHARES = 4
-"""Parts that each way's seconds under load are split into, by turns."""
+"""Clients that send requests at the same time, in the measurement under load."""
+
+TURNS = 4
+"""Turns that each way gets in the measurement under load."""
+
+WARMUP = 2
+"""Edits before the measurement: they load what is loaded once."""
+
+CLICKS = 40
+"""Clicks that are measured while an edit runs."""
+
+FLOOD = 200
+"""Jobs that are submitted at once."""
+
+POLLED_JOBS = 8
+"""Jobs of the flood whose status is requested at a time."""
+
+DISTINCT_VALUES = 9973
+"""Different values of a parameter before they repeat: more than any run needs."""
+
+SHAPES_SEED = 507
+"""Seed of a scene whose shapes the tiny FastSAM finds."""
+
+CLICK_STRIDE = 97
+"""One in this many pixels of a shape can be clicked."""
 
 _counter = itertools.count(1)
 
 
 def photo(side: int) -> bytes:
-    """JPEG of a photo of this size that was not seen before."""
-    picture = cv2.imread(str(ROOT / "workflows" / "examples" / "coffee.png"))
-    picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    """Make a JPEG of a square photo that was not sent before."""
+    image = cv2.imread(str(EXAMPLES / "coffee.png"))
+    image = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
+    # The photo's number is written into a corner as three hexadecimal digits, one for each channel.
+    # Steps of 16 survive the JPEG compression.
     number = next(_counter)
-    # In steps that JPEG does not take for the same.
-    picture[:16, :16] = [16 * (number // 16**place % 16) for place in range(3)]
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    digits = [number // 16**place % 16 for place in range(3)]
+    image[:16, :16] = [16 * digit for digit in digits]
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
-def spot(side: int) -> bytes:
-    """PNG of a mask over a small thing."""
+def small_mask(side: int) -> bytes:
+    """Make a PNG of a mask over a small disc."""
     mask = np.zeros((side, side), np.uint8)
     cv2.circle(mask, (side // 8, side * 7 // 8), side // 32, 255, -1)
     return cv2.imencode(".png", mask)[1].tobytes()
 
 
+def distinct(number: int) -> float:
+    """Return a value in 0..1 that differs from those of other numbers."""
+    return number % DISTINCT_VALUES / DISTINCT_VALUES
+
+
 class ByHand:
-    """A client of ComfyUI alone, with one websocket, as one writes it."""
+    """A client of ComfyUI's own API, with one websocket, as an application would have it.
+
+    Attributes
+    ----------
+    uploaded : names of uploaded images by their content
+    ended : for each run, a future with its outputs
+    outputs : for each run, outputs by node id so far
+    """
 
     def __init__(self, url: str) -> None:
-        self.url, self.client = url, uuid.uuid4().hex
+        self.url = url
+        self.client = uuid.uuid4().hex
         self.http = aiohttp.ClientSession(url, raise_for_status=True)
-        self.sent: dict[bytes, str] = {}
-        self.ends: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self.shown: dict[str, dict[str, Any]] = {}
+        self.uploaded: dict[bytes, str] = {}
+        self.ended: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}
 
     async def listen(self) -> None:
+        """Read the events of all runs."""
         async with self.http.ws_connect(f"/ws?clientId={self.client}", max_msg_size=0) as socket:
             async for message in socket:
                 if message.type != aiohttp.WSMsgType.TEXT:
                     continue
                 event = json.loads(message.data)
-                key = event["data"].get("prompt_id")
-                if key not in self.ends:
+                data = event["data"]
+                key = data.get("prompt_id")
+                if key not in self.ended:
                     continue
                 if event["type"] == "executed":
-                    self.shown[key][event["data"]["node"]] = event["data"]["output"]
+                    self.outputs[key][data["node"]] = data["output"]
                 elif event["type"] == "execution_success":
-                    self.ends[key].set_result(self.shown[key])
+                    self.ended[key].set_result(self.outputs[key])
                 elif event["type"] == "execution_error":
-                    self.ends[key].set_exception(RuntimeError(event["data"]["exception_message"]))
+                    self.ended[key].set_exception(RuntimeError(data["exception_message"]))
 
     async def upload(self, data: bytes) -> str:
-        """Once, as the gateway does."""
-        if data in self.sent:
-            return self.sent[data]
+        """Upload an image once, as the gateway does, and return its name."""
+        if data in self.uploaded:
+            return self.uploaded[data]
         form = aiohttp.FormData({"type": "temp", "subfolder": "by_hand"})
         form.add_field(
             "image", io.BytesIO(data), filename=f"{uuid.uuid4().hex}.jpg", content_type="image/jpeg"
         )
-        async with self.http.post("/upload/image", data=form) as answer:
-            self.sent[data] = f"by_hand/{(await answer.json())['name']} [temp]"
-            return self.sent[data]
+        async with self.http.post("/upload/image", data=form) as response:
+            name = (await response.json())["name"]
+        self.uploaded[data] = f"by_hand/{name} [temp]"
+        return self.uploaded[data]
 
-    async def run(self, graph: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
-        """The pictures that the graph's results show, by node."""
-        names = dict(
-            zip(pictures, [await self.upload(data) for data in pictures.values()], strict=True)
-        )
+    async def run(self, graph: dict[str, Any], images: dict[str, bytes]) -> dict[str, bytes]:
+        """Run a graph and return its result images by node id.
+
+        Parameters
+        ----------
+        images : image files by input name
+        """
+        names = {name: await self.upload(data) for name, data in images.items()}
         for node in graph.values():
-            if node["inputs"].get("name") in names and "image" in node["inputs"]:
-                node["inputs"]["image"] = names[node["inputs"]["name"]]
+            inputs = node["inputs"]
+            if inputs.get("name") in names and "image" in inputs:
+                inputs["image"] = names[inputs["name"]]
             if node["class_type"] == "ArtMancer_EndpointResult":
-                node["inputs"]["folder"] = "temp"
+                inputs["folder"] = "temp"
         key = str(uuid.uuid4())
-        self.ends[key], self.shown[key] = asyncio.get_running_loop().create_future(), {}
+        self.ended[key] = asyncio.get_running_loop().create_future()
+        self.outputs[key] = {}
         body = {"prompt": graph, "client_id": self.client, "prompt_id": key}
         async with self.http.post("/prompt", json=body):
             pass
-        shown = await self.ends[key]
-        del self.ends[key], self.shown[key]
+        outputs = await self.ended[key]
+        del self.ended[key]
+        del self.outputs[key]
         return {
             node: await self.view(output["images"][0])
-            for node, output in shown.items()
+            for node, output in outputs.items()
             if "images" in output
         }
 
-    async def view(self, picture: dict[str, str]) -> bytes:
-        async with self.http.get("/view", params=picture) as answer:
-            return await answer.read()
+    async def view(self, image: dict[str, str]) -> bytes:
+        """Download a result image."""
+        async with self.http.get("/view", params=image) as response:
+            return await response.read()
 
 
 class ByGateway:
@@ -138,314 +191,345 @@ class ByGateway:
             url,
             raise_for_status=True,
             timeout=aiohttp.ClientTimeout(300),
-            connector=aiohttp.TCPConnector(limit=250),
+            connector=aiohttp.TCPConnector(limit=FLOOD + 50),
         )
 
     async def get(self, path: str) -> Any:
-        async with self.http.get(path) as answer:
-            return await answer.json()
+        async with self.http.get(path) as response:
+            return await response.json()
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
-        async with self.http.post(path, json=body) as answer:
-            return await answer.json()
+        async with self.http.post(path, json=body) as response:
+            return await response.json()
 
 
 def graph(name: str, **values: Any) -> dict[str, Any]:
-    """A served graph with these values, and without the results on request."""
-    found: dict[str, Any] = json.loads((GRAPHS / f"{name}.json").read_text())
-    for key, node in list(found.items()):
-        if node["inputs"].get("on_request") is True:
-            del found[key]
-        elif node["inputs"].get("name") in values:
-            node["inputs"]["value"] = values[node["inputs"]["name"]]
-    return found
+    """Return a served graph with these values, and without the results on request."""
+    nodes: dict[str, Any] = json.loads((GRAPHS / f"{name}.json").read_text())
+    for key, node in list(nodes.items()):
+        inputs = node["inputs"]
+        if inputs.get("on_request") is True:
+            del nodes[key]
+        elif inputs.get("name") in values:
+            inputs["value"] = values[inputs["name"]]
+    return nodes
 
 
 def encoded(data: bytes) -> str:
+    """Return bytes as base64."""
     return base64.b64encode(data).decode()
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def edits(
     gateway: ByGateway, by_hand: ByHand, process: psutil.Process, rounds: int
 ) -> list[Row]:
-    took: dict[str, list[float]] = {"by hand": [], "gateway": []}
-    spent = 0.0
-    for index in range(rounds + 2):
-        seconds = {}
-        for way in ("by hand", "gateway") if index % 2 else ("gateway", "by hand"):
+    """Measure single edits, the two ways in turns."""
+
+    async def edit_by_hand(image: bytes) -> bytes:
+        nodes = graph("generate", prompt="balance", task_type="white_balance")
+        outputs = await by_hand.run(nodes, {"input_image": image})
+        return outputs["14"]
+
+    async def edit_by_gateway(image: bytes) -> str:
+        body = {"prompt": "balance", "input_image": encoded(image)}
+        answer = await gateway.post("/api/generate", body)
+        return str(answer["image"])
+
+    ways: list[tuple[str, Callable[[bytes], Awaitable[str | bytes]]]] = [
+        (BY_HAND, edit_by_hand),
+        (GATEWAY, edit_by_gateway),
+    ]
+    milliseconds: dict[str, list[float]] = {BY_HAND: [], GATEWAY: []}
+    cpu = 0.0
+    for index in range(WARMUP + rounds):
+        # The way that comes first changes each time.
+        ways.reverse()
+        for way, edit in ways:
             image = photo(1024)
-            before, start = process.cpu_times(), time.perf_counter()
-            if way == "gateway":
-                body = {"prompt": "balance", "input_image": encoded(image)}
-                answer = await gateway.post("/api/generate", body)
-            else:
-                filled = graph("generate", prompt="balance", task_type="white_balance")
-                shown = await by_hand.run(filled, {"input_image": image})
-            seconds[way] = time.perf_counter() - start
-            assert base64.b64decode(answer["image"]) if way == "gateway" else shown["14"]
-            after = process.cpu_times()
-            if way == "gateway" and index >= 2:
-                spent += after.user + after.system - before.user - before.system
-        if index >= 2:  # the first ones load what is loaded once
-            for way, value in seconds.items():
-                took[way].append(value * 1000)
-    added = [ours - theirs for ours, theirs in zip(took["gateway"], took["by hand"], strict=True)]
+            cpu_before = cpu_seconds(process)
+            start = time.perf_counter()
+            result = await edit(image)
+            seconds = time.perf_counter() - start
+            assert result
+            if index < WARMUP:
+                continue
+            milliseconds[way].append(seconds * 1000)
+            if way == GATEWAY:
+                cpu += cpu_seconds(process) - cpu_before
+    added = [
+        with_gateway - without
+        for with_gateway, without in zip(milliseconds[GATEWAY], milliseconds[BY_HAND], strict=True)
+    ]
     return [
-        Row(
-            "draft white balance, 1024x1024, by hand, median",
-            statistics.median(took["by hand"]),
-            "ms",
-        ),
-        Row(
-            "draft white balance, 1024x1024, gateway, median",
-            statistics.median(took["gateway"]),
-            "ms",
+        *(
+            Row(
+                f"draft white balance, 1024x1024, {way}, median",
+                statistics.median(values),
+                "ms",
+            )
+            for way, values in milliseconds.items()
         ),
         Row("added by the gateway, median of the differences", statistics.median(added), "ms", 25),
-        Row("CPU of the gateway an edit", spent / rounds * 1000, "ms", 20),
+        Row("CPU of the gateway an edit", cpu / rounds * 1000, "ms", 20),
     ]
 
 
 def shapes_to_click(side: int) -> tuple[bytes, Callable[[int], list[float]]]:
-    """PNG of shapes that the tests' FastSAM knows, and where the nth click goes: no two alike."""
-    pixels, shapes = scene(507, side)
-    inner = [cv2.erode(one.astype(np.uint8), np.ones((side // 16, side // 16))) for one in shapes]
-    spots = [place for one in inner for place in np.argwhere(one)[::97, ::-1].tolist()]
-    random.Random(0).shuffle(spots)
+    """Make a square PNG of shapes that the tests' FastSAM finds.
 
-    def place(number: int) -> list[float]:
-        x, y = spots[number % len(spots)]
-        return [x + number % 9973 / 9973, y]
+    Returns
+    -------
+    The PNG, and a function that returns the position [x, y] of the click with a number. No two
+    positions are alike.
+    """
+    pixels, shapes = scene(SHAPES_SEED, side)
+    kernel = np.ones((side // 16, side // 16))
+    positions: list[list[int]] = []
+    for shape in shapes:
+        # Clicks stay away from the edges of a shape.
+        inside = cv2.erode(shape.astype(np.uint8), kernel)
+        rows_and_columns = np.argwhere(inside)[::CLICK_STRIDE]
+        positions += rows_and_columns[:, ::-1].tolist()
+    random.Random(0).shuffle(positions)
 
-    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), place
+    def click_at(number: int) -> list[float]:
+        x, y = positions[number % len(positions)]
+        return [x + distinct(number), y]
+
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), click_at
 
 
-async def known(gateway: ByGateway, image: bytes, spot: list[float]) -> str:
-    """The image_id of a picture that was clicked once."""
-    body = {"image": encoded(image), "points": [spot]}
+async def upload_by_click(gateway: ByGateway, image: bytes, point: list[float]) -> str:
+    """Click an image once, and return the image_id for further clicks."""
+    body = {"image": encoded(image), "points": [point]}
     return str((await gateway.post("/api/smart-mask", body))["image_id"])
 
 
 async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]:
-    """Clicks and shadows by turns, each with a parameter that was not seen before. Both ways send
-    the photo that is clicked once: by hand its file is named from then on, here its image_id.
+    """Measure the throughput of clicks and shadows, in equal parts, from many clients at once.
+
+    Both ways send the clicked image once. Further clicks use its name or its image_id.
     """
-    image, mask = photo(512), spot(512)
-    shapes, place = shapes_to_click(512)
-    image_id = await known(gateway, shapes, place(0))
-    took: dict[str, list[float]] = {"by hand": [], "gateway": []}
-    spent = {"by hand": 0.0, "gateway": 0.0}
+    image, mask = photo(512), small_mask(512)
+    shapes, click_at = shapes_to_click(512)
+    image_id = await upload_by_click(gateway, shapes, click_at(0))
     errors = 0
 
-    async def ask_gateway() -> None:
+    async def request_gateway() -> None:
         nonlocal errors
         number = next(_counter)
         if number % 2:
+            path = "/api/image-utils/add-shadow-preview"
             body = {
                 "extracted_image": encoded(image),
                 "mask": encoded(mask),
-                "shadow_opacity": number % 9973 / 9973,
+                "shadow_opacity": distinct(number),
             }
-            path, answered = "/api/image-utils/add-shadow-preview", "preview_image"
+            result = "preview_image"
         else:
-            body = {"image_id": image_id, "points": [place(number)]}
-            path, answered = "/api/smart-mask", "mask_base64"
+            path = "/api/smart-mask"
+            body = {"image_id": image_id, "points": [click_at(number)]}
+            result = "mask_base64"
         try:
-            errors += not (await gateway.post(path, body))[answered]
+            answer = await gateway.post(path, body)
+            errors += not answer[result]
         except aiohttp.ClientError:
             errors += 1
 
-    async def ask_comfyui() -> None:
+    async def request_by_hand() -> None:
         number = next(_counter)
         if number % 2:
-            filled = graph("add-shadow-preview", opacity=number % 9973 / 9973)
-            assert await by_hand.run(filled, {"image": image, "mask": mask})
+            nodes = graph("add-shadow-preview", opacity=distinct(number))
+            assert await by_hand.run(nodes, {"image": image, "mask": mask})
         else:
-            filled = graph("smart-mask", prompt=json.dumps({"points": [place(number)]}))
-            assert await by_hand.run(filled, {"image": shapes})
+            nodes = graph("smart-mask", prompt=json.dumps({"points": [click_at(number)]}))
+            assert await by_hand.run(nodes, {"image": shapes})
 
-    async def client(ask: Callable[[], Awaitable[None]], times: list[float], end: float) -> None:
+    latencies: dict[str, list[float]] = {BY_HAND: [], GATEWAY: []}
+    spent = {BY_HAND: 0.0, GATEWAY: 0.0}
+
+    async def client(way: str, request: Callable[[], Awaitable[None]], end: float) -> None:
         while (start := time.perf_counter()) < end:
-            await ask()
-            times.append(time.perf_counter() - start)
+            await request()
+            latencies[way].append(time.perf_counter() - start)
 
-    for _ in range(SHARES):
-        for way, ask in (("by hand", ask_comfyui), ("gateway", ask_gateway)):
+    for _ in range(TURNS):
+        for way, request in ((BY_HAND, request_by_hand), (GATEWAY, request_gateway)):
             start = time.perf_counter()
-            times = took[way]
-            await asyncio.gather(
-                *(client(ask, times, start + seconds / SHARES) for _ in range(CLIENTS))
-            )
+            end = start + seconds / TURNS
+            await asyncio.gather(*(client(way, request, end) for _ in range(CLIENTS)))
             spent[way] += time.perf_counter() - start
-    rate = {way: len(times) / spent[way] for way, times in took.items()}
-    ours = sorted(took["gateway"])
+    rates = {way: len(values) / spent[way] for way, values in latencies.items()}
+    sorted_latencies = sorted(latencies[GATEWAY])
+    p99 = sorted_latencies[int(len(sorted_latencies) * 0.99)]
     return [
-        Row(
-            f"{CLIENTS} clients, {seconds:g} s, clicks and shadows, 512x512, by hand",
-            rate["by hand"],
-            "a second",
-        ),
-        Row(
-            f"{CLIENTS} clients, {seconds:g} s, clicks and shadows, 512x512, gateway",
-            rate["gateway"],
-            "a second",
+        *(
+            Row(
+                f"{CLIENTS} clients, {seconds:g} s, clicks and shadows, 512x512, {way}",
+                rate,
+                "a second",
+            )
+            for way, rate in rates.items()
         ),
         Row(
             "its throughput over that by hand, at least",
-            rate["gateway"] / rate["by hand"],
+            rates[GATEWAY] / rates[BY_HAND],
             "x",
             0.95,
         ),
         Row("errors under that load", errors, "", 0),
         Row(
-            "p99 over the median under that load",
-            ours[int(len(ours) * 0.99)] / statistics.median(ours),
-            "x",
-            3,
+            "p99 over the median under that load", p99 / statistics.median(sorted_latencies), "x", 3
         ),
     ]
 
 
 async def flood(gateway: ByGateway, process: psutil.Process) -> list[Row]:
+    """Submit many jobs at once; measure time and memory, and count their correct results."""
     bodies = [
         {"prompt": "balance", "input_image": encoded(photo(256)), "seed": seed}
-        for seed in range(200)
+        for seed in range(FLOOD)
     ]
     start = time.perf_counter()
     answers = await asyncio.gather(*(gateway.post("/api/generate/async", body) for body in bodies))
-    tasks = [answer["task_id"] for answer in answers]
     accepted = time.perf_counter() - start
+    job_ids = [answer["task_id"] for answer in answers]
     memory = process.memory_info().rss
     states: dict[str, str] = {}
-    while len(states) < len(tasks):
+    while len(states) < len(job_ids):
         memory = max(memory, process.memory_info().rss)
-        for task in [task for task in tasks if task not in states][:8]:
-            state = (await gateway.get(f"/api/jobs/{task}"))["status"]
+        unfinished = [job_id for job_id in job_ids if job_id not in states]
+        for job_id in unfinished[:POLLED_JOBS]:
+            state = (await gateway.get(f"/api/jobs/{job_id}"))["status"]
             if state in ("done", "error", "cancelled"):
-                states[task] = state
+                states[job_id] = state
         await asyncio.sleep(0.01)
     ended = time.perf_counter() - start
-    later = [await gateway.get(f"/api/jobs/{task}/result") for task in tasks]
-    read = sum(
-        json.loads(answer["outputs"]["report"])["seed"] == seed for seed, answer in enumerate(later)
-    )
+    correct = 0
+    for seed, job_id in enumerate(job_ids):
+        result = await gateway.get(f"/api/jobs/{job_id}/result")
+        correct += json.loads(result["outputs"]["report"])["seed"] == seed
+    done = sum(state == "done" for state in states.values())
+    name = f"{FLOOD} jobs at once"
     return [
-        Row("200 jobs at once: accepted within", accepted, "s"),
-        Row("200 jobs at once: ended within", ended, "s"),
-        Row(
-            "200 jobs at once: done, at least",
-            sum(state == "done" for state in states.values()),
-            "",
-            200,
-        ),
-        Row("200 jobs at once: own results read back, at least", read, "", 200),
-        Row("200 jobs at once, 256x256: memory of the gateway", memory / 2**20, "MB", 200),
+        Row(f"{name}: accepted within", accepted, "s"),
+        Row(f"{name}: ended within", ended, "s"),
+        Row(f"{name}: done, at least", done, "", FLOOD),
+        Row(f"{name}: own results read back, at least", correct, "", FLOOD),
+        Row(f"{name}, 256x256: memory of the gateway", memory / 2**20, "MB", 200),
     ]
 
 
-def overtaken(database: Path) -> Row:
-    """Of the last 200 jobs, in the order of acceptance, those that ended before the one that
-    came before them.
-    """
+def out_of_order(database: Path) -> Row:
+    """Count the jobs of the flood that ended before the job that was accepted before them."""
     with closing(sqlite3.connect(database)) as jobs:
-        rows = jobs.execute("SELECT finished FROM jobs ORDER BY number DESC LIMIT 200").fetchall()
+        rows = jobs.execute(
+            f"SELECT finished FROM jobs ORDER BY number DESC LIMIT {FLOOD}"
+        ).fetchall()
     ends = [finished for (finished,) in reversed(rows)]
-    return Row(
-        "200 jobs at once: out of order", sum(later < one for one, later in pairwise(ends)), "", 0
-    )
+    count = sum(later < earlier for earlier, later in pairwise(ends))
+    return Row(f"{FLOOD} jobs at once: out of order", count, "", 0)
 
 
 async def clicks(gateway: ByGateway) -> list[Row]:
-    mask = spot(1024)
-    image, place = shapes_to_click(1024)
-    spots = [place(number) for number in range(40)]
-    image_id = await known(gateway, image, spots[0])
-    took: dict[str, list[float]] = {"/ping": [], "/api/health": [], "click": []}
-    running = asyncio.create_task(asyncio.sleep(0))
-    for index, point in enumerate(spots):
-        if running.done():
+    """Measure clicks and status routes while edits run."""
+    mask = small_mask(1024)
+    image, click_at = shapes_to_click(1024)
+    points = [click_at(number) for number in range(CLICKS)]
+    image_id = await upload_by_click(gateway, image, points[0])
+    milliseconds: dict[str, list[float]] = {"/ping": [], "/api/health": [], "click": []}
+    edit: asyncio.Task[Any] | None = None
+    for index, point in enumerate(points):
+        if edit is None or edit.done():
             body = {
                 "prompt": "remove",
                 "input_image": encoded(photo(1024)),
                 "mask_image": encoded(mask),
                 "seed": index,
             }
-            running = asyncio.create_task(gateway.post("/api/generate", body))
+            edit = asyncio.create_task(gateway.post("/api/generate", body))
+            # The edit is at the ComfyUI before the next click.
             await asyncio.sleep(0.1)
         for path in ("/ping", "/api/health"):
             start = time.perf_counter()
             await gateway.get(path)
-            took[path].append((time.perf_counter() - start) * 1000)
+            milliseconds[path].append((time.perf_counter() - start) * 1000)
         body = {"image_id": image_id, "points": [point]}
         start = time.perf_counter()
         await gateway.post("/api/smart-mask", body)
-        took["click"].append((time.perf_counter() - start) * 1000)
-    await running
+        milliseconds["click"].append((time.perf_counter() - start) * 1000)
+    if edit:
+        await edit
+    slowest = f"slowest of {CLICKS}"
+    click = "click on a known picture, 1024x1024, while an edit runs"
     return [
-        Row("/ping while an edit runs, slowest of 40", max(took["/ping"]), "ms", 50),
-        Row("/api/health while an edit runs, slowest of 40", max(took["/api/health"]), "ms", 50),
+        Row(f"/ping while an edit runs, {slowest}", max(milliseconds["/ping"]), "ms", 50),
         Row(
-            "click on a known picture, 1024x1024, while an edit runs, median",
-            statistics.median(took["click"]),
-            "ms",
-            300,
+            f"/api/health while an edit runs, {slowest}", max(milliseconds["/api/health"]), "ms", 50
         ),
-        Row(
-            "click on a known picture, 1024x1024, while an edit runs, slowest of 40",
-            max(took["click"]),
-            "ms",
-        ),
+        Row(f"{click}, median", statistics.median(milliseconds["click"]), "ms", 300),
+        Row(f"{click}, {slowest}", max(milliseconds["click"]), "ms"),
     ]
 
 
+def make_base(base: Path) -> None:
+    """Make a base directory for ComfyUI with the pack and the tiny FastSAM."""
+    pack = base / "custom_nodes" / "artmancer"
+    pack.parent.mkdir(parents=True)
+    pack.symlink_to(ROOT)
+    model = base / "models" / "fastsam" / "tiny.pt"
+    model.parent.mkdir(parents=True)
+    model.symlink_to(ROOT / "tests" / "assets" / "tiny_fastsam.pt")
+
+
 async def measure(rounds: int, seconds: float) -> list[Row]:
-    with tempfile.TemporaryDirectory() as folder:
-        base, port, heavy, light = Path(folder) / "base", free_port(), free_port(), free_port()
-        (base / "custom_nodes").mkdir(parents=True)
-        (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
-        (base / "models" / "fastsam").mkdir(parents=True)
-        (base / "models" / "fastsam" / "tiny.pt").symlink_to(
-            ROOT / "tests" / "assets" / "tiny_fastsam.pt"
-        )
-        urls = [f"http://127.0.0.1:{one}" for one in (heavy, light)]
+    """Start the gateway with its ComfyUIs and run all measurements."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_base(folder / "base")
+        port = free_port()
+        heavy_url = f"http://127.0.0.1:{free_port()}"
+        light_url = f"http://127.0.0.1:{free_port()}"
         command = [
-            "serve",
-            "--with-comfyui",
-            "--cpu",
-            "--comfyui-base",
-            str(base),
-            "--port",
-            str(port),
+            *(sys.executable, "-m", "artmancer.cli", "serve", "--port", str(port)),
+            *("--with-comfyui", "--cpu", "--comfyui-base", str(folder / "base")),
+            *("--comfyui-url", heavy_url, "--comfyui-light-url", light_url),
         ]
-        command += ["--comfyui-url", urls[0], "--comfyui-light-url", urls[1]]
-        env = {**os.environ, "ARTMANCER_DATA": str(Path(folder) / "data"), "YOLO_OFFLINE": "True"}
-        log = (Path(folder) / "gateway.log").open("wb")
-        started = subprocess.Popen(
-            [sys.executable, "-m", "artmancer.cli", *command], env=env, stdout=log, stderr=log
-        )
-        process = psutil.Process(started.pid)
+        env = {**os.environ, "ARTMANCER_DATA": str(folder / "data"), "YOLO_OFFLINE": "True"}
+        log = (folder / "gateway.log").open("wb")
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        process = psutil.Process(server.pid)
         gateway = ByGateway(f"http://127.0.0.1:{port}")
-        hands = [ByHand(url) for url in urls]
-        listening: list[asyncio.Task[None]] = []
+        heavy_by_hand = ByHand(heavy_url)
+        light_by_hand = ByHand(light_url)
+        listeners: list[asyncio.Task[None]] = []
         try:
             await _until_healthy(gateway)
-            listening = [asyncio.create_task(hand.listen()) for hand in hands]
-            rows = await edits(gateway, hands[0], process, rounds)
-            rows += await load(gateway, hands[1], seconds)
+            for by_hand in (heavy_by_hand, light_by_hand):
+                listeners.append(asyncio.create_task(by_hand.listen()))
+            rows = await edits(gateway, heavy_by_hand, process, rounds)
+            rows += await load(gateway, light_by_hand, seconds)
             rows += await clicks(gateway)
             rows += await flood(gateway, process)
         finally:
-            for task in listening:
-                task.cancel()
-            for client in (gateway, *hands):
+            for listener in listeners:
+                listener.cancel()
+            for client in (gateway, heavy_by_hand, light_by_hand):
                 await client.http.close()
-            started.terminate()
-            started.wait(30)
-        rows.append(overtaken(Path(folder) / "data" / "jobs.sqlite"))
+            server.terminate()
+            server.wait(30)
+        rows.append(out_of_order(folder / "data" / "jobs.sqlite"))
     return rows
 
 
 async def _until_healthy(gateway: ByGateway) -> None:
+    """Wait until all services of the gateway are healthy."""
     while True:
         try:
             if (await gateway.get("/api/system/health"))["status"] == "healthy":
@@ -456,12 +540,15 @@ async def _until_healthy(gateway: ByGateway) -> None:
 
 
 def main() -> int:
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--edits", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--edits", type=int, default=20, help="edits to measure (default: 20)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="seconds under load, for each way (default: 60)"
+    )
     options = parser.parse_args()
     return finish(asyncio.run(measure(options.edits, options.seconds)), options.json)
 

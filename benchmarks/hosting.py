@@ -1,8 +1,9 @@
-"""What hosting on Modal costs and loses, with the tests' stand-in for Modal and real workers in
-processes of their own.
+"""Benchmarks of hosting on Modal: cold starts, the time a gateway adds, and jobs whose worker is
+killed.
 
-Killed are workers with the tests' fake ComfyUI, so that fifty of them take minutes; all else is a
-real ComfyUI.
+Modal is the tests' stand-in; the workers are real ones, in processes of their own. Workers that are
+killed have the tests' fake ComfyUI, so that fifty of them take minutes. The other measurements use
+a real ComfyUI.
 
 Usage: python benchmarks/hosting.py [--json] [--kills N] [--requests N] [--starts N]
 """
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -31,10 +33,10 @@ from support.paths import EXAMPLES, FAKE_COMFYUI, ROOT
 from support.shapes import scene
 
 from artmancer.gateway import comfy_process
-from artmancer.gateway.jobs import Job
+from artmancer.gateway.jobs import JobRecord, LaneName
 from artmancer.gateway.workflows import WorkflowFolder
 from artmancer.hosting import container
-from artmancer.hosting.modal_jobs import order
+from artmancer.hosting.modal_jobs import make_order
 from artmancer.hosting.shared import SharedUploadStore
 from artmancer.hosting.web import web_app
 from artmancer.hosting.worker import Worker
@@ -45,177 +47,215 @@ FAKE = [
     "{port}",
     "{folder}/told.log",
 ]
-ENDS = ("done", "error", "cancelled")
+"""Command that starts the fake ComfyUI of a worker."""
+
+ENDED = ("done", "error", "cancelled")
+
+WARMUP = 3
+"""Requests before the measurement: they load the models."""
+
+LIMIT_MS = 15
+"""Most milliseconds that the gateway may add to a click."""
 
 
 async def nothing() -> None:
     pass
 
 
-def served(modal: FakeModal, folder: Path) -> Served:
-    made = settings(folder / "gateway")
-    app = web_app(modal.remote(), folder / "checkpoints", modal.results, nothing, nothing, made)
-    return Served(made, app)
+def serve(modal: FakeModal, folder: Path) -> Served:
+    gateway_settings = settings(folder / "gateway")
+    app = web_app(
+        modal.remote(), folder / "checkpoints", modal.results, nothing, nothing, gateway_settings
+    )
+    return Served(gateway_settings, app)
 
 
-def kills(tries: int) -> Iterator[Row]:
-    """Of two jobs each, on the GPU or next in turn, what became when their worker was killed."""
+def make_job_order(name: str, lane: LaneName, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Make the order of a job that runs a workflow."""
+    workflow = WorkflowFolder(ROOT / "workflows" / "api").get(name)
+    record = JobRecord.create(workflow, lane, inputs, client="benchmark")
+    return make_order(record, workflow.with_inputs(inputs, record.results), debug_session=False)
+
+
+def kills(rounds: int) -> Iterator[Row]:
+    """Kill the worker of two jobs in each round, and count how the jobs end.
+
+    One of the two jobs is on the GPU, the other is next.
+    """
     states: list[str] = []
-    waits = []
+    seconds = []
     with (
         tempfile.TemporaryDirectory() as folder,
         FakeModal(Path(folder) / "modal", FAKE) as modal,
-        served(modal, Path(folder)) as gateway,
+        serve(modal, Path(folder)) as gateway,
     ):
-        for number in range(tries):
-            tasks = [gateway.submit(prompt="slow 0.5", seed=seed) for seed in range(2)]
-            until(lambda tasks=tasks: gateway.status(tasks[0])["status"] == "processing", 60)
-            time.sleep(0.4 * number / tries)
+        for index in range(rounds):
+            job_ids = [gateway.submit(prompt="slow 0.5", seed=seed) for seed in range(2)]
+            until(lambda ids=job_ids: gateway.status(ids[0])["status"] == "processing", 60)
+            # A later moment of the run in each round.
+            time.sleep(0.4 * index / rounds)
             modal.kill("heavy")
             start = time.perf_counter()
-            for task in tasks:
-                until(lambda task=task: gateway.status(task)["status"] in ENDS, 120)
-                said = gateway.status(task)
-                read = gateway.http.get(f"/api/jobs/{task}/result").status_code == 200
-                well = (said["status"] == "done" and read) or (
-                    said["status"] == "error" and said["error"]
-                )
-                states.append(said["status"] if well else "lost")
-            waits.append(time.perf_counter() - start)
-    name = f"{tries} workers killed in mid-job, 2 jobs each"
+            states += [_state_at_end(gateway, job_id) for job_id in job_ids]
+            seconds.append(time.perf_counter() - start)
+    name = f"{rounds} workers killed in mid-job, 2 jobs each"
     yield Row(f"{name}: run again elsewhere", states.count("done"), "")
     yield Row(f"{name}: failed with a reason", states.count("error"), "")
     yield Row(f"{name}: lost", states.count("lost"), "", 0)
     yield Row(
         f"{name}: until both have ended, a worker's start included, median",
-        statistics.median(waits),
+        statistics.median(seconds),
         "s",
     )
 
 
+def _state_at_end(gateway: Served, job_id: str) -> str:
+    """Wait until a job has ended; return "done", "error", or "lost" for any other end."""
+    until(lambda: gateway.status(job_id)["status"] in ENDED, 120)
+    status = gateway.status(job_id)
+    state = str(status["status"])
+    if state == "done":
+        answer = gateway.http.get(f"/api/jobs/{job_id}/result")
+        return state if answer.status_code == 200 else "lost"
+    return state if state == "error" and status["error"] else "lost"
+
+
 def photo(number: int) -> bytes:
-    """PNG of shapes that the tests' FastSAM knows, 512x512, that was not seen before."""
+    """Return a PNG, 512x512, of shapes that the tests' FastSAM finds; each number gives a new
+    image.
+    """
     pixels, _ = scene(507, 512)
     pixels[:8, :8] = number % 256, number // 256, 7
-    saved = io.BytesIO()
-    Image.fromarray(pixels).save(saved, "PNG")
-    return saved.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def added(requests: int) -> list[Row]:
-    """A click by the gateway, and by the worker's method, in turn;
-    each with a photo that was not seen before.
+    """Measure clicks through the gateway and through the worker's method, in turn, each with a new
+    photo.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "base" / "models" / "fastsam" / "tiny.pt"
         weights.parent.mkdir(parents=True)
         weights.symlink_to(ROOT / "tests" / "assets" / "tiny_fastsam.pt")
-        command = comfyui(folder / "base", "{folder}/comfyui", "{port}")
-        with FakeModal(folder / "modal", command) as modal, served(modal, folder) as gateway:
+        command = comfyui_command(folder / "base", "{folder}/comfyui", "{port}")
+        with FakeModal(folder / "modal", command) as modal, serve(modal, folder) as gateway:
             gateway.http.timeout = httpx.Timeout(300)
             return asyncio.run(_added(requests, gateway, modal.remote(), folder))
 
 
 async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) -> list[Row]:
-    _, place = shapes_to_click(512)
-    pictures = SharedUploadStore(folder / "pictures", remote)
-    workflow = WorkflowFolder(ROOT / "workflows" / "api").get("smart-mask")
-    took: dict[str, list[float]] = {"gateway": [], "worker": []}
+    _, click_at = shapes_to_click(512)
+    uploads = SharedUploadStore(folder / "pictures", remote)
+    milliseconds: dict[str, list[float]] = {"gateway": [], "worker": []}
 
-    async def by_gateway(data: bytes, point: list[float]) -> None:
+    async def click_by_gateway(data: bytes, point: list[float]) -> None:
         body = {"image": base64.b64encode(data).decode(), "points": [point]}
         answer = await asyncio.to_thread(gateway.http.post, "/api/smart-mask", json=body)
         assert answer.status_code == 200 and answer.json()["mask_base64"], answer.text
 
-    async def by_worker(data: bytes, point: list[float]) -> None:
+    async def click_by_worker(data: bytes, point: list[float]) -> None:
         inputs = {
-            "image": await pictures.keep(data, "image"),
+            "image": await uploads.keep(data, "image"),
             "prompt": json.dumps({"points": [point]}),
         }
-        job = Job.new(workflow, "light", inputs, "benchmark", [], {}, None)
-        call = await remote.spawn("light", order(job))
+        call = await remote.spawn("light", make_job_order("smart-mask", "light", inputs))
         outcome = await remote.result(call, 60)
-        assert outcome["pictures"]["mask"], outcome
+        assert outcome["images"]["mask"], outcome
 
-    numbers = iter(range(10_000))
-    for number in range(requests + 3):
-        ways = (("gateway", by_gateway), ("worker", by_worker))
-        for way, ask in ways if number % 2 == 0 else reversed(ways):
-            data = photo(next(numbers))
+    photo_number = 0
+    for index in range(WARMUP + requests):
+        ways = [("gateway", click_by_gateway), ("worker", click_by_worker)]
+        if index % 2:
+            ways.reverse()
+        for way, click in ways:
+            data = photo(photo_number)
+            photo_number += 1
             start = time.perf_counter()
-            await ask(data, place(number))
-            if number >= 3:  # the first ones load what is loaded once
-                took[way].append(1000 * (time.perf_counter() - start))
+            await click(data, click_at(index))
+            if index >= WARMUP:
+                milliseconds[way].append(1000 * (time.perf_counter() - start))
     differences = [
-        ours - theirs for ours, theirs in zip(took["gateway"], took["worker"], strict=True)
+        by_gateway - by_worker
+        for by_gateway, by_worker in zip(
+            milliseconds["gateway"], milliseconds["worker"], strict=True
+        )
     ]
-    what = "click, 512x512, a new photo each"
+    name = "click, 512x512, a new photo each"
     return [
         Row(
-            f"{what}: the worker's method, median of {requests}",
-            statistics.median(took["worker"]),
+            f"{name}: the worker's method, median of {requests}",
+            statistics.median(milliseconds["worker"]),
             "ms",
         ),
         Row(
-            f"{what}: by the gateway's app, median of {requests}",
-            statistics.median(took["gateway"]),
+            f"{name}: by the gateway's app, median of {requests}",
+            statistics.median(milliseconds["gateway"]),
             "ms",
         ),
         Row(
             "added by app and runner, median of the differences",
             statistics.median(differences),
             "ms",
-            15,
+            LIMIT_MS,
         ),
     ]
 
 
-def comfyui(base: Path, folder: str, port: str) -> list[str]:
-    """What starts a ComfyUI with the pack on the CPU, where these stand for its folder
-    and its port.
+def comfyui_command(base: Path, folder: str, port: str) -> list[str]:
+    """Return the command that starts a ComfyUI with the pack on the CPU.
+
+    Parameters
+    ----------
+    base : folder of its models and custom nodes; the pack is linked there
+    folder : its own folder, or a placeholder for it
+    port : its port, or a placeholder for it
     """
-    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-    pack = base / "custom_nodes" / "artmancer"
+    custom_nodes = base / "custom_nodes"
+    custom_nodes.mkdir(parents=True, exist_ok=True)
+    pack = custom_nodes / "artmancer"
     if not pack.exists():
         pack.symlink_to(ROOT)
-    made = base.parent / "comfyui"
-    start = comfy_process.command(1, made, base=base, cpu=True)
-    start[start.index("1")], start[start.index(str(made))] = port, folder
-    return [*start, *container.COMFYUI_ARGUMENTS]
+    # comfy_process.command needs a real folder and port, which are replaced afterwards.
+    real_folder = base.parent / "comfyui"
+    command = comfy_process.command(1, real_folder, base=base, cpu=True)
+    command[command.index("1")] = port
+    command[command.index(str(real_folder))] = folder
+    return [*command, *container.COMFYUI_ARGUMENTS]
 
 
 def starts(rounds: int) -> Iterator[Row]:
-    """Of a worker: plain, and with what a snapshot of memory holds done ahead."""
-    stages: dict[str, list[Mapping[str, float]]] = {"plain": [], "ahead": []}
+    """Measure starts of a worker: from nothing, and after the part that a memory snapshot holds."""
+    stages: dict[str, list[Mapping[str, float]]] = {"plain": [], "prepared": []}
     for _ in range(rounds):
-        for way, found in stages.items():
+        for way, measurements in stages.items():
             with tempfile.TemporaryDirectory() as folder:
-                found.append(asyncio.run(_start(Path(folder), ahead=way == "ahead")))
+                seconds = asyncio.run(_start(Path(folder), prepare=way == "prepared"))
+                measurements.append(seconds)
 
     def median(way: str, stage: str) -> float:
-        return statistics.median(one[stage] for one in stages[way])
+        return statistics.median(seconds[stage] for seconds in stages[way])
 
+    plain = median("plain", "comfyui")
+    from_snapshot = median("prepared", "comfyui")
+    yield Row("cold start, before: ComfyUI with the pack, from nothing", plain, "s")
     yield Row(
-        "cold start, before: ComfyUI with the pack, from nothing", median("plain", "comfyui"), "s"
+        "cold start, after: imports, kept in the snapshot", median("prepared", "imports"), "s"
     )
-    yield Row("cold start, after: imports, kept in the snapshot", median("ahead", "imports"), "s")
-    yield Row(
-        "cold start, after: ComfyUI with the pack, from the snapshot",
-        median("ahead", "comfyui"),
-        "s",
-    )
-    saved = 1 - median("ahead", "comfyui") / median("plain", "comfyui")
-    yield Row("cold start: share of it that the snapshot saves", saved, "")
-    for way, name in (("plain", "before"), ("ahead", "after")):
+    yield Row("cold start, after: ComfyUI with the pack, from the snapshot", from_snapshot, "s")
+    yield Row("cold start: share of it that the snapshot saves", 1 - from_snapshot / plain, "")
+    for way, name in (("plain", "before"), ("prepared", "after")):
         yield Row(
             f"cold start, {name}: the first draft edit, 600x400", median(way, "first edit"), "s"
         )
 
 
-async def _start(folder: Path, ahead: bool) -> Mapping[str, float]:
+async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
+    """Start a worker and run one edit; return the seconds of each stage."""
     port = free_port()
-    command = comfyui(folder / "base", str(folder / "comfyui"), str(port))
+    command = comfyui_command(folder / "base", str(folder / "comfyui"), str(port))
     with FakeModal(folder / "modal", FAKE) as modal:
         remote = modal.remote()
         worker = Worker(
@@ -228,32 +268,32 @@ async def _start(folder: Path, ahead: bool) -> Mapping[str, float]:
             sync=nothing,
             on_dead=nothing,
         )
-        if ahead:
+        if prepare:
             worker.prepare()
-        await worker.start()
-        pictures = SharedUploadStore(folder / "pictures", remote)
-        files = {"input_image": "coffee.png", "mask_image": "coffee_mask.png"}
-        inputs = {"prompt": "remove the spoon"}
-        for name, file in files.items():
-            inputs[name] = await pictures.keep((EXAMPLES / file).read_bytes(), name)
-        workflow = WorkflowFolder(ROOT / "workflows" / "api").get("generate")
-        job = Job.new(workflow, "heavy", inputs, "benchmark", [], {}, None)
-        start = time.perf_counter()
-        outcome = await worker.run(order(job))
-        assert outcome.get("pictures", {}).get("image"), outcome
-        first = time.perf_counter() - start
-        await worker.stop()
-        return {**worker.stages, "first edit": first}
+        try:
+            await worker.start()
+            uploads = SharedUploadStore(folder / "pictures", remote)
+            inputs = {"prompt": "remove the spoon"}
+            for name, file in (("input_image", "coffee.png"), ("mask_image", "coffee_mask.png")):
+                inputs[name] = await uploads.keep((EXAMPLES / file).read_bytes(), name)
+            order = make_job_order("generate", "heavy", inputs)
+            start = time.perf_counter()
+            outcome = await worker.run(order)
+            seconds = time.perf_counter() - start
+            assert outcome.get("images", {}).get("image"), outcome
+        finally:
+            await worker.stop()
+        return {**worker.stages, "first edit": seconds}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--requests", type=int, default=100)
-    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--kills", type=int, default=50, help="workers to kill")
+    parser.add_argument("--requests", type=int, default=100, help="clicks of each kind")
+    parser.add_argument("--starts", type=int, default=3, help="starts of each kind")
     options = parser.parse_args()
     rows = [*starts(options.starts), *added(options.requests), *kills(options.kills)]
     return finish(rows, options.json)

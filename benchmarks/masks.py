@@ -1,8 +1,8 @@
-"""What a click in Smart Mask and a removed background cost,
-beside ultralytics' and rembg's own calls.
+"""Times of a click in Smart Mask and of a background removal, beside ultralytics' and rembg's own
+calls.
 
-Side by side in one process, in turn. FastSAM is the tests' tiny one; rembg's model is u2netp, as
-the tests fetch it.
+Both sides run in turn in one process. FastSAM is the tests' tiny model; rembg's model is u2netp,
+which the tests download.
 
 Usage: python benchmarks/masks.py [--json] [--rounds N]
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# ultralytics reads these when it is imported.
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp()
 os.environ["YOLO_VERBOSE"] = "False"
 os.environ["YOLO_OFFLINE"] = "True"
@@ -37,38 +38,50 @@ from artmancer.masks.clicks import Clicks
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "tests" / "assets" / "tiny_fastsam.pt"
+
 HEIGHT, WIDTH = 2160, 3840
+"""Size of the images that are clicked, in pixels."""
+
+SCENE_SIDE = 1024
+"""Side of the scene that is scaled to that size, in pixels."""
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
+def resize(image: torch.Tensor, size: tuple[int, int], mode: str = "nearest") -> torch.Tensor:
+    """Resize an IMAGE [B, H, W, 3] to this (height, width)."""
+    return functional.interpolate(image.movedim(-1, 1), size, mode=mode).movedim(1, -1)
+
+
+def click(model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float]) -> torch.Tensor:
+    """Return the mask of a click, at full size."""
+    everything = model.everything(image)
+    return everything.draw(everything.choose(Clicks((point,)))[0])
+
+
 def clicks(rounds: int) -> Iterator[Row]:
+    """Time our first click and the further clicks in an image, beside ultralytics' call."""
     from ultralytics import FastSAM
 
-    pixels, shapes = scene(507, 1024)
-    picture = torch.from_numpy(pixels).float()[None] / 255
-    images = [
-        functional.interpolate(picture.movedim(-1, 1), (HEIGHT, WIDTH))
-        .movedim(1, -1)
-        .mul(1 - index / 1000)
-        .contiguous()
-        for index in range(rounds)
-    ]
-    middles = [
-        np.argwhere(cv2.erode(shape.astype(np.uint8), np.ones((61, 61)))).mean(0)
-        for shape in shapes
-    ]
-    points = [(float(x) * WIDTH / 1024, float(y) * HEIGHT / 1024) for y, x in middles]
+    pixels, shapes = scene(507, SCENE_SIDE)
+    large = resize(torch.from_numpy(pixels).float()[None] / 255, (HEIGHT, WIDTH))
+    # Each image is a little darker than the last, so that no result is in a cache.
+    images = [large.mul(1 - index / 1000).contiguous() for index in range(rounds)]
+    # Eroded, so that the mean place of a shape's pixels is well inside the shape.
+    cores = [cv2.erode(shape.astype(np.uint8), np.ones((61, 61))) for shape in shapes]
+    centers = [np.argwhere(core).mean(0) for core in cores]
+    points = [(float(x) * WIDTH / SCENE_SIDE, float(y) * HEIGHT / SCENE_SIDE) for y, x in centers]
 
-    def theirs(image: torch.Tensor) -> None:
-        pixels = to_uint8(image[0]).numpy()[..., ::-1]
+    def ultralytics_click(image: torch.Tensor) -> None:
         model = FastSAM(WEIGHTS)
         model(
-            pixels,
+            # ultralytics expects blue, green, red.
+            to_uint8(image[0]).numpy()[..., ::-1],
             points=[list(points[0])],
             labels=[1],
             imgsz=256,
@@ -77,16 +90,11 @@ def clicks(rounds: int) -> Iterator[Row]:
             verbose=False,
         )
 
-    def click(
-        model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float]
-    ) -> torch.Tensor:
-        everything = model.everything(image)
-        return everything.draw(everything.choose(Clicks((point,)))[0])
-
-    theirs(images[0])  # imports, and what is made ready once a process
-    fresh, first, second = [], [], []
+    # The first call imports libraries, and prepares what is prepared once in a process.
+    ultralytics_click(images[0])
+    fresh, first, further = [], [], []
     for image in images:
-        fresh.append(seconds(lambda image=image: theirs(image)))
+        fresh.append(seconds(lambda image=image: ultralytics_click(image)))
         first.append(
             seconds(lambda image=image: click(fastsam.load(WEIGHTS), image.clone(), points[0]))
         )
@@ -95,81 +103,80 @@ def clicks(rounds: int) -> Iterator[Row]:
         for point in points:
             start = time.perf_counter()
             mask = click(model, image, point)
-            second.append(time.perf_counter() - start)
+            further.append(time.perf_counter() - start)
             if not mask.any():
                 sys.exit("A click gave an empty mask.")
     size = f"{WIDTH}x{HEIGHT}"
-    fresh_time, first_time, second_time = (
-        1000 * statistics.median(one) for one in (fresh, first, second)
+    fresh_time, first_time, further_time = (
+        1000 * statistics.median(times) for times in (fresh, first, further)
     )
     yield Row(f"{size}: a fresh ultralytics FastSAM(...)(image, points=...)", fresh_time, "ms")
     yield Row(f"{size}: our first click, model loaded anew", first_time, "ms")
     yield Row("first click over ultralytics", first_time / fresh_time, "x", 1.1)
-    yield Row(f"{size}: each further click, mask at full size", second_time, "ms", 30)
+    yield Row(f"{size}: each further click, mask at full size", further_time, "ms", 30)
     yield Row(
         "further click, as many times faster than ultralytics, at least",
-        fresh_time / second_time,
+        fresh_time / further_time,
         "x",
         50,
     )
 
 
-def many(rounds: int) -> Iterator[Row]:
-    """Clicks among as many masks as there can be, of the size that FastSAM's own network makes."""
-    noise = torch.Generator().manual_seed(0)
+def many_masks(rounds: int) -> Iterator[Row]:
+    """Time clicks among the largest number of masks, of the size that FastSAM's own network
+    makes.
+    """
+    generator = torch.Generator().manual_seed(0)
 
-    def network(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        height, width = picture.shape[2:]
-        coarse = torch.randn(1, 32, 6, 10, generator=noise)
+    def network(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = image.shape[2:]
+        coarse = torch.randn(1, 32, 6, 10, generator=generator)
         prototypes = functional.interpolate(coarse, (height // 4, width // 4), mode="bicubic")
-        count = 2 * fastsam.MOST
-        places = torch.rand(1, 2, count, generator=noise) * torch.tensor([width, height])[:, None]
-        sides = 60 + 400 * torch.rand(1, 2, count, generator=noise)
-        scores = 0.5 + 0.5 * torch.rand(1, 1, count, generator=noise)
-        coefficients = torch.randn(1, 32, count, generator=noise)
-        return torch.cat([places, sides, scores, coefficients], 1), prototypes
+        # Non-maximum suppression drops some of them.
+        count = 2 * fastsam.MAX_MASKS
+        size = torch.tensor([width, height])[:, None]
+        centers = torch.rand(1, 2, count, generator=generator) * size
+        sides = 60 + 400 * torch.rand(1, 2, count, generator=generator)
+        scores = 0.5 + 0.5 * torch.rand(1, 1, count, generator=generator)
+        coefficients = torch.randn(1, 32, count, generator=generator)
+        return torch.cat([centers, sides, scores, coefficients], 1), prototypes
 
     everything = fastsam.FastSAM("noise", network, 1024).everything(
-        torch.rand(1, HEIGHT, WIDTH, 3, generator=noise)
+        torch.rand(1, HEIGHT, WIDTH, 3, generator=generator)
     )
-    took = []
-    while len(took) < 20 * rounds:
-        x, y = (torch.rand(2, generator=noise) * torch.tensor([WIDTH, HEIGHT])).tolist()
+    times = []
+    while len(times) < 20 * rounds:
+        x, y = (torch.rand(2, generator=generator) * torch.tensor([WIDTH, HEIGHT])).tolist()
         start = time.perf_counter()
         if choices := everything.choose(Clicks(((x, y),))):
             everything.draw(choices[0])
-            took.append(1000 * (time.perf_counter() - start))
+            times.append(1000 * (time.perf_counter() - start))
     grid = "x".join(str(side) for side in reversed(everything.masks.size))
-    what = (
+    name = (
         f"{WIDTH}x{HEIGHT}, {len(everything.boxes)} masks on a grid of {grid}: each further click, "
         "mask at full size"
     )
-    yield Row(what, statistics.median(took), "ms", 30)
+    yield Row(name, statistics.median(times), "ms", 30)
 
 
 def backgrounds(rounds: int) -> Iterator[Row]:
+    """Time our background removal, beside rembg.remove with the same session."""
     from rembg import remove
 
     folder = rembg_weights.fetch()
     if folder is None:
-        yield Row(
-            "remove background, warm, over rembg.remove: no weights to be had", None, "x", 1.15
-        )
+        yield Row("remove background, warm, over rembg.remove: no weights", None, "x", 1.15)
         return
     path = folder / "u2netp.onnx"
     photo = load(ROOT / "workflows" / "examples" / "astronaut.png").image
-    image = (
-        functional.interpolate(photo.movedim(-1, 1), (1024, 1024), mode="bicubic")
-        .movedim(1, -1)
-        .clamp(0, 1)
-    )
+    image = resize(photo, (1024, 1024), "bicubic").clamp(0, 1)
     remover = matting.Remover("u2netp", path)
     start = time.perf_counter()
     remover.cut_out(image, decontaminate=False)
     yield Row(
         "remove background, 1024x1024: first call after the start", time.perf_counter() - start, "s"
     )
-    session = next(iter(remover._sessions.values()))
+    session = remover.sessions["auto"]
     pixels = to_pil(image[0])
     ours, theirs = [], []
     for _ in range(rounds):
@@ -185,14 +192,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--rounds", type=int, default=7, help="repetitions; default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     return finish(
         [
             *clicks(options.rounds),
-            *many(options.rounds),
+            *many_masks(options.rounds),
             *backgrounds(3 * options.rounds),
             import_time(),
         ],

@@ -1,16 +1,18 @@
-"""What crop and stitch cost, beside the limits that a machine sets: one look at the mask, one copy
-of the picture.
+"""Benchmark of crop and stitch, of the pack's import, and of the memory of an edit.
 
-Each size is measured in a fresh process, and results are kept alive, as ComfyUI's cache keeps them:
-every copy and every stitch pays for memory of its own. The order of the calls is drawn anew in each
-round. The rows "in used memory" have no limit: there each result goes where the one before it was
-freed, and a copy of a small picture never leaves the processor's cache.
+The time of a crop is compared with a search of the mask (one amax), the time of a stitch with a
+copy of the image (one clone): no machine can do it in less.
+
+Each size is measured in a fresh process. Results are kept alive, as in ComfyUI's cache, so that
+each copy and each stitch needs new memory. The order of the calls is random in each round. The rows
+"in used memory" have no limit: there each result takes the memory of the result before it, and a
+copy of a small image never leaves the processor's cache.
 
 Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
 
---peer : a checkout of ComfyUI-Inpaint-CropAndStitch, whose nodes are then measured beside ours (in
-    ComfyUI's modules, from $COMFYUI_PATH or ~/comfy/ComfyUI), with their own default settings on
-    the CPU
+--peer : a checkout of ComfyUI-Inpaint-CropAndStitch, whose nodes are then measured for comparison,
+    with their default settings on the CPU. They need ComfyUI's modules, from $COMFYUI_PATH or
+    ~/comfy/ComfyUI
 """
 
 import argparse
@@ -37,25 +39,54 @@ from artmancer.folders import comfyui_folder
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((1024, 1024), (3840, 2160), (7680, 4320))
+"""(width, height) of the images that are cropped, in pixels."""
+
 MASK_SIDE = 400
+"""Side of the square mask in pixels."""
+
 MAX_KEPT = 8 * 2**30
+"""Largest total size of the results that are kept alive, in bytes."""
+
+CROP_BASE_MS = 25
+"""Milliseconds that a crop may take besides three searches of the mask."""
+
+MAX_STITCH_COPIES = 1.3
+"""Largest time of a stitch, as a multiple of the time of a copy of the image."""
+
+MAX_IMPORT_SECONDS = 0.1
+
+MAX_EDIT_GIGABYTES = 2
+
+PHOTO_SIZE = (6000, 4000)
+"""(width, height) of the photo whose edit's memory is measured: 24 megapixels."""
+
+PHOTO_HOLE = (2500, 1500, 3300, 2100)
+"""Box of its mask: left, top, right, bottom."""
 
 
 def median_ms(calls: dict[str, Callable[[], object]], rounds: int, keep: bool) -> dict[str, float]:
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    kept = []
+    """Measure the median milliseconds of each call.
+
+    Parameters
+    ----------
+    keep : keep all results alive until the end
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    results = []
     for _ in range(rounds):
         for name in random.sample(list(calls), len(calls)):
             start = time.perf_counter()
             result = calls[name]()
-            taken[name].append(1000 * (time.perf_counter() - start))
-            kept.append(result if keep else None)
-    return {name: statistics.median(values) for name, values in taken.items()}
+            times[name].append(1000 * (time.perf_counter() - start))
+            results.append(result if keep else None)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> list[Row]:
+    """Measure crop and stitch at one size of the image."""
     torch.set_num_threads(THREADS)
-    torch.ones(MAX_KEPT // 4)  # a virtual machine gets its memory from its host at the first touch
+    # A virtual machine gets its memory from its host at the first touch.
+    torch.ones(MAX_KEPT // 4)
     image = torch.rand(1, height, width, 3)
     mask = torch.zeros(1, height, width)
     top, left = (height - MASK_SIDE) // 2, (width - MASK_SIDE) // 2
@@ -76,9 +107,9 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
     size = f"{width}x{height}"
     return [
         Row(f"{size}: one mask.amax(2)", fresh["amax"], "ms"),
-        Row(f"{size}: crop", fresh["crop"], "ms", 25 + 3 * fresh["amax"]),
+        Row(f"{size}: crop", fresh["crop"], "ms", CROP_BASE_MS + 3 * fresh["amax"]),
         Row(f"{size}: one image.clone()", fresh["clone"], "ms"),
-        Row(f"{size}: stitch", fresh["stitch"], "ms", 1.3 * fresh["clone"]),
+        Row(f"{size}: stitch", fresh["stitch"], "ms", MAX_STITCH_COPIES * fresh["clone"]),
         Row(f"{size}: one image.clone() in used memory", used["clone"], "ms"),
         Row(f"{size}: stitch in used memory", used["stitch"], "ms"),
         Row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0),
@@ -87,7 +118,7 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
 
 
 class Peer:
-    """The nodes of ComfyUI-Inpaint-CropAndStitch, from a checkout."""
+    """The nodes of ComfyUI-Inpaint-CropAndStitch, from a checkout, with their default settings."""
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(comfyui_folder()))
@@ -97,20 +128,19 @@ class Peer:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        self.cropper, self.stitcher = module.InpaintCropImproved(), module.InpaintStitchImproved()
-        inputs = self.cropper.INPUT_TYPES()["required"]
-        self.settings: dict[str, Any] = {
-            name: given[1]["default"]
-            for name, given in inputs.items()
-            if len(given) > 1 and "default" in given[1]
-        }
+        self.cropper = module.InpaintCropImproved()
+        self.stitcher = module.InpaintStitchImproved()
+        self.settings: dict[str, Any] = {}
+        # An input is (type,) or (type, options).
+        for name, definition in self.cropper.INPUT_TYPES()["required"].items():
+            if len(definition) > 1 and "default" in definition[1]:
+                self.settings[name] = definition[1]["default"]
         self.settings["device_mode"] = "cpu (compatible)"
 
     def rows(self, size: str, image: torch.Tensor, mask: torch.Tensor) -> list[Row]:
+        """Measure the nodes once."""
         start = time.perf_counter()
-        stitcher, cropped, _ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)[
-            :3
-        ]
+        stitcher, cropped, *_ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)
         middle = time.perf_counter()
         result = self.stitcher.inpaint_stitch(stitcher, torch.rand_like(cropped))[0]
         end = time.perf_counter()
@@ -132,64 +162,67 @@ logging.disable()
 from comfy import options
 options.enable_args_parsing()
 import nodes
-import comfy_api.latest, comfy_config.config_parser, server  # ComfyUI has them by then
+# ComfyUI has imported these before it loads custom nodes.
+import comfy_api.latest, comfy_config.config_parser, server
 start = time.perf_counter()
 asyncio.run(nodes.load_custom_node(pack))
 print(time.perf_counter() - start)
 """
+"""A program that prints the seconds of the pack's import. Its arguments are the folders of ComfyUI
+and of the pack.
+"""
 
 
 def import_time() -> Row:
-    """The pack's, in a ComfyUI that has started; the best of three."""
+    """Measure the pack's import in a ComfyUI that has started; the fastest of three."""
     name = "import of the pack in ComfyUI"
     if not (comfyui_folder() / "main.py").is_file():
-        return Row(f"{name}: not measured, no ComfyUI", None, "s", 0.1)
+        return Row(f"{name}: not measured, no ComfyUI", None, "s", MAX_IMPORT_SECONDS)
     command = [sys.executable, "-c", IMPORT, str(comfyui_folder()), str(ROOT)]
-    taken = [
-        float(
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        )
-        for _ in range(3)
-    ]
-    return Row(name, min(taken), "s", 0.1)
+    seconds = []
+    for _ in range(3):
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(float(process.stdout.split()[-1]))
+    return Row(name, min(seconds), "s", MAX_IMPORT_SECONDS)
 
 
 def edit_of_24_megapixels() -> list[Row]:
-    """Peak memory of `artmancer edit` on a noisy 6000x4000 photo, for each task."""
+    """Measure the peak memory of `artmancer edit` on a noisy photo, for each variant."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         photo, mask, result = (
             str(Path(folder) / name) for name in ("photo.png", "mask.png", "result.png")
         )
-        # Made in little memory: a process starts with the peak of the one that starts it.
-        smooth = Image.open(ROOT / "workflows/examples/astronaut.png").resize((6000, 4000))
-        noise = Image.effect_noise((6000, 4000), 32).convert("RGB")
+        # Made in little memory, because a process starts with the peak of its parent.
+        smooth = Image.open(ROOT / "workflows/examples/astronaut.png").resize(PHOTO_SIZE)
+        noise = Image.effect_noise(PHOTO_SIZE, 32).convert("RGB")
         Image.blend(smooth, noise, 0.1).save(photo, compress_level=1)
-        hole = Image.new("L", (6000, 4000))
-        hole.paste(255, (2500, 1500, 3300, 2100))
+        hole = Image.new("L", PHOTO_SIZE)
+        hole.paste(255, PHOTO_HOLE)
         hole.save(mask)
         masked = ["--mask", mask]
-        tasks = {
+        edits = {
             "removal": masked,
             "insertion": [*masked, "--reference", photo, "--reference-mask", mask],
             "white_balance": [],
             "white_balance, masked": masked,
         }
-        for task, options in tasks.items():
+        for name, options in edits.items():
+            variant = name.split(",")[0]
             command = [sys.executable, "-m", "artmancer.cli", "edit", photo, *options, "-o", result]
-            process = subprocess.Popen(
-                [*command, "--task", task.split(",")[0]], stdout=subprocess.DEVNULL
-            )
+            process = subprocess.Popen([*command, "--task", variant], stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             if status:
-                sys.exit(f"artmancer edit failed: {task}")
-            rows.append(
-                Row(f"24 megapixels, {task}: peak memory", usage.ru_maxrss / 2**20, "GB", 2)
-            )
+                sys.exit(f"artmancer edit failed: {name}")
+            # Linux counts ru_maxrss in kilobytes.
+            gigabytes = usage.ru_maxrss / 2**20
+            name = f"24 megapixels, {name}: peak memory"
+            rows.append(Row(name, gigabytes, "GB", MAX_EDIT_GIGABYTES))
     return rows
 
 
 def main() -> int:
+    """Run all benchmarks and print their rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows, their table, and the exit code."""
+"""The rows of a benchmark, their table, and the exit code."""
 
 import datetime
 import json
@@ -10,14 +10,19 @@ from pathlib import Path
 import torch
 
 THREADS = 2
+"""Threads of torch in every benchmark."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """A figure of a benchmark.
 
-    value : None: not measured
-    limit : a maximum, or a minimum where the name says "at least"; None: a figure without one
+    Attributes
+    ----------
+    name : name of the figure
+    value : its value; None: not measured
+    unit : unit of the value and of the limit
+    limit : largest value, or the smallest where the name says "at least"; None: no limit
     """
 
     name: str
@@ -27,7 +32,7 @@ class Row:
 
     @property
     def ok(self) -> bool | None:
-        """Whether the limit is kept; None: not measured."""
+        """True where the value is within the limit; None: not measured."""
         if self.value is None:
             return None
         if self.limit is None:
@@ -36,34 +41,37 @@ class Row:
 
 
 def machine() -> str:
+    """Return the processor, GPU, threads and torch version of this machine, and the date."""
+    processor = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    name = names[0].split(":")[1].strip() if names else platform.machine()
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        if models:
+            processor = models[0].split(":")[1].strip()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}{gpu}, {THREADS} threads, torch {torch.__version__}, {datetime.date.today()}"
+    today = datetime.date.today()
+    return f"{processor}{gpu}, {THREADS} threads, torch {torch.__version__}, {today}"
 
 
 def table(rows: list[Row]) -> str:
-    width = max(len(one.name) for one in rows)
+    """Return the rows as a table for a terminal."""
+    width = max(len(row.name) for row in rows)
     lines = [machine(), "", f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
-    for one in rows:
-        value = "not measured" if one.value is None else f"{one.value:.2f} {one.unit}"
-        limit = "" if one.limit is None else f"{one.limit:.2f} {one.unit}"
-        missed = "  MISSED" if one.ok is False else ""
-        lines.append(f"{one.name:{width}}  {value:>12}  {limit:>12}{missed}".rstrip())
+    for row in rows:
+        value = "not measured" if row.value is None else f"{row.value:.2f} {row.unit}"
+        limit = "" if row.limit is None else f"{row.limit:.2f} {row.unit}"
+        missed = "  MISSED" if row.ok is False else ""
+        lines.append(f"{row.name:{width}}  {value:>12}  {limit:>12}{missed}".rstrip())
     return "\n".join(lines)
 
 
 def finish(rows: list[Row], as_json: bool) -> int:
-    """Print the rows; the exit code."""
-    text = (
-        json.dumps([{**asdict(one), "ok": one.ok} for one in rows], indent=1)
-        if as_json
-        else table(rows)
-    )
+    """Print the rows and return the exit code: 1 where a limit is missed."""
+    if as_json:
+        text = json.dumps([{**asdict(row), "ok": row.ok} for row in rows], indent=1)
+    else:
+        text = table(rows)
     sys.stdout.write(text + "\n")
-    return 1 if any(one.ok is False for one in rows) else 0
+    return 1 if any(row.ok is False for row in rows) else 0

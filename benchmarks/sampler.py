@@ -1,8 +1,8 @@
-"""What an edit with Qwen-Image-Edit costs, beside diffusers' own pipeline on the same components
-with the same seed.
+"""Cost of an edit with Qwen-Image-Edit, beside diffusers' own pipeline on the same components with
+the same seed.
 
 On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and
-random weights. On a CUDA GPU besides: the real size, 60 blocks of random bfloat16 weights, the real
+random weights. On a CUDA GPU also: the real size, 60 blocks of random bfloat16 weights, the real
 VAE and text encoder.
 
 Usage: python benchmarks/sampler.py [--json] [--tries N] [--save]
@@ -40,29 +40,34 @@ from artmancer.qwen import adapters, memory, pipeline, sampler, speed
 from artmancer.qwen.editor import QwenEditor
 
 ROOT = Path(__file__).parents[1]
+
 WIDE = {"heads": 24, "head_dim": 128}
+"""The real transformer's width."""
+
 REAL_VAE = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-PICTURES = [
+"""The real VAE's configuration."""
+
+IMAGES = [
     Image.open(ROOT / "workflows" / "examples" / name).convert("RGB")
     for name in ("astronaut.png", "coffee.png", "chelsea.png")
 ]
 
 
-def task(side: int, count: int = 3) -> sampler.SampleRequest:
-    crops = [picture.resize((side, side)) for picture in PICTURES[:count]]
+def sample_request(side: int) -> sampler.SampleRequest:
+    crops = [image.resize((side, side)) for image in IMAGES]
     return sampler.SampleRequest("remove the lamp", crops, side, side, seed=0)
 
 
-def ours(base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
+def ours(base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
     base.cache.clear()
-    return sampler.sample(base, asked, sampling, no_progress)
+    return sampler.sample(base, request, sampling, no_progress)
 
 
 def stock(
-    base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling, condition_pixels: int
+    base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling, condition_pixels: int
 ) -> torch.Tensor:
     stock_module.VAE_IMAGE_SIZE = condition_pixels
-    return tiny_qwen.stock(base.pipeline, asked, sampling)
+    return tiny_qwen.stock(base.pipeline, request, sampling)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -71,20 +76,23 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def against_the_stock_pipeline(base: pipeline.Base, tries: int) -> Iterator[Row]:
-    two, plain = Sampling(steps=2), Sampling(steps=2, cfg=1.0)
-    asked = task(512)
-    slow = seconds(lambda: stock(base, asked, plain, ONE_MEGAPIXEL))
-    fast = seconds(lambda: ours(base, asked, plain))
-    yield Row("512x512, 3 conditions, 2 steps: diffusers' pipeline", slow, "s")
-    yield Row("512x512, 3 conditions, 2 steps: ours", fast, "s")
-    yield Row("as many times faster, at least", slow / fast, "x", 3.5)
+def stock_pipeline_rows(base: pipeline.Base, tries: int) -> Iterator[Row]:
+    """Compare with diffusers' own pipeline."""
+    two_steps = Sampling(steps=2)
+    without_cfg = Sampling(steps=2, cfg=1.0)
+    request = sample_request(512)
+    stock_seconds = seconds(lambda: stock(base, request, without_cfg, ONE_MEGAPIXEL))
+    our_seconds = seconds(lambda: ours(base, request, without_cfg))
+    yield Row("512x512, 3 conditions, 2 steps: diffusers' pipeline", stock_seconds, "s")
+    yield Row("512x512, 3 conditions, 2 steps: ours", our_seconds, "s")
+    yield Row("as many times faster, at least", stock_seconds / our_seconds, "x", 3.5)
 
-    asked, side = task(256), 256 * 256
-    difference = (ours(base, asked, two) - stock(base, asked, two, side)).abs().max()
+    request = sample_request(256)
+    expected = stock(base, request, two_steps, 256 * 256)
+    difference = (ours(base, request, two_steps) - expected).abs().max()
     yield Row("equal condition size, 256x256: largest difference", float(difference), "", 1e-4)
-    for side, sampling in ((256, two), (512, plain)):
-        ratio = ratio_of_the_best(base, task(side), sampling, tries)
+    for side, sampling in ((256, two_steps), (512, without_cfg)):
+        ratio = best_time_ratio(base, sample_request(side), sampling, tries)
         name = (
             f"equal condition size, {side}x{side}, 3 conditions: "
             f"our time over diffusers', best of {tries}"
@@ -92,77 +100,81 @@ def against_the_stock_pipeline(base: pipeline.Base, tries: int) -> Iterator[Row]
         yield Row(name, ratio, "x", 1.02)
 
 
-def ratio_of_the_best(
-    base: pipeline.Base, asked: sampler.SampleRequest, sampling: Sampling, tries: int
+def best_time_ratio(
+    base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling, tries: int
 ) -> float:
-    """Our time over diffusers' at equal condition size, each the fastest of its tries, made by
-    turns: a machine that others use too only ever adds time.
+    """Return our time over diffusers' at equal condition size.
+
+    Each is the fastest of its tries, which alternate: other load on the machine only adds time.
     """
-    ways = {
-        "ours": lambda: ours(base, asked, sampling),
-        "stock": lambda: stock(base, asked, sampling, asked.height * asked.width),
+    calls = {
+        "ours": lambda: ours(base, request, sampling),
+        "stock": lambda: stock(base, request, sampling, request.height * request.width),
     }
-    taken: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(tries):
-        for way in ways if index % 2 else reversed(ways):
-            taken[way].append(seconds(ways[way]))
-    return min(taken["ours"]) / min(taken["stock"])
+        for name in calls if index % 2 else reversed(calls):
+            times[name].append(seconds(calls[name]))
+    return min(times["ours"]) / min(times["stock"])
 
 
 @contextmanager
-def timed(base: pipeline.Base) -> Iterator[dict[str, list[float]]]:
-    """The seconds of every call of the transformer, the VAE's two halves and the text encoder."""
-    loaded, taken = (
-        base.pipeline,
-        {"transformer": [], "text encoder": [], "VAE encoder": [], "VAE decoder": []},
-    )
-    places = [
+def timed_models(base: pipeline.Base) -> Iterator[dict[str, list[float]]]:
+    """Record the seconds of every call of the transformer, the VAE's two halves and the text
+    encoder.
+    """
+    loaded = base.pipeline
+    methods = [
         (loaded.transformer, "forward", "transformer"),
         (loaded.text_encoder, "forward", "text encoder"),
         (loaded.vae, "encode", "VAE encoder"),
         (loaded.vae, "decode", "VAE decoder"),
     ]
+    times: dict[str, list[float]] = {name: [] for _, _, name in methods}
 
     def wrap(call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = call(*args, **kwargs)
-            taken[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
             return result
 
         return wrapped
 
-    for module, attribute, name in places:
+    for module, attribute, name in methods:
         setattr(module, attribute, wrap(getattr(module, attribute), name))
-    yield taken
-    for module, attribute, _ in places:
+    yield times
+    for module, attribute, _ in methods:
         delattr(module, attribute)
 
 
-def overhead(base: pipeline.Base) -> Iterator[Row]:
-    asked, four = task(256), Sampling(steps=4)
+def overhead_rows(base: pipeline.Base) -> Iterator[Row]:
+    """Compare the time of an edit with the time spent inside its models."""
+    request = sample_request(256)
+    four_steps = Sampling(steps=4)
     base.cache.clear()
-    with timed(base) as taken:
-        whole = seconds(lambda: sampler.sample(base, asked, four, no_progress))
+    with timed_models(base) as times:
+        whole = seconds(lambda: sampler.sample(base, request, four_steps, no_progress))
     yield Row(
         "256x256, 4 steps: our loop over its models' own time",
-        whole / sum(map(sum, taken.values())),
+        whole / sum(map(sum, times.values())),
         "x",
         1.03,
     )
-    with timed(base) as taken:
-        sampler.sample(base, replace(asked, seed=1), four, no_progress)
-    yield Row("the same with another seed: text encoder calls", len(taken["text encoder"]), "", 0)
-    yield Row("the same with another seed: VAE encoder calls", len(taken["VAE encoder"]), "", 0)
+    with timed_models(base) as times:
+        sampler.sample(base, replace(request, seed=1), four_steps, no_progress)
+    yield Row("the same with another seed: text encoder calls", len(times["text encoder"]), "", 0)
+    yield Row("the same with another seed: VAE encoder calls", len(times["VAE encoder"]), "", 0)
 
 
 def read_bytes() -> int:
-    """What this process has read through system calls so far."""
+    """Return the bytes that this process has read through system calls so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
 
-def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
+def switching_rows(folder: Path, base: pipeline.Base) -> Iterator[Row]:
+    """Compare switching between two checkpoints with loading the base."""
     loras = [
         tiny_qwen.save_lora(folder / f"{seed}.safetensors", folder / "base", seed=seed)
         for seed in (1, 2)
@@ -176,6 +188,7 @@ def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
     switches = [
         seconds(lambda lora=lora: adapters.activate(base, {lora: 1.0})) for lora in loras * 5
     ]
+    # Without the bytes that read_bytes itself reads.
     read = read_bytes() - before - len(Path("/proc/self/io").read_bytes())
     adapters.activate(base, {})
     load = statistics.median(seconds(lambda: pipeline.load(folder / "base")) for _ in range(3))
@@ -189,26 +202,26 @@ def switching(folder: Path, base: pipeline.Base) -> Iterator[Row]:
     )
 
 
-def picture_size(base: pipeline.Base) -> Iterator[Row]:
-    editor, asked, taken = QwenEditor(base, "removal"), Sampling(steps=2, cfg=1.0), {}
-    side, photo = 360, images.load(ROOT / "workflows/examples/astronaut.png").image
+def image_size_rows(base: pipeline.Base) -> Iterator[Row]:
+    """Compare an edit of the same size in a small and in a large image."""
+    editor = QwenEditor(base, "removal")
+    sampling = Sampling(steps=2, cfg=1.0)
+    times: dict[int, float] = {}
+    side = 360
+    photo = images.load(ROOT / "workflows/examples/astronaut.png").image.movedim(-1, 1)
     for width, height in ((1024, 1024), (7680, 4320)):
-        image = (
-            functional.interpolate(photo.movedim(-1, 1), (height, width))
-            .movedim(1, -1)
-            .contiguous()
-        )
+        image = functional.interpolate(photo, (height, width)).movedim(1, -1).contiguous()
         mask = torch.zeros(1, height, width)
         mask[:, 300 : 300 + side, 300 : 300 + side] = 1
         base.cache.clear()
-        taken[width] = seconds(
-            lambda image=image, mask=mask: edit(editor, prepare(image, mask), sampling=asked)
+        times[width] = seconds(
+            lambda image=image, mask=mask: edit(editor, prepare(image, mask), sampling=sampling)
         )
-        yield Row(f"a {side}-pixel edit in {width}x{height}", taken[width], "s")
-    yield Row("the 8K edit over the 1K edit", taken[7680] / taken[1024], "x", 1.15)
+        yield Row(f"a {side}-pixel edit in {width}x{height}", times[width], "s")
+    yield Row("the 8K edit over the 1K edit", times[7680] / times[1024], "x", 1.15)
 
 
-REAL_TEXT = {
+REAL_TEXT_CONFIG = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
     "num_hidden_layers": 28,
@@ -217,7 +230,9 @@ REAL_TEXT = {
     "vocab_size": 152064,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
-REAL_VISION = {
+"""The real text encoder's configuration."""
+
+REAL_VISION_CONFIG = {
     "depth": 32,
     "hidden_size": 1280,
     "intermediate_size": 3420,
@@ -225,23 +240,29 @@ REAL_VISION = {
     "out_hidden_size": 3584,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
+"""Configuration of the real text encoder's vision part."""
+
+TRANSFORMER_BLOCKS = 60
+"""Blocks of the real transformer."""
 
 
-def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
-    """The real transformer, VAE and text encoder in bfloat16,
-    with random weights made on the device.
+def real_base(folder: Path, device: torch.device, blocks: int) -> pipeline.Base:
+    """Make the real transformer, VAE and text encoder in bfloat16, with random weights made on the
+    device.
     """
     base = pipeline.load(folder, "bf16", Offloader(device))
     loaded = base.pipeline
     config = {
         **loaded.transformer.config,
-        "num_layers": layers,
-        "joint_attention_dim": REAL_TEXT["hidden_size"],
+        "num_layers": blocks,
+        "joint_attention_dim": REAL_TEXT_CONFIG["hidden_size"],
     }
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(device):
         transformer = type(loaded.transformer).from_config(config)
-        text_encoder = tiny_qwen.text_encoder(loaded.tokenizer, REAL_TEXT, REAL_VISION)
+        text_encoder = tiny_qwen.text_encoder(
+            loaded.tokenizer, REAL_TEXT_CONFIG, REAL_VISION_CONFIG
+        )
         vae = type(loaded.vae)(**REAL_VAE)
     torch.set_default_dtype(torch.float32)
     loaded.register_modules(
@@ -252,35 +273,44 @@ def real_base(folder: Path, device: torch.device, layers: int) -> pipeline.Base:
 
 
 def peak_flops(device: torch.device) -> float:
-    """The device's measured bfloat16 peak, FLOP a second."""
+    """Measure the device's bfloat16 peak, in FLOP a second."""
     side = 8192
-    one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    taken = min(
-        seconds(lambda: torch.stack([(one @ one)[0, 0] for _ in range(10)]).tolist())
-        for _ in range(5)
-    )
-    return 10 * 2 * side**3 / taken
+    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    products = 10
+
+    def multiply() -> None:
+        # tolist waits for the GPU.
+        torch.stack([(matrix @ matrix)[0, 0] for _ in range(products)]).tolist()
+
+    return products * 2 * side**3 / min(seconds(multiply) for _ in range(5))
 
 
-def forward_flops(tokens: int, layers: int) -> float:
-    """Of one forward of the real transformer: 13.6 GFLOP a token in 60 blocks' linear layers,
-    and attention.
+def forward_flops(tokens: int, blocks: int) -> float:
+    """Return the FLOP of one forward pass of the real transformer: 13.6 GFLOP a token in the linear
+    layers of 60 blocks, and attention over vectors of 3,072.
     """
-    return layers / 60 * 13.6e9 * tokens + layers * 4 * tokens**2 * 3072
+    linear = blocks / TRANSFORMER_BLOCKS * 13.6e9 * tokens
+    attention = blocks * 4 * tokens**2 * 3072
+    return linear + attention
 
 
-def seconds_a_step(call: Callable[[Sampling], torch.Tensor], sampling: Sampling) -> float:
-    """Of an edit with these settings, which `call` makes; its result must be on the CPU, so that
-    the GPU is done.
+def seconds_per_step(call: Callable[[Sampling], torch.Tensor], sampling: Sampling) -> float:
+    """Measure the seconds of one step of an edit.
+
+    Parameters
+    ----------
+    call : makes the edit with these settings
     """
-    taken = {}
-    for steps in (2, 4, 12):  # the first warms up
-        longer = replace(sampling, steps=steps)
-        taken[steps] = seconds(lambda longer=longer: call(longer).cpu())
-    return (taken[12] - taken[4]) / 8
+    times = {}
+    # The first run, with 2 steps, warms up.
+    for steps in (2, 4, 12):
+        settings = replace(sampling, steps=steps)
+        # The copy to the CPU waits for the GPU.
+        times[steps] = seconds(lambda settings=settings: call(settings).cpu())
+    return (times[12] - times[4]) / (12 - 4)
 
 
-CUDA_ROWS = ("seconds a step", "share of the bf16 peak", "peak memory")
+CUDA_FIGURES = ("seconds a step", "share of the bf16 peak", "peak memory")
 CUDA_CASES: dict[str, tuple[str, Sampling]] = {
     "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=ONE_MEGAPIXEL)),
     "bf16, diffusers' pipeline at equal condition size": ("stock", Sampling()),
@@ -291,48 +321,58 @@ CUDA_CASES: dict[str, tuple[str, Sampling]] = {
     "bf16, both halves in one batch": ("batch", Sampling()),
     "fp8 storage": ("fp8", Sampling()),
 }
+"""Kind of run and settings by the name of the row. The fp8 case is the last: it changes the
+transformer.
+"""
 
 
-def on_cuda(
-    folder: Path, device: torch.device | None, layers: int = 60, side: int = 512
+def cuda_rows(
+    folder: Path,
+    device: torch.device | None,
+    blocks: int = TRANSFORMER_BLOCKS,
+    side: int = 512,
 ) -> Iterator[Row]:
-    """At the real size; device None: there is none, and the rows say so."""
+    """Measure at the real size; device None: there is no GPU, and the rows have no values."""
     if device is None:
-        for case, figure in itertools.product(CUDA_CASES, CUDA_ROWS):
+        for case, figure in itertools.product(CUDA_CASES, CUDA_FIGURES):
             yield Row(f"CUDA, {side}x{side}, {case}: {figure}", None, "")
         return
     peak = peak_flops(device)
     yield Row("CUDA: measured bf16 peak", peak / 1e12, "TFLOP/s")
-    base = real_base(folder, device, layers)
-    asked = task(side)
-    words = sampler._embed(base, asked.prompt, asked.conditions, lambda part: None)[0].shape[1]
-    for case, (how, sampling) in CUDA_CASES.items():
-        if how == "fp8":
+    base = real_base(folder, device, blocks)
+    request = sample_request(side)
+    prompt = sampler._encode_prompt(base, request.prompt, request.conditions, lambda part: None)
+    for case, (kind, sampling) in CUDA_CASES.items():
+        if kind == "fp8":
             base.pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
-        base.memory.mode = "group offload" if how == "batch" else MEMORY_MODES[0]
-        bring, base.memory.load_part = base.memory.load_part, lambda *_: None
+        base.memory.mode = "group offload" if kind == "batch" else MEMORY_MODES[0]
+        # All parts stay on the GPU in every case.
+        load_part = base.memory.load_part
+        base.memory.load_part = lambda *_: None
         base.memory.offloader.load(base.pipeline.transformer, 0, no_progress)
         base.memory.offloader.load(base.pipeline.vae, 0, no_progress)
         base.memory.offloader.load(base.pipeline.text_encoder, 0, no_progress)
         torch.cuda.reset_peak_memory_stats()
         with speed.settings(base, sampling):
-            if how == "stock":
+            if kind == "stock":
                 area = sampling.condition_pixels or side**2
-                step = seconds_a_step(
-                    lambda asked_for, area=area: stock(base, asked, asked_for, area), sampling
+                step = seconds_per_step(
+                    lambda settings, area=area: stock(base, request, settings, area), sampling
                 )
             else:
-                step = seconds_a_step(
-                    lambda asked_for: sampler.sample(base, asked, asked_for, no_progress), sampling
+                step = seconds_per_step(
+                    lambda settings: sampler.sample(base, request, settings, no_progress), sampling
                 )
-        base.memory.load_part = bring
+        base.memory.load_part = load_part
         name = f"CUDA, {side}x{side}, {case}"
         yield Row(f"{name}: seconds a step", step, "s")
         if not sampling.step_cache:
-            tokens = asked.pixels(sampling.condition_pixels) // 16**2 + words
+            # A token is a patch of 16 x 16 pixels.
+            tokens = request.pixels(sampling.condition_pixels) // 16**2 + prompt.embeds.shape[1]
+            # Two passes a step, for classifier-free guidance.
             yield Row(
                 f"{name}: share of the bf16 peak",
-                2 * forward_flops(tokens, layers) / step / peak,
+                2 * forward_flops(tokens, blocks) / step / peak,
                 "",
             )
         yield Row(f"{name}: peak memory", torch.cuda.max_memory_allocated() / 2**30, "GB")
@@ -350,19 +390,19 @@ def main() -> int:
     torch.set_num_threads(THREADS)
     device = torch.device("cuda") if torch.cuda.is_available() else None
     if device is None:
-        sys.stderr.write("No CUDA GPU is at hand: the rows at the real size are not measured.\n")
+        sys.stderr.write("There is no CUDA GPU: the rows at the real size are not measured.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_qwen.save_base(folder / "base", layers=1, **WIDE)
         base = pipeline.load(folder / "base", "fp32", Offloader("cpu"))
         rows = [
-            *against_the_stock_pipeline(base, options.tries),
-            *overhead(base),
-            *switching(folder, base),
-            *picture_size(base),
+            *stock_pipeline_rows(base, options.tries),
+            *overhead_rows(base),
+            *switching_rows(folder, base),
+            *image_size_rows(base),
         ]
         del base
-        rows.extend(on_cuda(folder / "base", device))
+        rows.extend(cuda_rows(folder / "base", device))
     if options.save:
         gpu = f", {torch.cuda.get_device_name()}" if device else ""
         (ROOT / "benchmarks" / "results" / f"sampler{gpu}.txt").write_text(table(rows) + "\n")

@@ -1,4 +1,4 @@
-"""Make the three edits of the README with the command line, and one contact sheet of them.
+"""Make the three edits of the README with the command line, and a contact sheet of them.
 
 Usage: python docs/demo.py [FOLDER]    (default: build/demo)
 """
@@ -23,6 +23,8 @@ EDITS: dict[str, dict[str, str]] = {
     },
     "white_balance": {"image": "chelsea.png"},
 }
+"""Input files of each variant's edit, by the options of `artmancer edit`."""
+
 COLUMNS = {
     "photo": 420,
     "its mask": 200,
@@ -31,70 +33,84 @@ COLUMNS = {
     "seen: object": 200,
     "draft result": 420,
 }
+"""Titles of the columns, and the longest side of their tiles in pixels."""
+
 GAP = 20
-HEAD = 44
+"""Space between tiles in pixels."""
+
+HEADING = 44
+"""Height of a heading in pixels."""
+
 INK = "#1f2328"
+FRAME = "#d0d7de"
 
 
 def main(folder: Path) -> None:
+    """Make the edits and the contact sheet in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {task: row(task, files, folder / f"{task}.png") for task, files in EDITS.items()}
-    height = sum(HEAD + max(tile.height for tile in tiles) for tiles in rows.values())
-    sheet = Image.new(
-        "RGB", (GAP + sum(COLUMNS.values()) + len(COLUMNS) * GAP, HEAD + height + GAP), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    top = HEAD
-    for task, tiles in rows.items():
-        draw.text((GAP, top + 8), task.replace("_", " "), INK, ImageFont.load_default(24))
-        top += HEAD
+    rows = {
+        variant: make_row(variant, files, folder / f"{variant}.png")
+        for variant, files in EDITS.items()
+    }
+    width = GAP + sum(side + GAP for side in COLUMNS.values())
+    height = HEADING + sum(HEADING + row_height(tiles) for tiles in rows.values()) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(sheet)
+    top = HEADING
+    for variant, tiles in rows.items():
+        pen.text((GAP, top + 8), variant.replace("_", " "), INK, ImageFont.load_default(24))
+        top += HEADING
         left = GAP
-        for (title, width), tile in zip(COLUMNS.items(), tiles, strict=True):
-            draw.text((left, 12), title, INK, ImageFont.load_default(18))
+        for (title, side), tile in zip(COLUMNS.items(), tiles, strict=True):
+            pen.text((left, 12), title, INK, ImageFont.load_default(18))
             sheet.paste(tile, (left, top))
-            left += width + GAP
-        top += max(tile.height for tile in tiles)
-    sheet.save(folder / "contact-sheet.png", optimize=True)
-    sys.stdout.write(f"{folder / 'contact-sheet.png'}\n")
+            left += side + GAP
+        top += row_height(tiles)
+    path = folder / "contact-sheet.png"
+    sheet.save(path, optimize=True)
+    sys.stdout.write(f"{path}\n")
 
 
-def row(task: str, files: dict[str, str], output: Path) -> list[Image.Image]:
-    """The tiles of one edit, which it makes: photo, mask, three conditions, result."""
-    given = {option: EXAMPLES / name for option, name in files.items()}
-    options = [f"--{option}={path}" for option, path in given.items() if option != "image"]
-    if code := cli.main(
-        ["edit", str(given["image"]), *options, f"--task={task}", f"--output={output}"]
-    ):
+def row_height(tiles: list[Image.Image]) -> int:
+    """Return the height of a row of tiles in pixels."""
+    return max(tile.height for tile in tiles)
+
+
+def make_row(variant: str, files: dict[str, str], output: Path) -> list[Image.Image]:
+    """Make an edit and return its tiles: photo, mask, three conditions, result."""
+    paths = {option: EXAMPLES / name for option, name in files.items()}
+    options = [f"--{option}={path}" for option, path in paths.items() if option != "image"]
+    command = ["edit", str(paths["image"]), *options, f"--task={variant}", f"--output={output}"]
+    if code := cli.main(command):
         sys.exit(code)
-    photo = images.load(given["image"]).image
-    conditions = prepare(
-        photo,
-        images.load_mask(given["mask"]) if "mask" in given else None,
-        reference=images.load(given["reference"]).image if "reference" in given else None,
-        reference_mask=images.load_mask(given["reference-mask"])
-        if "reference-mask" in given
-        else None,
+    photo = images.load(paths["image"]).image
+    mask = images.load_mask(paths["mask"]) if "mask" in paths else None
+    reference = images.load(paths["reference"]).image if "reference" in paths else None
+    reference_mask = (
+        images.load_mask(paths["reference-mask"]) if "reference-mask" in paths else None
     )
-    shown = [
-        images.to_pil(photo),
-        Image.open(given["mask"])
-        if "mask" in given
-        else Image.new("L", images.to_pil(photo).size, "white"),
+    conditions = prepare(photo, mask, reference=reference, reference_mask=reference_mask)
+    photo_image = images.to_pil(photo)
+    if "mask" in paths:
+        mask_image: Image.Image = Image.open(paths["mask"])
+    else:
+        mask_image = Image.new("L", photo_image.size, "white")
+    row = [
+        photo_image,
+        mask_image,
         *(images.to_pil(conditions.images[name]) for name in RECIPES[conditions.recipe].conditions),
         Image.open(output),
     ]
-    return [tile(picture, width) for picture, width in zip(shown, COLUMNS.values(), strict=True)]
+    return [make_tile(image, side) for image, side in zip(row, COLUMNS.values(), strict=True)]
 
 
-def tile(picture: Image.Image, side: int) -> Image.Image:
-    scale = side / max(picture.size)
-    picture = picture.convert("RGB").resize(
-        (round(picture.width * scale), round(picture.height * scale))
-    )
-    ImageDraw.Draw(picture).rectangle(
-        (0, 0, picture.width - 1, picture.height - 1), outline="#d0d7de"
-    )
-    return picture
+def make_tile(image: Image.Image, side: int) -> Image.Image:
+    """Scale an image to this longest side, and frame it."""
+    scale = side / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    tile = image.convert("RGB").resize(size)
+    ImageDraw.Draw(tile).rectangle((0, 0, tile.width - 1, tile.height - 1), outline=FRAME)
+    return tile
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Take the pictures of the nodes for their help pages, from a running ComfyUI.
+"""Take screenshots of the nodes for their help pages in a running ComfyUI.
 
 Usage: python docs/node_pictures.py http://127.0.0.1:8188 [NODE...]
 """
@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.paths import NODES, ROOT
 
 IDS = [name.removeprefix("ArtMancer_") for name in NODES]
+"""The ids of the nodes without their prefix."""
 
-SHOW = """async (id) => {
+SHOW_NODE = """async (id) => {
   const { app, LiteGraph } = window;
   await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], config: {}, extra: {},
     last_node_id: 0, last_link_id: 0 });
@@ -28,17 +29,19 @@ SHOW = """async (id) => {
   Object.assign(app.canvas.ds, { scale: 1, offset: [500, 120] });
   app.canvas.setDirty(true, true);
 }"""
+"""JavaScript that shows one node alone on the canvas."""
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+"""Commands of an installed Chromium; without one, Playwright's own runs."""
 
 
 def main() -> None:
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(sys.argv[1])
@@ -52,10 +55,12 @@ def main() -> None:
         page.wait_for_timeout(1500)
         page.keyboard.press("Escape")
         for name in sys.argv[2:] or IDS:
-            page.evaluate(SHOW, name)
+            page.evaluate(SHOW_NODE, name)
             page.wait_for_timeout(1200)
-            shot = page.locator("[data-node-id]").first.screenshot()
-            Image.open(io.BytesIO(shot)).convert("RGB").save(folder / f"{name}.webp", quality=80)
+            screenshot = page.locator("[data-node-id]").first.screenshot()
+            Image.open(io.BytesIO(screenshot)).convert("RGB").save(
+                folder / f"{name}.webp", quality=80
+            )
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""Draw docs/quality.png: what an edit is held to, on pictures whose truth is known.
+"""Draw docs/quality.png: shadows, spill and drift, each on an image whose true result is known.
 
 Usage: python docs/quality.py
 """
@@ -20,74 +20,101 @@ from artmancer.masks import shadow
 from artmancer.tools import cast_shadow
 
 ROOT = Path(__file__).parents[1]
-SIDE, GAP, TEXT = 240, 8, 26
+EXAMPLES = ROOT / "workflows" / "examples"
+
+SIDE = 240
+"""Side of a cell's image in pixels."""
+
+GAP = 8
+"""Space between cells in pixels."""
+
+CAPTION = 26
+"""Height of a cell's caption in pixels."""
+
+BLUE = torch.tensor([0.2, 0.35, 0.6])
+"""Color of the ball that is drawn into the photos."""
+
+PINK = torch.tensor([1.0, 0.25, 0.6])
+"""Color of a mask that is laid over an image."""
+
+Cell = tuple[str, Tensor]
+"""A caption and an IMAGE [1, h, w, 3]."""
 
 
 def disc(height: int, width: int, y: int, x: int, radius: int) -> Tensor:
+    """Draw a disc as a MASK [1, height, width]."""
     rows, columns = torch.arange(height).unsqueeze(1), torch.arange(width).unsqueeze(0)
     return ((rows - y) ** 2 + (columns - x) ** 2 <= radius**2).float().unsqueeze(0)
 
 
-def over(image: Tensor, mask: Tensor) -> Tensor:
-    return torch.lerp(image, torch.tensor([1.0, 0.25, 0.6]).expand_as(image), 0.6 * mask[..., None])
+def paint(image: Tensor, mask: Tensor, color: Tensor) -> Tensor:
+    """Blend a color over an IMAGE, as strongly as the MASK says."""
+    return torch.lerp(image, color.expand_as(image), mask[..., None])
 
 
-def shadows() -> list[tuple[str, Tensor]]:
-    wood = images.load(ROOT / "workflows" / "examples" / "coffee.png").image[:, 250:400, 440:600]
+def shadows() -> list[Cell]:
+    """Make the cells of a shadow that Shadow Mask proposes."""
+    wood = images.load(EXAMPLES / "coffee.png").image[:, 250:400, 440:600]
     wood = region.resample(wood, (300, 320))
     ball = disc(300, 320, 130, 140, 45)
-    picture = torch.lerp(wood, torch.tensor([0.2, 0.35, 0.6]).expand_as(wood), ball[..., None])
-    picture, _ = cast_shadow(picture, ball, (34, 22), 0.5, 5)
-    found = shadow.propose(picture, ball)
+    photo, _ = cast_shadow(paint(wood, ball, BLUE), ball, (34, 22), 0.5, 5)
+    proposal = shadow.propose(photo, ball)
     return [
-        ("the object's mask", over(picture, ball)),
-        ("with its shadow proposed", over(picture, torch.maximum(ball, found))),
+        ("the object's mask", paint(photo, 0.6 * ball, PINK)),
+        ("with its shadow proposed", paint(photo, 0.6 * torch.maximum(ball, proposal), PINK)),
     ]
 
 
-def spills() -> list[tuple[str, Tensor]]:
-    photo = images.load(ROOT / "workflows" / "examples" / "coffee.png").image
-    mask, shade = disc(400, 600, 340, 480, 40), disc(400, 600, 352, 524, 32)
+def spills() -> list[Cell]:
+    """Make the cells of an edit that draws a shadow beside its mask."""
+    photo = images.load(EXAMPLES / "coffee.png").image
+    mask = disc(400, 600, 340, 480, 40)
+    shade = disc(400, 600, 352, 524, 32) * (1 - mask)
     conditions = prepare(photo, mask, context=3, feather=4)
-    ball = torch.lerp(photo, torch.tensor([0.2, 0.35, 0.6]).expand_as(photo), mask[..., None])
-    drawn = ball * (1 - 0.5 * (shade * (1 - mask))[..., None])
-    edited = PrecomputedEdit(region.crop_like(drawn, conditions.crop.region), "insertion")
-    both = [edit(edited, conditions, widen=widen).image for widen in (False, True)]
-    view = region.Window(270, 400, 400, 590)
-    return [
-        (name, view.of(image[0])[None])
-        for name, image in zip(("its shadow is cut off", "stitched with widen"), both, strict=True)
-    ]
+    drawn = paint(photo, mask, BLUE) * (1 - 0.5 * shade[..., None])
+    editor = PrecomputedEdit(region.crop_like(drawn, conditions.crop.region), "insertion")
+    window = region.Window(270, 400, 400, 590)
+    cells = []
+    for caption, widen in (("its shadow is cut off", False), ("stitched with widen", True)):
+        result = edit(editor, conditions, widen=widen).image
+        cells.append((caption, window.view(result[0])[None]))
+    return cells
 
 
-def drifts() -> list[tuple[str, Tensor]]:
-    photo = images.load(ROOT / "workflows" / "examples" / "astronaut.png").image
+def drifts() -> list[Cell]:
+    """Make the cells of an edit that shifted the photo."""
+    photo = images.load(EXAMPLES / "astronaut.png").image
     moved = realign(photo[0], (-2.5, 3.5))
     outside = disc(512, 512, 250, 250, 60) == 0
     (shift,) = drift(moved[None], photo, outside)
     assert shift
-    pictures = (("an edit that moved", moved), ("moved back", realign(moved, shift)))
-    view = region.Window(60, 160, 200, 300)
-    return [
-        (f"{name}: difference x 4", view.of((4 * (one - photo[0]).abs()).clamp(0, 1))[None])
-        for name, one in pictures
-    ]
+    window = region.Window(60, 160, 200, 300)
+    cells = []
+    for caption, image in (("an edit that moved", moved), ("moved back", realign(moved, shift))):
+        difference = (4 * (image - photo[0]).abs()).clamp(0, 1)
+        cells.append((f"{caption}: difference x 4", window.view(difference)[None]))
+    return cells
 
 
 def main() -> None:
+    """Draw the sheet."""
     cells = [*shadows(), *spills(), *drifts()]
-    sheet = Image.new("RGB", (len(cells) * (SIDE + GAP) - GAP, SIDE + TEXT), "white")
+    sheet = Image.new("RGB", (len(cells) * (SIDE + GAP) - GAP, SIDE + CAPTION), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for index, (name, image) in enumerate(cells):
+    for index, (caption, image) in enumerate(cells):
         x = index * (SIDE + GAP)
-        picture = to_pil(image[0])
-        scale = SIDE / min(picture.size)
-        size = tuple(int(np.ceil(side * scale)) for side in picture.size)
-        left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-        sheet.paste(picture.crop((left, top, left + SIDE, top + SIDE)), (x, 0))
-        pen.text((x + 2, SIDE + 4), name, "black", font)
+        sheet.paste(square(to_pil(image[0])), (x, 0))
+        pen.text((x + 2, SIDE + 4), caption, "black", font)
     sheet.save(ROOT / "docs" / "quality.png", optimize=True)
+
+
+def square(image: Image.Image) -> Image.Image:
+    """Scale an image to fill the square of a cell, and crop its longer side."""
+    scale = SIDE / min(image.size)
+    width, height = (int(np.ceil(side * scale)) for side in image.size)
+    left, top = (width - SIDE) // 2, (height - SIDE) // 2
+    scaled = image.resize((width, height), Image.Resampling.LANCZOS)
+    return scaled.crop((left, top, left + SIDE, top + SIDE))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pack's nodes, as ComfyUI sees them."""
+"""The extension that gives ComfyUI the pack's nodes and HTTP routes."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -11,7 +11,7 @@ from . import (
     load_editor,
     remove_background,
     report,
-    routes,  # noqa: F401  registers them
+    routes,  # noqa: F401  importing it adds the routes
     smart_mask,
     split_conditions,
 )
@@ -46,5 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ArtMancerExtension(ComfyExtension):
+    """The extension that ComfyUI loads."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -1,3 +1,5 @@
+"""Edit Sampler: edit the crop with any editor, and stitch it into the photo."""
+
 import json
 
 from comfy_api.latest import io
@@ -12,7 +14,6 @@ from ..artmancer.options import (
     MAX_SEED,
     ONE_MEGAPIXEL,
     STEPS,
-    TRANSFERS,
     Sampling,
 )
 from ..artmancer.qwen.speed import ATTENTION, STEP_CACHES
@@ -25,8 +26,9 @@ from .sockets import (
     match_colors,
     prompt_inputs,
     spill,
+    transfer,
     widen,
-    with_pictures,
+    with_cached_previews,
 )
 
 CONDITION_PIXELS = {
@@ -36,7 +38,12 @@ CONDITION_PIXELS = {
     "512": 512 * 512,
     "384": 384 * 384,
 }
+"""Areas in pixels to encode a conditioning image at, by option of condition_size; None = the
+crop's own size.
+"""
+
 MEGAPIXELS = "megapixels"
+"""Option of condition_size that takes the area from condition_megapixels."""
 
 
 class EditSampler(io.ComfyNode):
@@ -46,8 +53,8 @@ class EditSampler(io.ComfyNode):
             node_id="ArtMancer_EditSampler",
             display_name="Edit Sampler",
             category="ArtMancer",
-            description="Edit the crop, match its colours at the mask's rim, and stitch it into "
-            "the photo. Every pixel outside the feathered mask stays as it was.",
+            description="Edit the crop, match its colors to the photo at the rim of the mask, and "
+            "stitch it into the photo. Every pixel outside the feathered mask stays as it was.",
             inputs=[
                 EditorType.Input("editor", tooltip="From Load Editor."),
                 ConditionsType.Input(
@@ -65,7 +72,7 @@ class EditSampler(io.ComfyNode):
                     max=MAX_SEED,
                     control_after_generate=True,
                     tooltip="The same seed gives the same edit. "
-                    "Each picture of a batch has the next one.",
+                    "Each photo of a batch uses the next seed.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -80,25 +87,18 @@ class EditSampler(io.ComfyNode):
                     min=CFG[0],
                     max=CFG[1],
                     step=0.1,
-                    tooltip="How closely the edit follows the prompt; 1 halves the time of a step, "
-                    "and ignores the negative. The draft editor ignores it.",
+                    tooltip="Classifier-free guidance: how closely the edit follows the prompt. "
+                    "With 1, each step takes half the time and the negative prompt is ignored. "
+                    "The draft editor ignores it.",
                 ),
                 match_colors(),
-                io.Combo.Input(
-                    "transfer",
-                    options=list(TRANSFERS),
-                    default="colors",
-                    optional=True,
-                    tooltip="White balance: colors fits the change of colours and applies it to "
-                    "the photo's own pixels, so that no texture is lost. "
-                    "pixels takes the editor's pixels.",
-                ),
+                transfer(optional=True),
                 io.Boolean.Input(
                     "keep_background",
                     default=False,
                     optional=True,
-                    tooltip="Hold the crop outside the mask to the photo in every step. The edit "
-                    "then fits what is around it more closely, but cannot cast a shadow there. "
+                    tooltip="Hold the crop outside the mask to the photo at every step. The edit "
+                    "then fits its surroundings more closely, but cannot cast a shadow there. "
                     "Costs one more encoding.",
                 ),
                 advanced(
@@ -107,10 +107,10 @@ class EditSampler(io.ComfyNode):
                         options=[*CONDITION_PIXELS, MEGAPIXELS],
                         default="crop",
                         optional=True,
-                        tooltip="The size each conditioning image is encoded at. crop: its own, "
-                        "fastest. 1 megapixel: as the stock pipeline does, 4 times the work at "
-                        "512x512. A number: that many pixels squared. megapixels: as "
-                        "condition_megapixels says.",
+                        tooltip="The size each conditioning image is encoded at. crop: the crop's "
+                        "own, fastest. 1 megapixel: as in the stock pipeline, 4 times the work at "
+                        "512x512. A number: the area of a square with this side in pixels. "
+                        "megapixels: the area in condition_megapixels.",
                     )
                 ),
                 advanced(
@@ -121,9 +121,10 @@ class EditSampler(io.ComfyNode):
                         max=1.0,
                         step=0.01,
                         optional=True,
-                        tooltip="How readily a step is made of those before it instead of being "
-                        "computed; 0 = never. For 20 steps or more; costs detail. What the number "
-                        "means is up to step_cache_kind.",
+                        tooltip="Cache threshold: the higher, the more steps are reused or "
+                        "extrapolated from earlier steps instead of computed; 0 = off. For 20 "
+                        "steps or more; costs detail. The meaning of the number depends on "
+                        "step_cache_kind.",
                     )
                 ),
                 advanced(
@@ -133,7 +134,7 @@ class EditSampler(io.ComfyNode):
                         default="default",
                         optional=True,
                         tooltip="The attention kernel. All but default and cudnn must be installed "
-                        "first; sage computes in 8 bits, which changes the result a little.",
+                        "first. sage computes in 8 bits, which changes the result slightly.",
                     )
                 ),
                 advanced(
@@ -142,8 +143,8 @@ class EditSampler(io.ComfyNode):
                         default=False,
                         optional=True,
                         tooltip="Compile the transformer's blocks. The first edit at each size "
-                        "then takes a minute or more, later ones less. Switching the variant "
-                        "compiles anew.",
+                        "then takes a minute or more; later edits are faster. Switching the "
+                        "variant compiles them again.",
                     )
                 ),
                 advanced(
@@ -154,9 +155,8 @@ class EditSampler(io.ComfyNode):
                         max=CONDITION_MEGAPIXELS[1],
                         step=0.01,
                         optional=True,
-                        tooltip="The area each conditioning image is encoded at where "
-                        "condition_size is megapixels; 0.25 = 512x512. Twice the area is at least "
-                        "twice the work.",
+                        tooltip="The area each conditioning image is encoded at if condition_size "
+                        "is megapixels; 0.25 = 512x512. Twice the area is at least twice the work.",
                     )
                 ),
                 advanced(
@@ -165,12 +165,13 @@ class EditSampler(io.ComfyNode):
                         options=list(STEP_CACHES),
                         default="first block",
                         optional=True,
-                        tooltip="What step_cache does. first block: skips the other blocks where "
-                        "the first changes less than this, say 0.1; adapts to the picture. sea: "
-                        "skips all blocks until the picture has moved this far, say 0.25; at most "
-                        "two steps in a row. taylor: computes every second step (from 0.34 on), "
-                        "third (0.7), fifth (0.8) or tenth (0.9), the first three and the last; "
-                        "it extrapolates the others, which cost next to nothing.",
+                        tooltip="The caching method; step_cache is its threshold. first "
+                        "block: skips the other blocks where the first block changes less than "
+                        "this, for example 0.1; adapts to the image. sea: skips all blocks until "
+                        "the image has changed this much, for example 0.25; at most two steps in a "
+                        "row. taylor: computes every second step (from 0.34), third (0.7), fifth "
+                        "(0.8) or tenth (0.9), the first three steps and the last. The other steps "
+                        "are extrapolated, at almost no cost.",
                     )
                 ),
                 widen(),
@@ -181,13 +182,13 @@ class EditSampler(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What was done, as JSON: who edited, seconds, memory, drift, change "
-                    "outside the mask. For Report.",
+                    tooltip="The report as JSON, for Report: editor, seconds, memory, drift, "
+                    "changes outside the mask.",
                 ),
                 spill(),
             ],
         )
-        return with_pictures(schema)
+        return with_cached_previews(schema)
 
     @classmethod
     def execute(
@@ -237,7 +238,7 @@ class EditSampler(io.ComfyNode):
         )
         report = result.report
         progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
-        shown = save_before_after(conditions.image, result.image)
+        previews = save_before_after(conditions.image, result.image)
         return io.NodeOutput(
-            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=shown
+            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=previews
         )

@@ -1,6 +1,6 @@
-"""The inputs and the results of a graph that is served as an endpoint.
+"""Endpoint nodes: the inputs and results of a graph that the gateway serves over HTTP.
 
-Each carries a name and a help text: an endpoint's schema is made from them.
+Each node has a name and a help text. The gateway makes the endpoint's schema from them.
 """
 
 from pathlib import Path
@@ -18,52 +18,60 @@ from .comfy_host.folders import input_file, input_images
 from .sockets import advanced
 
 CATEGORY = "ArtMancer/endpoint"
-SENT = "What the caller sent, or value."
+
+FLOAT_LIMIT = 1e6
+"""Largest number of Endpoint Float; the smallest is its negative."""
+
+OUTPUT_TOOLTIP = "The value that the caller sends, or else the node's own value."
 
 
-def _about(name: str) -> list[io.Input]:
+def _name_and_help(name: str) -> list[io.Input]:
+    """Make the inputs that every endpoint node has."""
     return [
-        io.String.Input("name", default=name, tooltip="What the endpoint calls this."),
-        io.String.Input("help", default="", tooltip="What a caller should know about it."),
+        io.String.Input("name", default=name, tooltip="Name in the endpoint's schema."),
+        io.String.Input(
+            "help", default="", tooltip="Description in the endpoint's schema, for callers."
+        ),
     ]
 
 
-def _picture(what: str) -> list[io.Input]:
+def _image_inputs(kind: str) -> list[io.Input]:
+    """Make the inputs of a node that takes an image file; `kind` is "image" or "mask"."""
     return [
         io.Combo.Input(
             "image",
             options=[*input_images(), NO_IMAGE],
             upload=io.UploadType.image,
-            tooltip=f"The {what}, a file in ComfyUI's input folder.",
+            tooltip=f"The {kind}, a file in ComfyUI's input folder.",
         ),
-        *_about(what),
+        *_name_and_help(kind),
         io.Boolean.Input("required", default=True, tooltip="Off: the caller may leave it out."),
     ]
 
 
-def _path(image: str | None, name: str, required: bool) -> Path | None:
+def _image_path(image: str | None, name: str, required: bool) -> Path | None:
+    """Return the path of an image input; None where the caller left it out."""
     path = input_file(image) if image else None
     if path is None and required:
         raise ArtMancerError(
-            "invalid_request", f"No picture was given for '{name}', which requires one. Send one."
+            "invalid_request", f"'{name}' is required and has no image. Choose or send one."
         )
     return path
 
 
-def _validate_picture(image: str | None, required: bool | None) -> bool | str:
-    """ComfyUI asks with None for what is connected and not typed in."""
-    if image in (None, "", NO_IMAGE):
-        return (
-            "no picture was given, and this input requires one. Send one."
-            if required and image is not None
-            else True
-        )
+def _validate_image(image: str | None, required: bool | None) -> bool | str:
+    """Return True, or a message for the user. ComfyUI passes None for a connected input."""
+    if image is None:
+        return True
+    if image in ("", NO_IMAGE):
+        return "it is required and has no image. Choose or send one." if required else True
     if input_file(str(image)) is None:
         return f"there is no '{image}' in the input folder. Upload it first."
     return True
 
 
-def _fingerprint(image: str | None) -> tuple[str | None, int]:
+def _fingerprint_image(image: str | None) -> tuple[str | None, int]:
+    """Return a key that changes with the file, so that ComfyUI reads a changed file again."""
     path = input_file(image) if image else None
     return (image, path.stat().st_mtime_ns if path else 0)
 
@@ -75,25 +83,27 @@ class EndpointImage(io.ComfyNode):
             node_id="ArtMancer_EndpointImage",
             display_name="Endpoint Image",
             category=CATEGORY,
-            description="A picture that the endpoint's caller sends. "
-            "In the editor it works like Load Image.",
-            inputs=_picture("image"),
+            description="An image that the endpoint's caller sends. "
+            "In a workflow it works like Load Image.",
+            inputs=_image_inputs("image"),
             outputs=[
-                io.Image.Output(display_name="image", tooltip="Nothing, where it was left out.")
+                io.Image.Output(
+                    display_name="image", tooltip="The image; nothing if the caller leaves it out."
+                )
             ],
         )
 
     @classmethod
     def validate_inputs(cls, image: str | None, required: bool | None) -> bool | str:
-        return _validate_picture(image, required)
+        return _validate_image(image, required)
 
     @classmethod
     def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str | None, int]:
-        return _fingerprint(image)
+        return _fingerprint_image(image)
 
     @classmethod
     def execute(cls, image: str, name: str, help: str, required: bool) -> io.NodeOutput:
-        path = _path(image, name, required)
+        path = _image_path(image, name, required)
         return io.NodeOutput(images.load(path).image if path else None)
 
 
@@ -104,24 +114,26 @@ class EndpointMask(io.ComfyNode):
             node_id="ArtMancer_EndpointMask",
             display_name="Endpoint Mask",
             category=CATEGORY,
-            description="A mask that the endpoint's caller sends as a picture, white = edit.",
-            inputs=_picture("mask"),
+            description="A mask that the endpoint's caller sends as an image, white = edit.",
+            inputs=_image_inputs("mask"),
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="Nothing, where it was left out.")
+                io.Mask.Output(
+                    display_name="mask", tooltip="The mask; nothing if the caller leaves it out."
+                )
             ],
         )
 
     @classmethod
     def validate_inputs(cls, image: str | None, required: bool | None) -> bool | str:
-        return _validate_picture(image, required)
+        return _validate_image(image, required)
 
     @classmethod
     def fingerprint_inputs(cls, image: str, **_: Any) -> tuple[str | None, int]:
-        return _fingerprint(image)
+        return _fingerprint_image(image)
 
     @classmethod
     def execute(cls, image: str, name: str, help: str, required: bool) -> io.NodeOutput:
-        path = _path(image, name, required)
+        path = _image_path(image, name, required)
         return io.NodeOutput(images.load_mask(path) if path else None)
 
 
@@ -138,21 +150,19 @@ class EndpointText(io.ComfyNode):
                     "value",
                     default="",
                     multiline=True,
-                    tooltip="The text, where the caller sends none.",
+                    tooltip="The text if the caller sends none.",
                 ),
-                *_about("text"),
+                *_name_and_help("text"),
                 io.Int.Input(
                     "max_length",
                     default=4000,
                     min=1,
                     max=100_000,
-                    tooltip="The most characters it may have.",
+                    tooltip="Largest number of characters.",
                 ),
-                io.Boolean.Input(
-                    "required", default=False, tooltip="On: the caller has to send it."
-                ),
+                io.Boolean.Input("required", default=False, tooltip="On: the caller must send it."),
             ],
-            outputs=[io.String.Output(display_name="text", tooltip=SENT)],
+            outputs=[io.String.Output(display_name="text", tooltip=OUTPUT_TOOLTIP)],
         )
 
     @classmethod
@@ -160,7 +170,7 @@ class EndpointText(io.ComfyNode):
         cls, value: str | None, max_length: int | None, required: bool | None
     ) -> bool | str:
         if required and value is not None and not value.strip():
-            return "no text was given, and this input requires one. Send one."
+            return "it is required and has no text. Type or send one."
         if value is not None and max_length is not None and len(value) > max_length:
             return (
                 f"the text has {len(value):,} characters; expected at most {max_length:,}. "
@@ -189,9 +199,9 @@ class EndpointInteger(io.ComfyNode):
                     default=0,
                     min=-MAX_SEED,
                     max=MAX_SEED,
-                    tooltip="The number, where the caller sends none.",
+                    tooltip="The number if the caller sends none.",
                 ),
-                *_about("integer"),
+                *_name_and_help("integer"),
                 io.Int.Input(
                     "minimum",
                     default=0,
@@ -207,7 +217,7 @@ class EndpointInteger(io.ComfyNode):
                     tooltip="The largest number allowed.",
                 ),
             ],
-            outputs=[io.Int.Output(display_name="integer", tooltip=SENT)],
+            outputs=[io.Int.Output(display_name="integer", tooltip=OUTPUT_TOOLTIP)],
         )
 
     @classmethod
@@ -233,30 +243,30 @@ class EndpointFloat(io.ComfyNode):
                 io.Float.Input(
                     "value",
                     default=0.0,
-                    min=-1e6,
-                    max=1e6,
+                    min=-FLOAT_LIMIT,
+                    max=FLOAT_LIMIT,
                     step=0.01,
-                    tooltip="The number, where none is sent.",
+                    tooltip="The number if the caller sends none.",
                 ),
-                *_about("float"),
+                *_name_and_help("float"),
                 io.Float.Input(
                     "minimum",
                     default=0.0,
-                    min=-1e6,
-                    max=1e6,
+                    min=-FLOAT_LIMIT,
+                    max=FLOAT_LIMIT,
                     step=0.01,
-                    tooltip="The smallest allowed.",
+                    tooltip="The smallest number allowed.",
                 ),
                 io.Float.Input(
                     "maximum",
                     default=1.0,
-                    min=-1e6,
-                    max=1e6,
+                    min=-FLOAT_LIMIT,
+                    max=FLOAT_LIMIT,
                     step=0.01,
-                    tooltip="The largest allowed.",
+                    tooltip="The largest number allowed.",
                 ),
             ],
-            outputs=[io.Float.Output(display_name="float", tooltip=SENT)],
+            outputs=[io.Float.Output(display_name="float", tooltip=OUTPUT_TOOLTIP)],
         )
 
     @classmethod
@@ -276,10 +286,11 @@ def _validate_range(
     value: float | None, minimum: float | None, maximum: float | None
 ) -> bool | str:
     if not all(isinstance(number, int | float) for number in (value, minimum, maximum)):
-        return True  # connected, or of a type that ComfyUI itself refuses
+        # An input is connected, or has a type that ComfyUI itself refuses.
+        return True
     if minimum <= value <= maximum:
         return True
-    return f"the value is {value}; expected {minimum} to {maximum}. Send one in that range."
+    return f"the value is {value}; expected {minimum} to {maximum}."
 
 
 class EndpointChoice(io.ComfyNode):
@@ -289,28 +300,23 @@ class EndpointChoice(io.ComfyNode):
             node_id="ArtMancer_EndpointChoice",
             display_name="Endpoint Choice",
             category=CATEGORY,
-            description="One of several words that the endpoint's caller sends. Connect it to any "
-            "drop-down list.",
+            description="One of several choices, which the endpoint's caller sends. Connect it to "
+            "any drop-down list.",
             inputs=[
-                io.Combo.Input(
-                    "value", options=[], tooltip="The choice, where the caller sends none."
-                ),
-                *_about("choice"),
+                io.Combo.Input("value", options=[], tooltip="The choice if the caller sends none."),
+                *_name_and_help("choice"),
                 io.String.Input(
-                    "choices", default="", multiline=True, tooltip="What may be chosen, one a line."
+                    "choices", default="", multiline=True, tooltip="The choices, one on each line."
                 ),
             ],
-            outputs=[io.AnyType.Output(display_name="choice", tooltip=SENT)],
+            outputs=[io.AnyType.Output(display_name="choice", tooltip=OUTPUT_TOOLTIP)],
         )
 
     @classmethod
     def validate_inputs(cls, value: str | None, choices: str | None) -> bool | str:
         if value is None or choices is None or value in choices.splitlines():
             return True
-        return (
-            f"the value is '{value}'; expected one of: {', '.join(choices.splitlines())}. "
-            "Send one of them."
-        )
+        return f"the value is '{value}'; expected one of: {', '.join(choices.splitlines())}."
 
     @classmethod
     def execute(cls, value: str, name: str, help: str, choices: str) -> io.NodeOutput:
@@ -326,10 +332,12 @@ class EndpointSwitch(io.ComfyNode):
             category=CATEGORY,
             description="A yes or no that the endpoint's caller sends.",
             inputs=[
-                io.Boolean.Input("value", default=False, tooltip="Where the caller sends none."),
-                *_about("switch"),
+                io.Boolean.Input(
+                    "value", default=False, tooltip="Yes or no if the caller sends neither."
+                ),
+                *_name_and_help("switch"),
             ],
-            outputs=[io.Boolean.Output(display_name="switch", tooltip=SENT)],
+            outputs=[io.Boolean.Output(display_name="switch", tooltip=OUTPUT_TOOLTIP)],
         )
 
     @classmethod
@@ -344,19 +352,19 @@ class EndpointResult(io.ComfyNode):
             node_id="ArtMancer_EndpointResult",
             display_name="Endpoint Result",
             category=CATEGORY,
-            description="What the endpoint answers under this name: an image, a mask, a text or a "
-            "number. Pictures are saved as PNG, without the graph in them.",
+            description="A result that the endpoint returns under this name: an image, a mask, a "
+            "text or a number. Images are saved as PNG, without the workflow in the file.",
             inputs=[
                 io.AnyType.Input(
                     "value", tooltip="An image, a mask, a text, a number, or a yes or no."
                 ),
-                *_about("result"),
+                *_name_and_help("result"),
                 io.Boolean.Input(
                     "on_request",
                     default=False,
                     optional=True,
-                    tooltip="On: answered only to a caller who asks for it. A graph run by hand "
-                    "always gives it.",
+                    tooltip="On: returned only to a caller who requests it. A run in ComfyUI "
+                    "always returns it.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -364,8 +372,9 @@ class EndpointResult(io.ComfyNode):
                         options=[OUTPUT, TEMP],
                         default=OUTPUT,
                         optional=True,
-                        tooltip="Where pictures go. temp: ComfyUI's temporary folder, which it "
-                        "empties when it starts.",
+                        tooltip="The folder that images are saved in. output: ComfyUI's output "
+                        "folder. temp: ComfyUI's temporary folder, which it empties when it "
+                        "starts.",
                     )
                 ),
             ],
@@ -374,8 +383,9 @@ class EndpointResult(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str = OUTPUT, **_: Any) -> float:
-        # Temporary files are removed while ComfyUI runs, and it would name one again that is gone.
-        # A new NaN, and not math.nan, which is itself: always run.
+        # Temporary files are deleted while ComfyUI runs, and a cached result could name a deleted
+        # file. A new NaN is equal to nothing, so the node always runs; math.nan is one object, and
+        # equal to itself in a comparison of tuples.
         return float("nan") if folder == TEMP else 0.0
 
     @classmethod
@@ -384,11 +394,11 @@ class EndpointResult(io.ComfyNode):
     ) -> io.NodeOutput:
         if isinstance(value, Tensor) and value.ndim in (3, 4):
             save = save_result if folder == TEMP else save_output
-            return io.NodeOutput(ui=ui.SavedImages([save(picture) for picture in value]))
+            return io.NodeOutput(ui=ui.SavedImages([save(image) for image in value]))
         if isinstance(value, str | int | float | bool):
             return io.NodeOutput(ui={"text": (str(value),), "value": (value,)})
         raise ArtMancerError(
             "invalid_request",
             f"Endpoint Result '{name}' got a {type(value).__name__}; expected an image, a mask, a "
-            "text or a number. Connect one of these.",
+            "text or a number.",
         )

@@ -1,3 +1,5 @@
+"""Add Condition and Condition Images: more images for the editor, and a look at all of them."""
+
 import json
 
 import torch
@@ -15,8 +17,8 @@ class AddCondition(io.ComfyNode):
             node_id="ArtMancer_AddCondition",
             display_name="Add Condition",
             category="ArtMancer",
-            description="Show the editor one more picture, after those of the recipe. The draft "
-            "editor looks at none of them.",
+            description="Add one more conditioning image after those of the recipe. The draft "
+            "editor ignores it.",
             inputs=[
                 ConditionsType.Input(
                     "conditions", tooltip="From Split Conditions or Add Condition."
@@ -24,8 +26,8 @@ class AddCondition(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture: it is scaled to fit into the crop, centred on white. "
-                    "Without it, the conditions are passed on as they are.",
+                    tooltip="The image. It is scaled to fit into the crop, centered on white. "
+                    "Without it, the conditions are passed on unchanged.",
                 ),
             ],
             outputs=[
@@ -47,7 +49,7 @@ class ConditionImages(io.ComfyNode):
             node_id="ArtMancer_ConditionImages",
             display_name="Condition Images",
             category="ArtMancer",
-            description="The pictures that the editor is shown, in their order, to look at.",
+            description="Show the conditioning images that the editor sees, in order.",
             inputs=[
                 ConditionsType.Input(
                     "conditions", tooltip="From Split Conditions or Add Condition."
@@ -56,15 +58,14 @@ class ConditionImages(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="images",
-                    tooltip="One a condition, as a batch; of the first photo of a batch.",
+                    tooltip="The conditioning images as a batch. Of a batch of photos, only those "
+                    "of the first photo.",
                 ),
-                io.String.Output(display_name="labels", tooltip="Their names, as a JSON list."),
+                io.String.Output(display_name="labels", tooltip="Their names as a JSON list."),
             ],
         )
 
     @classmethod
     def execute(cls, conditions: Conditions) -> io.NodeOutput:
-        made = conditions.images
-        return io.NodeOutput(
-            torch.cat([image[:1] for image in made.values()]), json.dumps(list(made))
-        )
+        images = torch.cat([image[:1] for image in conditions.images.values()])
+        return io.NodeOutput(images, json.dumps(list(conditions.images)))

@@ -1,3 +1,5 @@
+"""Small tools around an edit: resize, cut out, shadows, edges, white balance, compare."""
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -21,7 +23,7 @@ class Resize(io.ComfyNode):
             display_name="Resize Photo",
             category=CATEGORY,
             description="Scale the photo and its mask. "
-            "What has the size already is passed on bit for bit.",
+            "Images that have the size already are passed on bit for bit.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Int.Input(
@@ -29,16 +31,16 @@ class Resize(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MAX_SIDE,
-                    tooltip="In pixels; 0 = as the height gives by the aspect ratio. Both 0: the "
-                    "photo's own size.",
+                    tooltip="In pixels; 0 = follow the height, keeping the aspect ratio. Both 0: "
+                    "the photo's own size.",
                 ),
                 io.Int.Input(
                     "height",
                     default=0,
                     min=0,
                     max=MAX_SIDE,
-                    tooltip="In pixels; 0 = as the width gives by the aspect ratio. Both 0: the "
-                    "photo's own size.",
+                    tooltip="In pixels; 0 = follow the width, keeping the aspect ratio. Both 0: "
+                    "the photo's own size.",
                 ),
                 io.Float.Input(
                     "max_megapixels",
@@ -46,18 +48,20 @@ class Resize(io.ComfyNode):
                     min=0.0,
                     max=134.0,
                     step=0.01,
-                    tooltip="Scale down what is larger, in its aspect ratio; 0 = no limit. 1 = "
-                    "1024 x 1024 pixels.",
+                    tooltip="Scale larger photos down to this, keeping the aspect ratio; 0 = no "
+                    "limit. 1 = 1024 x 1024 pixels.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="Of the photo's size; it is scaled with it."
+                    "mask",
+                    optional=True,
+                    tooltip="A mask of the same size as the photo, scaled along with it.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The photo in its new size."),
+                io.Image.Output(display_name="image", tooltip="The photo at its new size."),
                 io.Mask.Output(
                     display_name="mask",
-                    tooltip="The mask in the same size; nothing, where none came.",
+                    tooltip="The mask at the same size; nothing if no mask is connected.",
                 ),
             ],
         )
@@ -82,7 +86,7 @@ class ExtractObject(io.ComfyNode):
             node_id="ArtMancer_ExtractObject",
             display_name="Extract Object",
             category=CATEGORY,
-            description="Cut the object out of the photo and centre it on a white square.",
+            description="Cut the object out of the photo and center it on a white square.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Mask.Input("mask", tooltip="White on the object."),
@@ -91,8 +95,8 @@ class ExtractObject(io.ComfyNode):
                     default=1024,
                     min=0,
                     max=8192,
-                    tooltip="Of the square, in pixels; 0 = 512 where the object fits into that as "
-                    "it is, else 1024.",
+                    tooltip="Side of the square in pixels; 0 = 512 if the object fits unscaled, "
+                    "else 1024.",
                 ),
                 io.Float.Input(
                     "margin",
@@ -100,7 +104,7 @@ class ExtractObject(io.ComfyNode):
                     min=0.0,
                     max=0.45,
                     step=0.01,
-                    tooltip="Free on each side, of the square.",
+                    tooltip="Empty border on each side, as a share of the square.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The object on white.")],
@@ -125,17 +129,37 @@ class CastShadow(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="White on the object. Without it, the object is what is not white.",
+                    tooltip="White on the object. Without it, everything that is not white is the "
+                    "object.",
                 ),
                 io.Int.Input(
-                    "offset_x", default=20, min=-4096, max=4096, tooltip="Pixels to the right."
+                    "offset_x",
+                    default=20,
+                    min=-4096,
+                    max=4096,
+                    tooltip="Pixels that the shadow falls to the right; negative = to the left.",
                 ),
-                io.Int.Input("offset_y", default=20, min=-4096, max=4096, tooltip="Pixels down."),
+                io.Int.Input(
+                    "offset_y",
+                    default=20,
+                    min=-4096,
+                    max=4096,
+                    tooltip="Pixels that the shadow falls down; negative = up.",
+                ),
                 io.Float.Input(
-                    "opacity", default=0.5, min=0.0, max=1.0, step=0.05, tooltip="1 = black."
+                    "opacity",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How dark the shadow is; 0 = no shadow, 1 = black.",
                 ),
                 io.Int.Input(
-                    "blur", default=20, min=0, max=512, tooltip="Softness of its edge, in pixels."
+                    "blur",
+                    default=20,
+                    min=0,
+                    max=512,
+                    tooltip="Softness of the shadow's edge, in pixels.",
                 ),
             ],
             outputs=[
@@ -166,8 +190,9 @@ class ShadowMask(io.ComfyNode):
             node_id="ArtMancer_ShadowMask",
             display_name="Shadow Mask",
             category=CATEGORY,
-            description="Find the shadow that an object casts, so that a removal takes it along: "
-            "what touches the object, is darker than the ground around it, and of the same colour.",
+            description="Find the shadow that an object casts, so that a removal removes it too. A "
+            "shadow touches the object, is darker than the ground around it, and has the ground's "
+            "color.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Mask.Input("mask", tooltip="White on the object, from Smart Mask or painted."),
@@ -177,22 +202,23 @@ class ShadowMask(io.ComfyNode):
                     min=0.1,
                     max=4.0,
                     step=0.1,
-                    tooltip="How far from the object its shadow may lie, "
-                    "over the object's longer side.",
+                    tooltip="How far from the object the shadow may reach, as a multiple of the "
+                    "object's longer side.",
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="The object with its shadow."),
+                io.Mask.Output(display_name="mask", tooltip="The object and its shadow."),
                 io.Mask.Output(
-                    display_name="shadow", tooltip="The shadow alone; black where none is found."
+                    display_name="shadow", tooltip="The shadow alone; black if none was found."
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
-        found = shadow.propose(tools.opaque(image), mask, reach, node_progress())
-        return io.NodeOutput(torch.maximum(mask.to(found).expand_as(found), found), found)
+        shadow_mask = shadow.propose(tools.opaque(image), mask, reach, node_progress())
+        mask = mask.to(shadow_mask).expand_as(shadow_mask)
+        return io.NodeOutput(torch.maximum(mask, shadow_mask), shadow_mask)
 
 
 class Edges(io.ComfyNode):
@@ -202,8 +228,7 @@ class Edges(io.ComfyNode):
             node_id="ArtMancer_Edges",
             display_name="Edges",
             category=CATEGORY,
-            description="The photo's edges (Canny), white on black, "
-            "as the recipe image_edges shows them.",
+            description="The photo's edges (Canny), white on black, as in the recipe image_edges.",
             inputs=[io.Image.Input("image", tooltip="The photo.")],
             outputs=[io.Image.Output(display_name="edges", tooltip="White on black.")],
         )
@@ -220,8 +245,8 @@ class WhiteBalance(io.ComfyNode):
             node_id="ArtMancer_WhiteBalance",
             display_name="White Balance",
             category=CATEGORY,
-            description="Remove a colour cast by itself, then shift the light by hand. At full "
-            "resolution, with all texture.",
+            description="Remove a color cast automatically, then adjust temperature and tint by "
+            "hand, at full resolution and with all texture.",
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Float.Input(
@@ -230,8 +255,8 @@ class WhiteBalance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of the cast that is found goes (shades of grey); "
-                    "0 = by hand alone.",
+                    tooltip="How much of the estimated color cast is removed (shades of gray); "
+                    "0 = by hand only.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -239,7 +264,7 @@ class WhiteBalance(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=1.0,
-                    tooltip="-100 blue to 100 amber.",
+                    tooltip="-100 = blue, 100 = amber.",
                 ),
                 io.Float.Input(
                     "tint",
@@ -247,9 +272,14 @@ class WhiteBalance(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=1.0,
-                    tooltip="-100 green to 100 magenta.",
+                    tooltip="-100 = green, 100 = magenta.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="White where the cast is looked for."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the color cast is estimated. Without it, in the whole "
+                    "photo.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The balanced photo.")],
         )
@@ -280,22 +310,23 @@ class Compare(io.ComfyNode):
             node_id="ArtMancer_Compare",
             display_name="Compare",
             category=CATEGORY,
-            description="Two photos of one size under a slider: "
-            "before on its left, after on its right.",
+            description="Compare two photos of the same size with a slider: before on the left, "
+            "after on the right.",
             is_output_node=True,
             inputs=[
-                io.Image.Input("before", tooltip="On the slider's left."),
-                io.Image.Input("after", tooltip="On the slider's right."),
+                io.Image.Input("before", tooltip="The photo on the left of the slider."),
+                io.Image.Input("after", tooltip="The photo on the right of the slider."),
                 io.Float.Input(
                     "at",
                     default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where the output picture is divided.",
+                    tooltip="Position of the dividing line in the output image, as a share of its "
+                    "width.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="Both in one picture.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="Both photos in one image.")],
         )
 
     @classmethod

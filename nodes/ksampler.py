@@ -1,3 +1,5 @@
+"""Encode Conditions and Stitch: the same edit around ComfyUI's own KSampler."""
+
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,13 +11,20 @@ from ..artmancer.conditions import Conditions
 from ..artmancer.edit import edit
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
-from ..artmancer.options import TRANSFERS
-from ..artmancer.qwen.sampler import VISION_PIXELS, size_of
+from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.region import resample
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
-from .sockets import ConditionsType, match_colors, prompt_inputs, spill, widen, with_pictures
+from .sockets import (
+    ConditionsType,
+    match_colors,
+    prompt_inputs,
+    spill,
+    transfer,
+    widen,
+    with_cached_previews,
+)
 
 TEMPLATE = (
     "<|im_start|>system\n"
@@ -25,9 +34,7 @@ TEMPLATE = (
     "the original input where appropriate."
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-"""What Qwen-Image-Edit was trained with around the prompt;
-so it stands in diffusers' pipeline for it.
-"""
+"""Text around the prompt that Qwen-Image-Edit was trained with, as in diffusers' pipeline."""
 
 
 class EncodeConditions(io.ComfyNode):
@@ -37,8 +44,8 @@ class EncodeConditions(io.ComfyNode):
             node_id="ArtMancer_EncodeConditions",
             display_name="Encode Conditions",
             category="ArtMancer",
-            description="For ComfyUI's own KSampler, with a Qwen-Image-Edit model from any loader: "
-            "encode the conditioning images at the crop's own size, and the prompts.",
+            description="Encode the conditioning images, at the crop's own size, and the prompts "
+            "for ComfyUI's own KSampler and a Qwen-Image-Edit model from any loader.",
             inputs=[
                 io.Clip.Input(
                     "clip", tooltip="Qwen2.5-VL, from Load CLIP with the type qwen_image."
@@ -49,8 +56,8 @@ class EncodeConditions(io.ComfyNode):
                 ),
                 *prompt_inputs(
                     prompt_tooltip="The edit in words.",
-                    negative_tooltip="What to avoid, where KSampler's cfg is above 1. "
-                    "A space, as in training.",
+                    negative_tooltip="What to avoid, used if KSampler's cfg is above 1. "
+                    "The checkpoints were trained with a single space.",
                 ),
             ],
             outputs=[
@@ -58,8 +65,8 @@ class EncodeConditions(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="For KSampler."),
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="The crop, for KSampler at denoise 1; with the feathered mask, where "
-                    "there is one, so that what is outside it is kept in each step.",
+                    tooltip="The crop, for KSampler with denoise 1. It carries the feathered mask, "
+                    "if there is a mask, so that the crop outside it is kept at each step.",
                 ),
             ],
         )
@@ -72,39 +79,40 @@ class EncodeConditions(io.ComfyNode):
         if count != 1:
             raise ArtMancerError(
                 "invalid_request",
-                f"Encode Conditions takes one photo at a time, and {count} came as a batch. Give "
-                "them one after the other: Rebatch Images with a batch_size of 1, before Split "
-                "Conditions, does it.",
+                f"Encode Conditions got a batch of {count} photos; expected one. Connect Rebatch "
+                "Images with a batch_size of 1 before Split Conditions.",
             )
         progress = node_progress()
         images = list(conditions.images.values())
+        # Each image, the crop, and two prompts.
+        total = len(images) + 3
         references = []
         for done, image in enumerate(images):
-            progress(done, len(images) + 3, "encoding conditions")
+            progress(done, total, "encoding conditions")
             references.append(vae.encode(image))
-        progress(len(images), len(images) + 3, "encoding the crop")
+        progress(len(images), total, "encoding the crop")
         latent = {"samples": vae.encode(crop.image)}
         if conditions.masked:
             latent["noise_mask"] = (crop.feathered > 0).float()
         encoded = []
-        for done, words in enumerate((prompt, negative), len(images) + 1):
-            progress(done, len(images) + 3, "encoding the prompts")
-            encoded.append(_encode(clip, words, images, references))
+        for done, text in enumerate((prompt, negative), len(images) + 1):
+            progress(done, total, "encoding the prompts")
+            encoded.append(_encode(clip, text, images, references))
         return io.NodeOutput(*encoded, latent)
 
 
 def _encode(
-    clip: Any, words: str, images: list[Tensor], references: list[Tensor]
+    clip: Any, text: str, images: list[Tensor], references: list[Tensor]
 ) -> list[list[Any]]:
-    """ComfyUI's conditioning: the words, with the images as the vision encoder sees them,
-    and their latents.
+    """Encode a prompt as ComfyUI's conditioning, with the images for the vision encoder and their
+    latents, `references`.
     """
-    seen = [resample(image, size_of(*image.shape[1:3], VISION_PIXELS)) for image in images]
-    pictures = "".join(
+    small = [resample(image, size_for_area(*image.shape[1:3], VISION_PIXELS)) for image in images]
+    placeholders = "".join(
         f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"
-        for number in range(1, len(seen) + 1)
+        for number in range(1, len(small) + 1)
     )
-    tokens = clip.tokenize(pictures + words, images=seen, llama_template=TEMPLATE)
+    tokens = clip.tokenize(placeholders + text, images=small, llama_template=TEMPLATE)
     return [
         [embedding, {**settings, "reference_latents": references}]
         for embedding, settings in clip.encode_from_tokens_scheduled(tokens)
@@ -118,26 +126,22 @@ class Stitch(io.ComfyNode):
             node_id="ArtMancer_Stitch",
             display_name="Stitch",
             category="ArtMancer",
-            description="Fit the colours of an edited crop to the photo at the mask's rim, and "
-            "stitch it back. Every pixel outside the feathered mask stays as it was.",
+            description="Match the colors of an edited crop to the photo at the rim of the mask, "
+            "and stitch the crop into the photo. Every pixel outside the feathered mask stays as "
+            "it was.",
             inputs=[
-                ConditionsType.Input("conditions", tooltip="Those that the crop was edited with."),
+                ConditionsType.Input(
+                    "conditions", tooltip="The conditions that the crop was edited with."
+                ),
                 io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default="removal",
-                    tooltip="What the edit was.",
+                    tooltip="The kind of edit that was made.",
                 ),
                 match_colors(),
-                io.Combo.Input(
-                    "transfer",
-                    options=list(TRANSFERS),
-                    default="colors",
-                    tooltip="For white balance. colors: the change of colours is applied to the "
-                    "photo's own pixels, so that no texture is lost. "
-                    "pixels: the edited pixels are taken.",
-                ),
+                transfer(),
                 widen(),
             ],
             outputs=[
@@ -145,12 +149,12 @@ class Stitch(io.ComfyNode):
                     display_name="image", tooltip="The edited photo, at its own resolution."
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="What the edit did, as JSON; for Report."
+                    display_name="report", tooltip="The report on the edit as JSON, for Report."
                 ),
                 spill(),
             ],
         )
-        return with_pictures(schema)
+        return with_cached_previews(schema)
 
     @classmethod
     def execute(
@@ -162,17 +166,22 @@ class Stitch(io.ComfyNode):
         transfer: str,
         widen: bool = False,
     ) -> io.NodeOutput:
-        given = PrecomputedEdit(edited, variant, f"ComfyUI/{variant}", conditions.recipe)
+        editor = PrecomputedEdit(edited, variant, f"ComfyUI/{variant}", conditions.recipe)
         progress = node_progress()
         result = edit(
-            given, conditions, match=match_colors, transfer=transfer, widen=widen, progress=progress
+            editor,
+            conditions,
+            match=match_colors,
+            transfer=transfer,
+            widen=widen,
+            progress=progress,
         )
-        # Others edited; their seed, and how long it took, they know.
+        # KSampler made the edit: its seed and its time are not known to this node.
         seconds = {
             stage: value for stage, value in result.report.seconds.items() if stage != "edit"
         }
         report = replace(result.report, seconds=seconds, seed=None)
-        shown = save_before_after(conditions.image, result.image)
+        previews = save_before_after(conditions.image, result.image)
         return io.NodeOutput(
-            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=shown
+            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=previews
         )

@@ -1,3 +1,5 @@
+"""Load Editor: the draft editor, or a Qwen-Image-Edit base with a variant's LoRA."""
+
 from typing import Any
 
 from comfy_api.latest import io
@@ -22,24 +24,27 @@ class LoadEditor(io.ComfyNode):
             node_id="ArtMancer_LoadEditor",
             display_name="Load Editor",
             category="ArtMancer",
-            description="Choose who edits, and the task. The draft editor needs no weights and no "
-            "GPU; any other is a Qwen-Image-Edit model in models/diffusers.",
+            description="Select the editor and the variant: insertion, removal or white balance. "
+            "The draft editor needs no weights and no GPU. All others are Qwen-Image-Edit models "
+            "in models/diffusers.",
             inputs=[
                 io.Combo.Input(
                     "editor",
                     options=[DRAFT, AUTO, *bases()],
                     default=DRAFT,
-                    tooltip="draft: PatchMatch fills a hole, Poisson blending inserts a reference, "
-                    "shades of grey balances the colours; it does not read the prompt. Others: "
-                    "folders of Qwen-Image-Edit-2509 or 2511 in models/diffusers, or in "
-                    "MODEL_PATH. auto: the first of these, or draft where there is none.",
+                    tooltip="draft: PatchMatch fills the hole, Poisson blending inserts a "
+                    "reference, shades of gray corrects the white balance; it ignores the prompt. "
+                    "Others: folders with Qwen-Image-Edit-2509 or 2511, in models/diffusers or "
+                    "named by MODEL_PATH. auto: the first of these folders, or draft if there is "
+                    "none.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default="removal",
-                    tooltip="insertion: put the reference where the mask is. removal: take out "
-                    "what the mask covers. white_balance: remove a colour cast; needs no mask.",
+                    tooltip="insertion: put the reference where the mask is white. removal: remove "
+                    "the object that the mask covers. white_balance: remove a color cast; works "
+                    "without a mask.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -47,8 +52,7 @@ class LoadEditor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Of the draft editor's white balance, "
-                    "or of the Qwen editor's checkpoint.",
+                    tooltip="Strength of the LoRA, or of the draft editor's white balance.",
                 ),
                 io.Combo.Input(
                     "checkpoint",
@@ -56,16 +60,19 @@ class LoadEditor(io.ComfyNode):
                     default=AUTO,
                     optional=True,
                     tooltip="The variant's LoRA, from models/artmancer or models/loras. auto: the "
-                    "file of the variant's own name (removal_cp.safetensors...), or what "
-                    "MODEL_FILE... names. none: the base alone. Switching costs no reload.",
+                    "file that MODEL_FILE (insertion), MODEL_FILE_REMOVAL or "
+                    "MODEL_FILE_WHITE_BALANCE names, else the file with the variant's own name, "
+                    "such as removal_cp.safetensors. none: the base alone. Switching does not load "
+                    "the base again.",
                 ),
                 io.Combo.Input(
                     "acceleration",
                     options=[NONE, *files],
                     default=NONE,
                     optional=True,
-                    tooltip="A LoRA for few steps on top, such as Qwen-Image-Lightning. It samples "
-                    "with CFG 1 and a shift of 3; set the steps in Edit Sampler to its 4 or 8.",
+                    tooltip="One more LoRA, for few steps, such as Qwen-Image-Lightning. It "
+                    "samples with CFG 1 and a shift of 3. Set steps in Edit Sampler to the number "
+                    "that the LoRA is made for, 4 or 8.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -73,9 +80,9 @@ class LoadEditor(io.ComfyNode):
                         options=list(PRECISIONS),
                         default=AUTO,
                         optional=True,
-                        tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8 halves the "
-                        "transformer's memory (20 GB instead of 40) and rounds them, which changes "
-                        "the result a little.",
+                        tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8: the transformer takes "
+                        "half the memory (20 GB instead of 40); its weights are rounded, which "
+                        "changes the result slightly.",
                     )
                 ),
                 advanced(
@@ -84,9 +91,10 @@ class LoadEditor(io.ComfyNode):
                         options=[AUTO, *MEMORY_MODES],
                         default=AUTO,
                         optional=True,
-                        tooltip="auto: the first of the three that fits. one model at a time: "
-                        "moves 16 and 40 GB in each new edit. group offload: streams the weights "
-                        "through a small GPU in every step; slowest.",
+                        tooltip="auto: the first of the other three that fits. one model at a "
+                        "time: moves the text encoder (16 GB) and the transformer (40 GB) to the "
+                        "GPU in each new edit. group offload: streams the weights through a small "
+                        "GPU at every step; slowest.",
                     )
                 ),
             ],
@@ -123,7 +131,7 @@ class LoadEditor(io.ComfyNode):
                 f"There is no checkpoint for {variant}: expected "
                 f"{' or '.join(checkpoints.expected(variant))} in "
                 f"{' or '.join(f'models/{folder}' for folder in LORA_FOLDERS)}. Put it there, "
-                "choose a file, or choose 'none' for the base without one.",
+                "choose a file, or choose 'none' for the base alone.",
             )
         return io.NodeOutput(
             QwenEditor(

@@ -1,3 +1,5 @@
+"""Remove Background: the subject of an image, cut out by one of rembg's models."""
+
 import json
 from typing import Any
 
@@ -11,66 +13,72 @@ from .comfy_host.progress import node_progress
 from .sockets import AUTO, advanced
 
 ALPHA, COLOR = "alpha", "color"
+"""Options of background."""
 
 
 def _resolve_auto(model: str) -> str:
     return matting.choose(rembg_folders()) if model == AUTO else model
 
 
-def _licences() -> str:
+def _license_note() -> str:
+    """Say which models everybody may use, and the conditions of the others."""
     free = [name for name, model in matting.MODELS.items() if model.free]
     others = [
-        f"{name}: {model.licence}" for name, model in matting.MODELS.items() if not model.free
+        f"{name}: {model.license}" for name, model in matting.MODELS.items() if not model.free
     ]
-    return f"Everybody may use {', '.join(free)}. Not so the others:\n" + "\n".join(others)
+    return f"Free for everybody: {', '.join(free)}. Not free:\n" + "\n".join(others)
 
 
 class RemoveBackground(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        found = matting.found(rembg_folders())
+        installed = matting.installed(rembg_folders())
         return io.Schema(
             node_id="ArtMancer_RemoveBackground",
             display_name="Remove Background",
             category="ArtMancer",
-            description="Cut the subject out of an image with one of rembg's models from "
+            description="Cut the subject out of an image with one of rembg's models in "
             "models/rembg. Nothing is downloaded, and nothing leaves this machine.",
             inputs=[
-                io.Image.Input("image", tooltip="The photo, or a batch of them."),
+                io.Image.Input("image", tooltip="The photo, or a batch of photos."),
                 io.Combo.Input(
                     "model",
-                    options=[AUTO, *found, *(name for name in matting.MODELS if name not in found)],
+                    options=[
+                        AUTO,
+                        *installed,
+                        *(name for name in matting.MODELS if name not in installed),
+                    ],
                     default=next(
-                        (name for name in found if matting.MODELS[name].free), matting.DEFAULT
+                        (name for name in installed if matting.MODELS[name].free), matting.DEFAULT
                     ),
-                    tooltip="Those that lie in models/rembg come first; auto: the first of them "
-                    "that everybody may use. u2net is small and quick; birefnet-general is large "
-                    "and slow, and made for fine edges.\n"
-                    f"{_licences()}",
+                    tooltip="The models in models/rembg come first. auto: the first of these that "
+                    "is free for everybody. u2net is small and fast; birefnet-general is large and "
+                    "slow, and made for fine edges.\n"
+                    f"{_license_note()}",
                 ),
                 io.Combo.Input(
                     "background",
                     options=[ALPHA, COLOR],
                     default=ALPHA,
-                    tooltip="alpha: the image is transparent where the background was. color: it "
-                    "lies over the colour below.",
+                    tooltip="alpha: the background becomes transparent. color: the subject is "
+                    "placed on the color below.",
                 ),
                 io.String.Input(
                     "color",
                     default="white",
-                    tooltip="The colour behind the subject: a name such as white, or #rrggbb.",
+                    tooltip="The color behind the subject: a name, such as white, or #rrggbb.",
                 ),
                 io.Boolean.Input(
                     "alpha_matting",
                     default=False,
-                    tooltip="Draw the edge anew from the photo, for hair and fur that the model "
-                    "cut off bluntly. Takes seconds, with much fur half a minute.",
+                    tooltip="Compute the edge again from the photo, for hair and fur that the "
+                    "model cut off. Takes seconds, or half a minute with much fur.",
                 ),
                 io.Boolean.Input(
                     "decontaminate",
                     default=True,
-                    tooltip="Take the old background's colour out of the soft edge, which "
-                    "otherwise shows as a rim.",
+                    tooltip="Remove the old background's color from the soft edge, where it would "
+                    "show as a rim.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -78,24 +86,24 @@ class RemoveBackground(io.ComfyNode):
                         options=list(matting.DEVICES),
                         default="auto",
                         optional=True,
-                        tooltip="auto: the GPU where onnxruntime can use it, else the CPU; the "
-                        "report says which ran and why. "
-                        "cpu leaves the GPU's memory to other models.",
+                        tooltip="auto: the GPU if onnxruntime can use it, else the CPU; the report "
+                        "says which one ran, and why. cpu: leaves the GPU's memory to other "
+                        "models.",
                     )
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="image", tooltip="The subject, with alpha or over the colour."
+                    display_name="image", tooltip="The subject, with alpha or on the color."
                 ),
                 io.Mask.Output(
-                    display_name="mask", tooltip="White where the subject is; grey at soft edges."
+                    display_name="mask", tooltip="White on the subject, gray at soft edges."
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What was done, as JSON: the model and its licence, the provider that "
-                    "ran (CUDA, CPU) and why, the images of the batch whose edge alpha matting "
-                    "could not draw.",
+                    tooltip="The report as JSON: the model and its license, the provider that ran "
+                    "(CUDA, CPU) and why, and the images of the batch whose edge alpha matting "
+                    "could not compute.",
                 ),
             ],
         )
@@ -115,7 +123,7 @@ class RemoveBackground(io.ComfyNode):
         decontaminate: bool,
         device: str = "auto",
     ) -> io.NodeOutput:
-        behind = None if background == ALPHA else matting.color(color)
+        backdrop = None if background == ALPHA else matting.color(color)
         model = _resolve_auto(model)
         path = matting.find(rembg_folders(), model)
         cutout = keep_loaded(path, lambda: matting.Remover(model, path)).cut_out(
@@ -125,5 +133,5 @@ class RemoveBackground(io.ComfyNode):
             device=device,
             progress=node_progress(),
         )
-        shown = cutout.with_alpha() if behind is None else cutout.over(behind)
-        return io.NodeOutput(shown, cutout.mask, json.dumps(cutout.as_dict(), indent=2))
+        subject = cutout.with_alpha() if backdrop is None else cutout.over(backdrop)
+        return io.NodeOutput(subject, cutout.mask, json.dumps(cutout.as_dict(), indent=2))

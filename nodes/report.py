@@ -1,3 +1,5 @@
+"""Report: the report on an edit as an image."""
+
 import json
 
 from comfy_api.latest import io
@@ -14,24 +16,24 @@ class Report(io.ComfyNode):
             node_id="ArtMancer_Report",
             display_name="Report",
             category="ArtMancer",
-            description="Show what an edit did: seconds a stage, how far it drifted, how close it "
-            "stayed to the photo outside the mask, and whether it changed something just around "
-            "it. What deserves a look is red.",
+            description="Show the report on an edit: seconds of each stage, drift, how close the "
+            "edit stayed to the photo outside the mask, and whether it changed something just "
+            "around the mask. Values that deserve a look are red.",
             inputs=[
                 io.String.Input("report", force_input=True, tooltip="From Edit Sampler or Stitch."),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The same as a picture.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The report as an image.")],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, report: str) -> io.NodeOutput:
         try:
-            picture = report_image.draw(json.loads(report))
+            image = report_image.draw(json.loads(report))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtMancerError(
                 "invalid_request",
-                f"The report is {report[:60]!r}; expected the JSON that Edit Sampler or Stitch "
-                "gives. Connect theirs.",
+                f"The report is {report[:60]!r}; expected the JSON from Edit Sampler or Stitch. "
+                "Connect their output report.",
             ) from error
-        return io.NodeOutput(picture, ui={"images": [save_preview(picture, "report.png")]})
+        return io.NodeOutput(image, ui={"images": [save_preview(image, "report.png")]})

@@ -1,5 +1,5 @@
-"""What the pack answers over HTTP, beside ComfyUI's own routes:
-its state, and a tidying up for the gateway.
+"""HTTP routes that the pack adds to ComfyUI: its status, and cleanup of temporary files for the
+gateway.
 """
 
 import asyncio
@@ -22,9 +22,7 @@ from .comfy_host.server import routes
 
 @routes.get("/artmancer/status")
 async def status(_: web.Request) -> web.Response:
-    """What lies in the folders, by name, and whether a base is in memory.
-    Nothing is loaded for it.
-    """
+    """Return the names of the installed models, and whether a base is in memory. Loads no model."""
     device_type, device_name = device()
     return web.json_response(
         {
@@ -33,7 +31,7 @@ async def status(_: web.Request) -> web.Response:
             "checkpoints": {variant: _checkpoint(variant) for variant in VARIANTS},
             "expected": {variant: checkpoints.expected(variant) for variant in VARIANTS},
             "segmenters": list(segmenters()),
-            "rembg": matting.found(rembg_folders()),
+            "rembg": matting.installed(rembg_folders()),
             "model_loaded": is_base_loaded(),
             "device": device_type,
             "device_name": device_name,
@@ -43,17 +41,19 @@ async def status(_: web.Request) -> web.Response:
 
 @routes.post("/artmancer/tidy")
 async def tidy(request: web.Request) -> web.Response:
-    """Remove the pack's temporary files that are older than max_age, then the oldest until
+    """Delete the pack's temporary files that are older than max_age, then the oldest until at most
     max_bytes are left.
 
-    JSON: {"max_age": seconds, "max_bytes": int, "keep": [names of files that stay]}. Other folders
-    of ComfyUI's than its temporary one are not looked at.
+    The body is JSON: {"max_age": seconds, "max_bytes": int, "keep": [names of files to keep]}.
+    Only ComfyUI's temporary folder is touched.
     """
     try:
-        asked = _read(await request.json() if request.content_type == "application/json" else None)
-    except (ValueError, RecursionError) as error:  # of the JSON, or of what it says
+        body = await request.json() if request.content_type == "application/json" else None
+        limits = _read_limits(body)
+    # The body is not JSON, is nested too deeply, or has wrong values.
+    except (ValueError, RecursionError) as error:
         return web.json_response({"error": str(error)}, status=400)
-    files, size = await asyncio.to_thread(_tidy, *asked)
+    files, size = await asyncio.to_thread(_delete_files, *limits)
     return web.json_response({"files": files, "bytes": size})
 
 
@@ -62,41 +62,45 @@ def _checkpoint(variant: str) -> str | None:
     return path.name if path and path.is_file() else None
 
 
-def _read(body: Any) -> tuple[float, int, set[str]]:
-    """max_age, max_bytes and keep.
+def _read_limits(body: Any) -> tuple[float, int, set[str]]:
+    """Return max_age, max_bytes and keep.
 
     Raises
     ------
-    ValueError : one of them is missing or of a wrong type
+    ValueError : a value is missing or has a wrong type
     """
     if not isinstance(body, dict):
         raise ValueError(
-            "The body is no JSON object; expected max_age, max_bytes and keep. "
-            "Send application/json."
+            "The body is not a JSON object; expected max_age, max_bytes and keep, sent as "
+            "application/json."
         )
     age, size, keep = body.get("max_age"), body.get("max_bytes"), body.get("keep")
     if isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < math.inf:
-        raise ValueError(f"max_age is {age!r:.80}; expected seconds, 0 or more. Send a number.")
+        raise ValueError(f"max_age is {age!r:.80}; expected seconds: a number, 0 or more.")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise ValueError(
-            f"max_bytes is {size!r:.80}; expected bytes, 0 or more. Send a whole number."
-        )
+        raise ValueError(f"max_bytes is {size!r:.80}; expected bytes: a whole number, 0 or more.")
     if not isinstance(keep, list) or not all(isinstance(name, str) for name in keep):
         raise ValueError(
-            f"keep is {keep!r:.80}; expected names of files. Send a list, which may be empty."
+            f"keep is {keep!r:.80}; expected names of files: a list, which may be empty."
         )
     return age, size, set(keep)
 
 
-def _tidy(max_age: float, max_bytes: int, keep: set[str]) -> tuple[int, int]:
-    """How many files were removed, and their bytes."""
-    found = sorted(temp_files(), key=lambda one: one[1].st_mtime)
-    total, files, removed = sum(stat.st_size for _, stat in found), 0, 0
+def _delete_files(max_age: float, max_bytes: int, keep: set[str]) -> tuple[int, int]:
+    """Delete old temporary files, and return their number and their bytes."""
+    files = sorted(temp_files(), key=lambda file: file[1].st_mtime)
+    total = sum(stat.st_size for _, stat in files)
     oldest = time.time() - max_age
-    for path, stat in found:
-        if path.name in keep or (stat.st_mtime >= oldest and total - removed <= max_bytes):
+    deleted = 0
+    deleted_bytes = 0
+    for path, stat in files:
+        if path.name in keep:
             continue
-        with suppress(OSError):  # somebody has it open, or it is gone already
+        if stat.st_mtime >= oldest and total - deleted_bytes <= max_bytes:
+            continue
+        # Another program may have the file open, or may have deleted it.
+        with suppress(OSError):
             path.unlink()
-            files, removed = files + 1, removed + stat.st_size
-    return files, removed
+            deleted += 1
+            deleted_bytes += stat.st_size
+    return deleted, deleted_bytes

@@ -1,3 +1,5 @@
+"""Smart Mask: the mask of an object that the user clicks."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from .sockets import AUTO, DRAFT, resolve_auto
 
 
 def _brushes(brush: Tensor | None, count: int) -> Sequence[Tensor | None]:
-    """The brush mask of each photo of the batch."""
+    """Return the brush mask of each photo of the batch."""
     if brush is None or len(brush) == 1:
         return [brush] * count
     if len(brush) != count:
@@ -37,46 +39,46 @@ class SmartMask(io.ComfyNode):
             node_id="ArtMancer_SmartMask",
             display_name="Smart Mask",
             category="ArtMancer",
-            description="Click an object in the picture and get its mask. Click: this. Shift-click "
-            "or right-click: not this. Drag: a box around it. C: the next candidate. Nothing at "
-            "all: the main object.",
+            description="Click an object in the image and get its mask. Click: the object. "
+            "Shift-click or right-click: not the object. Drag: a box around it. C: the next "
+            "candidate. Without clicks: the main object.",
             is_output_node=True,
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The photo. It shows in the node as soon as a loader is connected, "
-                    "else once the node has run.",
+                    tooltip="The photo. The node shows it as soon as a loader is connected, or "
+                    "else after the node has run.",
                 ),
                 io.Combo.Input(
                     "model",
                     options=[DRAFT, AUTO, *segmenters()],
                     default=DRAFT,
-                    tooltip="draft: GrabCut, by colours, no weights. Others: FastSAM or YOLO "
-                    "segmentation models in models/fastsam or models/ultralytics/segm; they find "
-                    "all objects once, and each click is instant. auto: the first of these, or "
-                    "draft where there is none.",
+                    tooltip="draft: GrabCut, which goes by colors and needs no weights. Others: "
+                    "FastSAM or YOLO segmentation models in models/fastsam or "
+                    "models/ultralytics/segm. They find all objects once; each click is then "
+                    "instant. auto: the first of these models, or draft if there is none.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="",
-                    tooltip='What was clicked, as JSON in pixels of the photo: {"points": [[x, y], '
-                    '...], "labels": [1, 0, ...], "bbox": [left, top, right, bottom]}. The picture '
-                    "in the node writes it.",
+                    tooltip='The clicks as JSON, in pixels of the photo: {"points": [[x, y], ...], '
+                    '"labels": [1, 0, ...], "bbox": [left, top, right, bottom]}. A label is 1 on '
+                    "the object and 0 elsewhere. Clicking in the node writes it.",
                 ),
                 io.Int.Input(
                     "candidate",
                     default=0,
                     min=0,
                     max=99,
-                    tooltip="Which of the objects that fit, the likeliest first; it counts round. "
-                    "C in the picture.",
+                    tooltip="Which of the objects that fit the clicks; 0 = the likeliest. After "
+                    "the last the first comes again. Press C in the node for the next.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=0,
                     min=-512,
                     max=512,
-                    tooltip="Widen the mask by this many pixels, or narrow it.",
+                    tooltip="Widen the mask by this many pixels; a negative number narrows it.",
                 ),
                 io.Int.Input(
                     "smooth",
@@ -90,36 +92,42 @@ class SmartMask(io.ComfyNode):
                     default=0,
                     min=0,
                     max=512,
-                    tooltip="Pixels over which the mask fades out, outwards.",
+                    tooltip="Pixels over which the mask fades out, outward.",
                 ),
                 io.Int.Input(
                     "drop_specks",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="Drop parts of fewer pixels than this.",
+                    tooltip="Remove parts of the mask that have fewer pixels than this.",
                 ),
                 io.Boolean.Input(
-                    "fill_holes", default=True, tooltip="Close the holes that the object encloses."
+                    "fill_holes", default=True, tooltip="Fill the holes inside the mask."
                 ),
                 io.Boolean.Input(
-                    "keep_largest", default=False, tooltip="Keep only the largest connected part."
+                    "keep_largest",
+                    default=False,
+                    tooltip="Keep only the largest connected part of the mask.",
                 ),
                 io.Mask.Input(
                     "brush",
                     optional=True,
-                    tooltip="A rough mask over the object, from a Mask Editor.",
+                    tooltip="A rough mask over the object, painted in the Mask Editor.",
                 ),
             ],
             outputs=[
                 io.Mask.Output(
-                    display_name="mask", tooltip="White on the object, of the photo's size."
+                    display_name="mask", tooltip="White on the object, at the photo's size."
                 ),
                 io.Float.Output(
                     display_name="score",
-                    tooltip="How well the object fits, 0 to 1, in the first photo of a batch.",
+                    tooltip="How well the object fits the clicks, 0 to 1, in the first photo of a "
+                    "batch.",
                 ),
-                io.Int.Output(display_name="candidates", tooltip="How many objects fit there."),
+                io.Int.Output(
+                    display_name="candidates",
+                    tooltip="Number of objects that fit the clicks, in the first photo of a batch.",
+                ),
             ],
         )
 
@@ -147,14 +155,15 @@ class SmartMask(io.ComfyNode):
         brushes = _brushes(brush, len(image))
         model = resolve_auto(model, segmenters())
         selector = GrabCut() if model == DRAFT else load_segmenter(model)
-        # The tensor that came, and no view of it: its content is known from the last click.
+        # A single photo is the input tensor itself, not a view of it: its hash is known from the
+        # last click.
         photos = [image] if len(image) == 1 else image.split(1)
-        found = [
-            selector.select(photo, replace(clicks, brush=one), candidate)
-            for photo, one in zip(photos, brushes, strict=True)
+        selections = [
+            selector.select(photo, replace(clicks, brush=brush_mask), candidate)
+            for photo, brush_mask in zip(photos, brushes, strict=True)
         ]
         mask = mask_ops.shape(
-            torch.cat([one.mask for one in found]),
+            torch.cat([selection.mask for selection in selections]),
             border=grow,
             rounding=smooth,
             fading=feather,
@@ -162,12 +171,13 @@ class SmartMask(io.ComfyNode):
             holes=fill_holes,
             largest=keep_largest,
         )
-        score, count = found[0].score, found[0].count
-        shown = {
+        score = selections[0].score
+        count = selections[0].count
+        previews = {
             "artmancer_picture": [save_preview(photos[0], "picture.jpg", digest(photos[0]))],
             "artmancer_mask": [save_preview(mask[:1], "mask.png")],
             "artmancer_choice": [
                 {"score": score, "count": count, "width": image.shape[2], "height": image.shape[1]}
             ],
         }
-        return io.NodeOutput(mask, score, count, ui=shown)
+        return io.NodeOutput(mask, score, count, ui=previews)

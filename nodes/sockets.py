@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..artmancer.conditions import Conditions
 from ..artmancer.editor import Editor
-from ..artmancer.options import DEFAULT_SAMPLING
+from ..artmancer.options import DEFAULT_SAMPLING, TRANSFERS
 
 AUTO, DRAFT, NONE = "auto", "draft", "none"
 """Choices of model inputs: the first model there is, the one without weights, no model."""
@@ -40,7 +40,7 @@ def advanced(widget: io.Input) -> io.Input:
     return widget
 
 
-def with_pictures(schema: io.Schema) -> io.Schema:
+def with_cached_previews(schema: io.Schema) -> io.Schema:
     """Make ComfyUI show a node's images again where it takes the node's result from its cache.
 
     The schema of ComfyUI 0.3.64 has no argument for it.
@@ -70,7 +70,7 @@ def prompt_inputs(negative_tooltip: str, prompt_tooltip: str) -> list[io.Input]:
 
 
 def match_colors() -> io.Input:
-    """Make the input of a node that stitches."""
+    """Make the input match_colors of a node that stitches."""
     return io.Boolean.Input(
         "match_colors",
         default=True,
@@ -79,8 +79,20 @@ def match_colors() -> io.Input:
     )
 
 
+def transfer(optional: bool = False) -> io.Input:
+    """Make the input transfer of a node that stitches."""
+    return io.Combo.Input(
+        "transfer",
+        options=list(TRANSFERS),
+        default="colors",
+        optional=optional,
+        tooltip="For white balance. colors: the edit's change of colors is applied to the photo's "
+        "own pixels, so that no texture is lost. pixels: the edited pixels are used.",
+    )
+
+
 def widen() -> io.Input:
-    """Make the input of a node that stitches."""
+    """Make the input widen of a node that stitches."""
     return advanced(
         io.Boolean.Input(
             "widen",
@@ -93,7 +105,7 @@ def widen() -> io.Input:
 
 
 def spill() -> io.Output:
-    """Make the output of a node that stitches."""
+    """Make the output spill of a node that stitches."""
     return io.Mask.Output(
         display_name="spill",
         tooltip="White where the edit changed something just around the mask. It is cut off "

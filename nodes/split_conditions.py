@@ -1,3 +1,5 @@
+"""Split Conditions: the crop around the mask, and its conditioning images."""
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -16,13 +18,13 @@ class SplitConditions(io.ComfyNode):
             node_id="ArtMancer_SplitConditions",
             display_name="Split Conditions",
             category="ArtMancer",
-            description="Crop the image to its mask, and make the conditioning images that the "
-            "checkpoint was trained on: mask, background (the image outside the mask), object (the "
-            "image inside it, or the reference).",
+            description="Crop the photo to its mask, and make the conditioning images that the "
+            "checkpoint was trained on: mask, background (the crop outside the mask), object (the "
+            "crop inside the mask, or the reference).",
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The photo. What lies outside the mask comes out as it goes in.",
+                    tooltip="The photo. Every pixel outside the feathered mask stays as it is.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -30,13 +32,13 @@ class SplitConditions(io.ComfyNode):
                     tooltip="White = edit here. Only white balance works without a mask.",
                 ),
                 io.Image.Input(
-                    "reference", optional=True, tooltip="A picture of the object to insert."
+                    "reference", optional=True, tooltip="An image of the object to insert."
                 ),
                 io.Mask.Input(
                     "reference_mask",
                     optional=True,
-                    tooltip="White where the object is in the reference. Without it: where the "
-                    "reference is not transparent.",
+                    tooltip="White on the object in the reference. Without it, every pixel of the "
+                    "reference that is not transparent is the object.",
                 ),
                 io.Image.Input(
                     "fill",
@@ -48,8 +50,8 @@ class SplitConditions(io.ComfyNode):
                     "recipe",
                     options=[AUTO, *RECIPES],
                     default=AUTO,
-                    tooltip="Which conditioning images the checkpoint was trained on, in their "
-                    "order. auto: what the connected editor's checkpoint says, "
+                    tooltip="The conditioning images that the checkpoint was trained on, in order. "
+                    "auto: the recipe that the connected editor's checkpoint names, "
                     f"else {DEFAULT_RECIPE}.\n"
                     + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
                 ),
@@ -57,11 +59,11 @@ class SplitConditions(io.ComfyNode):
                     "resolution",
                     options=[AUTO, *RESOLUTIONS],
                     default=AUTO,
-                    tooltip="The size of the crop. auto: what the connected editor's checkpoint "
-                    "says, or else 512; 1 megapixel for the base alone; native for the draft and "
-                    "without an editor. "
-                    "native: the photo's own pixels, up to 1536 a side. A number: the longest "
-                    "side. The photo around the crop keeps its resolution.",
+                    tooltip="The size of the crop. auto: the size that the connected editor's "
+                    "checkpoint names, else 512; 1 megapixel for the base alone; native for the "
+                    "draft editor or without an editor. native: the photo's own pixels, up to 1536 "
+                    "on the longest side. A number: the longest side in pixels. The photo around "
+                    "the crop keeps its resolution.",
                 ),
                 io.Float.Input(
                     "context",
@@ -70,7 +72,7 @@ class SplitConditions(io.ComfyNode):
                     max=8.0,
                     step=0.1,
                     tooltip="How much of the photo around the mask the editor sees: the crop's "
-                    "size over the mask's.",
+                    "size divided by the mask's.",
                 ),
                 io.Int.Input(
                     "grow", default=0, min=0, max=512, tooltip="Widen the mask by this many pixels."
@@ -81,21 +83,20 @@ class SplitConditions(io.ComfyNode):
                     min=0,
                     max=512,
                     tooltip="Pixels over which the edit fades into the photo, "
-                    "outwards from the mask.",
+                    "outward from the mask.",
                 ),
                 io.Boolean.Input(
-                    "fill_holes", default=False, tooltip="Close the holes that the mask encloses."
+                    "fill_holes", default=False, tooltip="Fill the holes inside the mask."
                 ),
                 EditorType.Input(
                     "editor",
                     optional=True,
-                    tooltip="From Load Editor: what auto asks for its recipe and resolution.",
+                    tooltip="From Load Editor. Its checkpoint sets the recipe and the resolution "
+                    "where they are auto.",
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="mask_rgb", tooltip="The mask of the crop, as an image."
-                ),
+                io.Image.Output(display_name="mask_rgb", tooltip="The crop's mask as an image."),
                 io.Image.Output(display_name="background", tooltip="The crop outside the mask."),
                 io.Image.Output(
                     display_name="object", tooltip="The crop inside the mask, or the reference."
@@ -143,9 +144,8 @@ class SplitConditions(io.ComfyNode):
             progress=progress,
         )
         sources = Sources(conditions.crop, conditions.reference)
-        made = conditions.images
-        shown = [
-            made[name] if name in made else condition(sources, name)
+        images = [
+            conditions.images[name] if name in conditions.images else condition(sources, name)
             for name in ("mask", "background", "object")
         ]
-        return io.NodeOutput(*shown, conditions)
+        return io.NodeOutput(*images, conditions)

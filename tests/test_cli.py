@@ -46,10 +46,10 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
-        (["gone.png", "--task", "removal"], "The image 'gone.png' is not there", "not_found"),
+        (["gone.png", "--task", "removal"], "The image 'gone.png' does not exist", "not_found"),
         (
             [EXAMPLES / "coffee.png", "--task", "removal", "--mask", "gone.png"],
-            "The mask 'gone.png' is not there",
+            "The mask 'gone.png' does not exist",
             "not_found",
         ),
         ([EXAMPLES / "coffee.png", "--task", "removal"], "mask is needed", "mask_missing"),
@@ -58,7 +58,7 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
             "512x512 but the image is 600x400",
             "invalid_request",
         ),
-        ([EXAMPLES / "README.md", "--task", "white_balance"], "not a picture", "invalid_image"),
+        ([EXAMPLES / "README.md", "--task", "white_balance"], "not an image", "invalid_image"),
         (
             [
                 EXAMPLES / "coffee.png",
@@ -241,6 +241,30 @@ def test_doctor_says_for_each_editor_whether_it_runs_and_why_not(
     missing = features()["editor qwen"]
     assert missing["status"] == "off" and missing["found"] == "no-such-package not installed"
     assert missing["advice"] == "pip install no-such-package"
+
+
+def test_doctor_names_the_gpu_and_says_when_torch_cannot_use_it(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def device(script: str) -> dict[str, Any]:
+        command.write_text(f"#!/bin/sh\n{script}\n")
+        command.chmod(0o755)
+        run("doctor", "--json")
+        findings = json.loads(capsys.readouterr().out)
+        return next(finding for finding in findings if finding["name"] == "device")
+
+    card = "echo 'NVIDIA H100, 70000 MiB, 81559 MiB'"
+    monkeypatch.setattr("artmancer.doctor._torch_cuda", lambda: "12.8")
+    assert device(card)["found"] == "NVIDIA H100, 70000 MiB of 81559 MiB free"
+    assert device("exit 9")["found"].startswith("CPU")
+    monkeypatch.setattr("artmancer.doctor._NVIDIA_SMI_TIMEOUT", 0.1)
+    assert device("exec sleep 60")["found"].startswith("CPU")
+    monkeypatch.setattr("artmancer.doctor._torch_cuda", lambda: None)
+    monkeypatch.setattr("artmancer.doctor._NVIDIA_SMI_TIMEOUT", 60)
+    assert device(card)["status"] == "off"
 
 
 CHEAP = [

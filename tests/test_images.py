@@ -140,7 +140,7 @@ def one_pixel_png_of(width: int, height: int) -> bytes:
     ("data", "code", "said"),
     [
         (b"", "invalid_image", "empty"),
-        (b"hello", "invalid_image", "not a picture"),
+        (b"hello", "invalid_image", "not an image"),
         (encoded(PHOTO)[:900], "invalid_image", "cut off"),
         (encoded(PHOTO, "JPEG")[:1500], "invalid_image", "cut off"),
         (encoded(PHOTO)[:30], "invalid_image", "Save it again"),
@@ -258,5 +258,5 @@ def test_a_picture_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtMancerError, match=r"gone.png' is not there"):
+    with pytest.raises(ArtMancerError, match=r"gone.png' does not exist"):
         images.load(tmp_path / "gone.png")

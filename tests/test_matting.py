@@ -62,7 +62,7 @@ def test_soft_edges_stay_soft_as_rembg_gives_them(example, remover: Remover) -> 
 
     photo = example("chelsea")
     mask = remover.cut_out(photo).mask
-    soft = rembg.remove(images.to_pil(photo[0]), session=remover._sessions["auto"], only_mask=True)
+    soft = rembg.remove(images.to_pil(photo[0]), session=remover.sessions["auto"], only_mask=True)
     assert torch.equal(mask[0], torch.from_numpy(np.array(soft)).float() / 255)
     assert ((mask > 0.1) & (mask < 0.9)).float().mean() > 0.05 and len(mask.unique()) > 200
 
@@ -73,7 +73,7 @@ def test_alpha_matting_is_rembgs(example, remover: Remover) -> None:
     photo = example("coffee")
     cutout = remover.cut_out(photo, alpha_matting=True)
     expected = rembg.remove(
-        images.to_pil(photo[0]), session=remover._sessions["auto"], alpha_matting=True
+        images.to_pil(photo[0]), session=remover.sessions["auto"], alpha_matting=True
     )
     wanted = torch.from_numpy(np.array(expected)).float() / 255
     assert (cutout.mask[0] - wanted[..., 3]).abs().max() < 1.01 / 255, "rembg rounds down"
@@ -87,12 +87,14 @@ def test_beyond_a_megapixel_alpha_matting_is_solved_small_and_carried_over(
 ) -> None:
     photo = example("coffee")
     whole = remover.cut_out(photo, alpha_matting=True).mask
-    monkeypatch.setattr(matting, "_SOLVED", photo[0, ..., 0].numel() // 4)
+    monkeypatch.setattr(matting, "MAX_MATTING_PIXELS", photo[0, ..., 0].numel() // 4)
     carried = remover.cut_out(photo, alpha_matting=True).mask
     assert (carried - whole).abs().mean() < 0.007
     assert ((carried == 0) | (carried == 1)).float().mean() > 0.85
     monkeypatch.setattr(
-        mask_ops, "carry", lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1])
+        mask_ops,
+        "guided_upsample",
+        lambda alpha, small, large: cv2.resize(alpha, large.shape[1::-1]),
     )
     stretched = remover.cut_out(photo, alpha_matting=True).mask
     assert (carried - whole).abs().mean() < 0.95 * (stretched - whole).abs().mean()
@@ -120,7 +122,7 @@ def test_over_a_colour_and_with_alpha(example, remover: Remover) -> None:
     assert torch.equal(over[cutout.mask == 1], cutout.image[cutout.mask == 1])
     assert torch.equal(over[0, 0, 0], torch.tensor([0, 128, 255]) / 255)
     with pytest.raises(
-        ArtMancerError, match="The colour is 'octarine'; expected a name or #rrggbb"
+        ArtMancerError, match="The color is 'octarine'; expected a name such as white, or #rrggbb"
     ):
         matting.color("octarine")
 
@@ -180,8 +182,8 @@ def test_progress_is_told_and_can_cancel_within_alpha_matting(example, weights: 
     told: list[tuple[int, int, str]] = []
     photo = example("coffee").repeat(2, 1, 1, 1)
     remover.cut_out(photo, alpha_matting=True, progress=lambda *step: told.append(step))
-    assert told[0] == (0, 2, "loading u2netp (a minute, the very first time)")
-    phases = ["removing the background", "alpha matting", "cleaning the edge's colours"]
+    assert told[0] == (0, 2, "loading u2netp (takes a minute the first time)")
+    phases = ["removing the background", "alpha matting", "cleaning the edge's colors"]
     assert list(dict.fromkeys(told[1:])) == [
         (index, 2, phase) for index in (0, 1) for phase in phases
     ]
@@ -202,7 +204,7 @@ def test_progress_is_told_and_can_cancel_within_alpha_matting(example, weights: 
 
 
 def test_the_default_may_be_used_by_everybody() -> None:
-    assert MODELS[matting.DEFAULT].free and MODELS[matting.DEFAULT].licence in ("Apache-2.0", "MIT")
+    assert MODELS[matting.DEFAULT].free and MODELS[matting.DEFAULT].license in ("Apache-2.0", "MIT")
     assert not MODELS["bria-rmbg"].free
 
 
@@ -222,14 +224,14 @@ def test_the_models_are_rembgs_and_their_files_its_downloads(
 
 def test_what_lies_in_the_folders_is_found_under_either_name(tmp_path: Path) -> None:
     mine, ours = folders = [tmp_path / "mine", tmp_path / "ours"]
-    assert matting.found(folders) == [] and matting.choose(folders) == "u2net"
+    assert matting.installed(folders) == [] and matting.choose(folders) == "u2net"
     for folder in folders:
         folder.mkdir()
     for file in ("silueta.onnx", "BiRefNet-general-epoch_244.onnx", "other.onnx"):
         (mine / file).touch()
     (ours / "u2net.onnx").touch()
     (ours / "u2netp.onnx").mkdir()
-    assert matting.found(folders) == ["u2net", "birefnet-general", "silueta"]
+    assert matting.installed(folders) == ["u2net", "birefnet-general", "silueta"]
     assert matting.choose(folders) == "u2net"
     assert matting.find(folders, "birefnet-general") == mine / "BiRefNet-general-epoch_244.onnx"
     with pytest.raises(
@@ -342,8 +344,7 @@ def test_a_gpu_that_is_full_is_named(remover: Remover) -> None:
                 "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9"
             )
 
-    full = Remover("u2netp", remover.path)
-    full._sessions["auto"] = Full()
+    full = Remover("u2netp", remover.path, sessions={"auto": Full()})
     with pytest.raises(ArtMancerError, match="Unload other models, or choose device cpu") as caught:
         full.cut_out(torch.zeros(1, 8, 8, 3))
     assert caught.value.code == "out_of_memory"
@@ -388,18 +389,16 @@ def test_it_says_what_ran_and_why(
     }
 
 
-def test_on_the_gpu_there_is_nothing_to_explain(
-    remover: Remover, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_the_gpu_there_is_nothing_to_explain(remover: Remover) -> None:
     remover.cut_out(torch.rand(1, 20, 20, 3))
-    session = remover._sessions["auto"]
-    on_gpu = SimpleNamespace(
+    session = remover.sessions["auto"]
+    inner_session = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setitem(
-        remover._sessions, "auto", SimpleNamespace(predict=session.predict, inner_session=on_gpu)
+    on_gpu = SimpleNamespace(predict=session.predict, inner_session=inner_session)
+    cutout = Remover("u2netp", remover.path, sessions={"auto": on_gpu}).cut_out(
+        torch.rand(1, 20, 20, 3)
     )
-    cutout = remover.cut_out(torch.rand(1, 20, 20, 3))
     assert (cutout.provider, cutout.why) == ("CUDA", "")
 
 
@@ -412,9 +411,9 @@ def test_a_session_is_kept_and_goes_with_its_remover(weights: Path) -> None:
     remover = Remover("u2netp", weights / "u2netp.onnx")
     picture = torch.rand(1, 20, 20, 3)
     remover.cut_out(picture)
-    kept = weakref.ref(remover._sessions["auto"].inner_session)
+    kept = weakref.ref(remover.sessions["auto"].inner_session)
     cutout = remover.cut_out(picture)
-    assert remover._sessions["auto"].inner_session is kept()
+    assert remover.sessions["auto"].inner_session is kept()
     del remover
     assert kept() is None and cutout.provider == "CPU"
 
@@ -569,7 +568,7 @@ def test_the_model_is_kept_until_memory_is_freed(comfyui_with_weights: ComfyUI) 
 def test_the_node_says_what_is_missing_or_wrong(comfyui_with_weights: ComfyUI) -> None:
     for inputs, said in (
         ({"model": "birefnet-general"}, "There is no birefnet-general.onnx in"),
-        ({"background": "color", "color": "octarine"}, "The colour is 'octarine'"),
+        ({"background": "color", "color": "octarine"}, "The color is 'octarine'"),
     ):
         run = comfyui_with_weights.run(graph(comfyui_with_weights, **inputs))
         assert (

@@ -186,7 +186,7 @@ def test_what_has_alpha_is_laid_over_white() -> None:
 def test_two_pictures_are_shown_in_one() -> None:
     one, other = torch.zeros(1, 4, 10, 3), torch.ones(1, 4, 10, 3)
     assert tools.side_by_side(one, other, 0.3)[0, 0, :, 0].tolist() == [0.0] * 3 + [1.0] * 7
-    with pytest.raises(ArtMancerError, match="before is 1 of 10x4 but after is 1 of 5x4"):
+    with pytest.raises(ArtMancerError, match=r"before is 10x4 \(batch of 1\) but after is 5x4"):
         tools.side_by_side(one, other[:, :, :5])
 
 

@@ -1,14 +1,17 @@
+// The drop-down list of Endpoint Choice: its options are the lines of the node's input choices.
 import { app } from "../../scripts/app.js";
 
-// The drop-down list of Endpoint Choice offers what stands in its "choices", one a line.
 app.registerExtension({
   name: "ArtMancer.EndpointChoice",
   nodeCreated(node) {
     if (node.comfyClass !== "ArtMancer_EndpointChoice") return;
-    const [value, choices] = ["value", "choices"].map((name) => node.widgets.find((widget) => widget.name === name));
+    const widget = (name) => node.widgets.find((candidate) => candidate.name === name);
+    const value = widget("value");
+    const choices = widget("choices");
     Object.defineProperty(value.options, "values", {
       get: () => choices.value.split("\n").filter((line) => line),
-      set: () => {}, // ComfyUI's refresh writes the lists it knows
+      // When ComfyUI refreshes the lists, it writes the options of the node's schema, which are empty.
+      set: () => {},
       configurable: true,
     });
   },

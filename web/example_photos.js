@@ -1,17 +1,18 @@
+// The templates' example photos. A template names them as artmancer/NAME in the input folder; when it is opened,
+// missing photos are uploaded there, so that it runs unchanged.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-// The templates show the pack's example photos as artmancer/NAME in the input folder. Where such a photo is missing
-// when a graph is opened, it is put there, so that the graph runs as it comes.
 const SUBFOLDER = "artmancer";
 const PACK = new URL(import.meta.url).pathname.split("/").at(-2);
 
 const isExample = (value) => typeof value === "string" && value.startsWith(`${SUBFOLDER}/`);
 
-async function provide(example) {
+/** Upload an example photo to the input folder if it is missing there. */
+async function upload(example) {
   const name = example.slice(SUBFOLDER.length + 1);
-  const wanted = new URLSearchParams({ filename: name, subfolder: SUBFOLDER, type: "input" });
-  if ((await api.fetchApi(`/view?${wanted}`, { method: "HEAD" })).ok) return;
+  const file = new URLSearchParams({ filename: name, subfolder: SUBFOLDER, type: "input" });
+  if ((await api.fetchApi(`/view?${file}`, { method: "HEAD" })).ok) return;
   const photo = await api.fetchApi(`/workflow_templates/${PACK}/examples/${encodeURIComponent(name)}`);
   if (!photo.ok) return;
   const body = new FormData();
@@ -24,10 +25,10 @@ app.registerExtension({
   name: "ArtMancer.ExamplePhotos",
   async beforeConfigureGraph(graph) {
     const values = graph.nodes.flatMap((node) => Object.values(node.widgets_values ?? {}));
-    await Promise.all([...new Set(values.filter(isExample))].map(provide));
+    await Promise.all([...new Set(values.filter(isExample))].map(upload));
   },
   loadedGraphNode(node) {
-    // ComfyUI lists no subfolders, and takes a value that is not in its list for a missing file.
+    // ComfyUI lists no files in subfolders, and marks a value that is not in its list as a missing file.
     for (const { value, options } of node.widgets ?? []) {
       if (isExample(value) && Array.isArray(options?.values) && !options.values.includes(value)) {
         options.values.push(value);

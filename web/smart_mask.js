@@ -1,36 +1,48 @@
-// The picture in Smart Mask: what is clicked goes into the node's prompt, and the mask shows over the picture.
+// Importing this file patches api.queuePrompt for the whole page: it notes the id of each job, see `jobIds`.
+// The image in Smart Mask: clicks go into the node's prompt, and the mask is drawn over the image.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { after, fit, frame, load, viewUrl } from "./widget.js";
 
-const DRAG = 5; // CSS pixels: less is a click
-const STEP = 0.02; // of the picture: what an arrow key moves the cursor by
-const ENDS = ["execution_success", "execution_error", "execution_interrupted", "status"];
-const HELP = "Click: this. Shift or right click: not this. Drag: box. C: next candidate. Ctrl+Z: undo. Delete: clear.";
-const CONNECT = "Connect a picture, and run the node or click here.";
-const HEIGHT = 240; // CSS pixels, at least
+/** Shortest drag in CSS pixels; a shorter one is a click. */
+const DRAG = 5;
+/** Step of an arrow key, as a share of the image's side. */
+const STEP = 0.02;
+/** Events that may end a run. */
+const END_EVENTS = ["execution_success", "execution_error", "execution_interrupted", "status"];
+const HELP =
+  "Click: the object. Shift-click or right-click: not the object. Drag: a box. C: next candidate. Ctrl+Z: undo. " +
+  "Delete: clear.";
+const CONNECT = "Connect an image, then run the node or click here.";
+/** Smallest height in CSS pixels. */
+const HEIGHT = 240;
+/** Milliseconds between two checks of the connected loader. */
+const LOADER_INTERVAL = 500;
+/** Color of the mask over the image: red, green and blue, 0 to 255, and the opacity where the mask is white. */
+const TINT = [255, 64, 160];
+const OPACITY = 0.55;
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 
 const numbers = (list, count) => Array.isArray(list) && list.length === count && list.every(Number.isFinite);
 
-/** The prompt as the node holds it; what in it is not ours is left out, and stays until something is clicked. */
-function read(text) {
+/** Read the clicks from the node's prompt. Invalid parts are skipped; they stay in the prompt until the next click. */
+function readClicks(text) {
   try {
-    const said = JSON.parse(text || "{}");
-    const given = Array.isArray(said.points) ? said.points : [];
-    const kept = [...given.keys()].filter((index) => numbers(given[index], 2));
+    const prompt = JSON.parse(text || "{}");
+    const points = Array.isArray(prompt.points) ? prompt.points : [];
+    const valid = [...points.keys()].filter((index) => numbers(points[index], 2));
     return {
-      points: kept.map((index) => given[index]),
-      labels: kept.map((index) => (said.labels?.[index] === 0 ? 0 : 1)),
-      bbox: numbers(said.bbox, 4) ? said.bbox : null,
+      points: valid.map((index) => points[index]),
+      labels: valid.map((index) => (prompt.labels?.[index] === 0 ? 0 : 1)),
+      bbox: numbers(prompt.bbox, 4) ? prompt.bbox : null,
     };
   } catch {
     return { points: [], labels: [], bbox: null };
   }
 }
 
-/** The ids under which ComfyUI runs this node: one for each place where the subgraph that holds it is used. */
+/** Return the ids under which ComfyUI runs this node: one for each use of the subgraph that holds it. */
 function executionIds(node, graph = rootGraph(), prefix = "") {
   if (node.graph === graph) return [`${prefix}${node.id}`];
   return graph.nodes
@@ -38,34 +50,45 @@ function executionIds(node, graph = rootGraph(), prefix = "") {
     .flatMap((other) => executionIds(node, other.subgraph, `${prefix}${other.id}:`));
 }
 
-/** The ids of the jobs, by the list of nodes that each is for: ComfyUI tells them to nobody but its own request. */
-const jobs = new WeakMap();
-const post = api.queuePrompt;
-api.queuePrompt = async function (number, graph, options, ...more) {
-  const answer = await post.call(this, number, graph, options, ...more);
-  if (options?.partialExecutionTargets) jobs.set(options.partialExecutionTargets, answer.prompt_id);
+/**
+ * Ids of jobs, by the list of nodes that each job runs. A node needs the id to recognize the end of its own job. Only
+ * the answer to the request holds it, and app.queuePrompt does not return that.
+ */
+const jobIds = new WeakMap();
+const queuePrompt = api.queuePrompt;
+api.queuePrompt = async function (number, graph, options, ...rest) {
+  const answer = await queuePrompt.call(this, number, graph, options, ...rest);
+  if (options?.partialExecutionTargets) jobIds.set(options.partialExecutionTargets, answer.prompt_id);
   return answer;
 };
 
 class Picker {
   constructor(node) {
     this.node = node;
-    this.size = null; // of the picture: [width, height]
-    this.source = null; // the URL of the picture that is shown
-    this.picture = null;
-    this.tint = null; // the mask, as a canvas to draw over the picture
-    this.undone = [];
-    this.cursor = null; // for the keyboard: [x, y]
+    // The image: the URL of the connected loader's file, the image element, and [width, height] of the photo.
+    this.loaderUrl = null;
+    this.image = null;
+    this.size = null;
+    // The mask as a canvas to draw over the image.
+    this.tint = null;
+    // Earlier prompts, for undo.
+    this.history = [];
+    // The cursor of the keyboard, [x, y] in pixels of the photo.
+    this.cursor = null;
     this.drag = null;
+    // The run: whether there is one, the id of its job once it is queued, and end events that came before the id.
     this.running = false;
-    this.job = null; // the id of the run, once ComfyUI has taken it
-    this.early = []; // what ended before that
-    this.answered = false; // whether it gave a mask; an older ComfyUI does not give again what it has in its cache
-    this.again = false;
-    this.sharp = 1; // pixels of the canvas to one of the page
+    this.jobId = null;
+    this.earlyEvents = [];
+    // Whether the run returned a mask. An older ComfyUI returns nothing if the result is in its cache.
+    this.hasResult = false;
+    // Whether to run once more after this run.
+    this.runAgain = false;
+    // Pixels of the canvas to one CSS pixel.
+    this.sharpness = 1;
 
     this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`, HEIGHT);
-    // The keys go to a text field, for there ComfyUI leaves them alone: its own Ctrl+Z undoes the graph.
+    // A text field receives the keys: elsewhere ComfyUI handles them itself, and its Ctrl+Z undoes the graph.
     this.element.removeAttribute("tabindex");
     this.keys = document.createElement("input");
     this.keys.readOnly = true;
@@ -75,12 +98,13 @@ class Picker {
     this.words = document.createElement("div");
     this.words.className = "artmancer-words";
     this.element.append(this.keys, this.canvas, this.words);
-    this.invite();
+    this.showHelp();
 
     this.prompt = node.widgets.find((widget) => widget.name === "prompt");
     this.candidate = node.widgets.find((widget) => widget.name === "candidate");
-    // The picture shows it; each of ComfyUI's renderers looks at one of these.
-    this.prompt.hidden = this.prompt.options.hidden = true;
+    // The image shows the clicks. Each of ComfyUI's two renderers reads one of these.
+    this.prompt.hidden = true;
+    this.prompt.options.hidden = true;
     after(this.prompt, "callback", () => this.draw());
     const options = { serialize: false, getMinHeight: () => HEIGHT };
     node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options).serialize = false;
@@ -93,116 +117,126 @@ class Picker {
   listen() {
     const { element } = this;
     element.addEventListener("pointerdown", (event) => this.press(event));
-    element.addEventListener("pointermove", (event) => this.moved(event));
+    element.addEventListener("pointermove", (event) => this.move(event));
     element.addEventListener("pointerup", (event) => this.release(event));
-    element.addEventListener("pointercancel", () => this.drop());
+    element.addEventListener("pointercancel", () => this.cancelDrag());
     element.addEventListener("contextmenu", (event) => {
       event.preventDefault();
       event.stopPropagation();
     });
     this.keys.addEventListener("keydown", (event) => this.key(event));
-    this.resized = new ResizeObserver(() => this.draw());
-    this.ended = (event) => {
+    this.resizeObserver = new ResizeObserver(() => this.draw());
+    this.onEnd = (event) => {
       const { type, detail } = event;
-      if (this.running && !this.job) this.early.push(event);
-      // A run that is removed from the queue ends with nothing but an empty queue.
-      const emptied = type === "status" && detail?.exec_info?.queue_remaining === 0;
-      if (!this.job || (detail?.prompt_id !== this.job && !emptied)) return;
-      [this.running, this.job] = [false, null];
-      if (type === "execution_error") this.say(detail.exception_message);
-      else if (!this.answered) this.invite();
-      if (this.again) this.run();
+      if (this.running && !this.jobId) this.earlyEvents.push(event);
+      // A job that is removed from the queue has no end event: only the queue becomes empty.
+      const queueIsEmpty = type === "status" && detail?.exec_info?.queue_remaining === 0;
+      if (!this.jobId || (detail?.prompt_id !== this.jobId && !queueIsEmpty)) return;
+      this.running = false;
+      this.jobId = null;
+      if (type === "execution_error") this.showText(detail.exception_message);
+      else if (!this.hasResult) this.showHelp();
+      if (this.runAgain) this.run();
     };
   }
 
-  // A node that is never added to a graph, such as the copy a clipboard is filled from, must not stay alive for this.
+  // Listeners are added here and not in the constructor: a node that is never added to a graph, such as a copy for the
+  // clipboard, could otherwise not be freed.
   start() {
-    this.resized.observe(this.element);
-    for (const name of ENDS) api.addEventListener(name, this.ended);
-    // A loader shows its picture before anything has run; no event tells when.
-    this.timer = setInterval(() => this.look(), 500);
+    this.resizeObserver.observe(this.element);
+    for (const name of END_EVENTS) api.addEventListener(name, this.onEnd);
+    // A loader shows its image before any run, and there is no event for it.
+    this.timer = setInterval(() => this.followLoader(), LOADER_INTERVAL);
   }
 
   stop() {
     clearInterval(this.timer);
-    this.resized.disconnect();
-    for (const name of ENDS) api.removeEventListener(name, this.ended);
+    this.resizeObserver.disconnect();
+    for (const name of END_EVENTS) api.removeEventListener(name, this.onEnd);
   }
 
-  /** Show the picture of the loader that is connected, if there is one, as sharp as the graph is zoomed. */
-  async look() {
+  /** Show the image of the connected loader, if there is one, at the sharpness of the graph's zoom. */
+  async followLoader() {
     const { graph } = this.node;
-    // ComfyUI empties a graph without a word to the nodes in its subgraphs.
+    // When ComfyUI clears a graph, the nodes in its subgraphs receive no event.
     if (graph !== rootGraph() && rootGraph().subgraphs.get(graph.id) !== graph) return this.stop();
-    if (Picker.sharpness() !== this.sharp) this.draw();
-    const url = this.loaded();
-    if (url === this.loader) return;
-    this.loader = url;
+    if (Picker.screenSharpness() !== this.sharpness) this.draw();
+    const url = this.loaderImageUrl();
+    if (url === this.loaderUrl) return;
+    this.loaderUrl = url;
     if (!url) return;
-    const picture = await load(url).catch(() => null);
-    if (!picture || url !== this.loader) return;
+    const image = await load(url).catch(() => null);
+    if (!image || url !== this.loaderUrl) return;
     this.tint = null;
-    this.picture = picture;
-    this.size = [picture.naturalWidth, picture.naturalHeight];
-    this.invite();
+    this.image = image;
+    this.size = [image.naturalWidth, image.naturalHeight];
+    this.showHelp();
     this.draw();
   }
 
-  /** Where the picture of the connected loader is to be had; null where another node gives it. */
-  loaded() {
+  /** Return the URL of the connected loader's image; null if the image comes from another node. */
+  loaderImageUrl() {
     const slot = this.node.inputs.findIndex((input) => input.name === "image");
-    const file = this.node.getInputNode?.(slot)?.widgets?.find((widget) => widget.name === "image")?.value;
-    const named = typeof file === "string" && file.match(/^(?:(.*)\/)?([^/]+\.\w+?)(?: \[(input|output|temp)\])?$/);
-    return named ? viewUrl({ subfolder: named[1] ?? "", filename: named[2], type: named[3] ?? "input" }) : null;
+    const value = this.node.getInputNode?.(slot)?.widgets?.find((widget) => widget.name === "image")?.value;
+    const parts = typeof value === "string" && value.match(/^(?:(.*)\/)?([^/]+\.\w+?)(?: \[(input|output|temp)\])?$/);
+    return parts ? viewUrl({ subfolder: parts[1] ?? "", filename: parts[2], type: parts[3] ?? "input" }) : null;
   }
 
   async executed(output) {
     if (!output?.artmancer_picture) return;
-    this.answered = true;
+    this.hasResult = true;
     const { score, count, width, height } = output.artmancer_choice[0];
-    const [picture, mask] = await Promise.all(
+    const [image, mask] = await Promise.all(
       [output.artmancer_picture, output.artmancer_mask].map(([file]) => load(viewUrl(file))),
     );
-    this.picture = picture;
+    this.image = image;
     this.size = [width, height];
-    this.tint = Picker.tinted(mask);
-    const which = count > 1 ? `, candidate ${(this.candidate.value % count) + 1} of ${count} (C)` : "";
-    this.say(`Score ${score.toFixed(2)}${which}`);
+    this.tint = Picker.tintedMask(mask);
+    const candidate = count > 1 ? `, candidate ${(this.candidate.value % count) + 1} of ${count} (C)` : "";
+    this.showText(`Score ${score.toFixed(2)}${candidate}`);
     this.draw();
   }
 
-  static tinted(mask) {
+  /** Return a canvas that is pink where the mask is white, and transparent where it is black. */
+  static tintedMask(mask) {
     const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [mask.naturalWidth, mask.naturalHeight];
+    canvas.width = mask.naturalWidth;
+    canvas.height = mask.naturalHeight;
     const context = canvas.getContext("2d");
     context.drawImage(mask, 0, 0);
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-    for (let at = 0; at < pixels.data.length; at += 4) {
-      pixels.data[at + 3] = pixels.data[at] * 0.55;
-      [pixels.data[at], pixels.data[at + 1], pixels.data[at + 2]] = [255, 64, 160];
+    for (let index = 0; index < pixels.data.length; index += 4) {
+      pixels.data[index + 3] = pixels.data[index] * OPACITY;
+      pixels.data[index] = TINT[0];
+      pixels.data[index + 1] = TINT[1];
+      pixels.data[index + 2] = TINT[2];
     }
     context.putImageData(pixels, 0, 0);
     return canvas;
   }
 
-  say(words) {
-    this.words.textContent = words;
+  showText(text) {
+    this.words.textContent = text;
   }
 
-  invite() {
-    this.say(this.size ? HELP : CONNECT);
+  showHelp() {
+    this.showText(this.size ? HELP : CONNECT);
   }
 
-  /** Where an event is in the picture, in its pixels; null outside. */
-  place(event) {
+  /**
+   * Return the place of a pointer event in pixels of the photo, whether it is inside, and `zoom`, the CSS pixels of the
+   * screen to one pixel of the photo; null if there is no image.
+   */
+  position(event) {
     if (!this.size) return null;
-    // The canvas may be zoomed: what the screen shows, over what the page laid out.
-    const shown = this.element.getBoundingClientRect();
-    const zoom = shown.width / this.element.clientWidth || 1;
+    // The graph may be zoomed: the element's size on the screen differs from its size in the layout.
+    const rectangle = this.element.getBoundingClientRect();
+    const graphZoom = rectangle.width / this.element.clientWidth || 1;
     const { left, top, scale } = fit(this.element, ...this.size);
-    const x = ((event.clientX - shown.left) / zoom - left) / scale;
-    const y = ((event.clientY - shown.top) / zoom - top) / scale;
-    return { x, y, inside: x >= 0 && y >= 0 && x < this.size[0] && y < this.size[1], screen: zoom * scale };
+    const x = ((event.clientX - rectangle.left) / graphZoom - left) / scale;
+    const y = ((event.clientY - rectangle.top) / graphZoom - top) / scale;
+    const inside = x >= 0 && y >= 0 && x < this.size[0] && y < this.size[1];
+    return { x, y, inside, zoom: graphZoom * scale };
   }
 
   press(event) {
@@ -210,24 +244,24 @@ class Picker {
     this.keys.focus({ preventScroll: true });
     if (event.button === 1) return;
     event.preventDefault();
-    const place = this.place(event);
-    if (!place) {
+    const position = this.position(event);
+    if (!position) {
       this.run();
       return;
     }
-    if (!place.inside) return;
+    if (!position.inside) return;
     this.element.setPointerCapture(event.pointerId);
-    this.drag = { from: place, to: place, negative: event.shiftKey || event.button === 2 };
+    this.drag = { from: position, to: position, negative: event.shiftKey || event.button === 2 };
   }
 
-  moved(event) {
+  move(event) {
     if (!this.drag) return;
     event.stopPropagation();
-    this.drag.to = this.place(event);
+    this.drag.to = this.position(event);
     this.draw();
   }
 
-  drop() {
+  cancelDrag() {
     this.drag = null;
     this.draw();
   }
@@ -237,31 +271,35 @@ class Picker {
     event.stopPropagation();
     const { from, to, negative } = this.drag;
     this.drag = null;
-    const across = Math.hypot(to.x - from.x, to.y - from.y) * from.screen;
-    const said = read(this.prompt.value);
-    if (across < DRAG) {
-      this.change(Picker.withPoint(said, from.x, from.y, negative));
+    const clicks = readClicks(this.prompt.value);
+    if (Picker.dragLength(from, to) < DRAG) {
+      this.change(Picker.withPoint(clicks, from.x, from.y, negative));
     } else {
       const [width, height] = this.size;
-      const clip = (value, most) => Math.round(Math.min(most, Math.max(0, value)));
+      const clip = (value, limit) => Math.round(Math.min(limit, Math.max(0, value)));
       const [left, right] = [from.x, to.x].sort((a, b) => a - b);
       const [top, bottom] = [from.y, to.y].sort((a, b) => a - b);
-      said.bbox = [clip(left, width), clip(top, height), clip(right, width), clip(bottom, height)];
-      this.change(said);
+      clicks.bbox = [clip(left, width), clip(top, height), clip(right, width), clip(bottom, height)];
+      this.change(clicks);
     }
   }
 
-  static withPoint(said, x, y, negative) {
-    const points = [...said.points, [Math.floor(x), Math.floor(y)]];
-    return { ...said, points, labels: [...said.labels, negative ? 0 : 1] };
+  /** Return the length of a drag in CSS pixels. */
+  static dragLength(from, to) {
+    return Math.hypot(to.x - from.x, to.y - from.y) * from.zoom;
+  }
+
+  static withPoint(clicks, x, y, negative) {
+    const points = [...clicks.points, [Math.floor(x), Math.floor(y)]];
+    return { ...clicks, points, labels: [...clicks.labels, negative ? 0 : 1] };
   }
 
   key(event) {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const command = event.ctrlKey || event.metaKey;
-    const said = read(this.prompt.value);
+    const clicks = readClicks(this.prompt.value);
     if (command && event.key.toLowerCase() === "z") {
-      if (this.undone.length) this.set(this.undone.pop(), 0);
+      if (this.history.length) this.set(this.history.pop(), 0);
     } else if (command || event.altKey) {
       return;
     } else if (event.key.toLowerCase() === "c") {
@@ -279,7 +317,7 @@ class Picker {
       this.draw();
     } else if (this.size && event.key === "Enter") {
       const [x, y] = this.cursor ?? [this.size[0] / 2, this.size[1] / 2];
-      this.change(Picker.withPoint(said, x, y, event.shiftKey));
+      this.change(Picker.withPoint(clicks, x, y, event.shiftKey));
     } else {
       return;
     }
@@ -287,9 +325,9 @@ class Picker {
     event.stopPropagation();
   }
 
-  change(said) {
-    this.undone.push(this.prompt.value);
-    const { points, labels, bbox } = said;
+  change(clicks) {
+    this.history.push(this.prompt.value);
+    const { points, labels, bbox } = clicks;
     const empty = !points.length && !bbox;
     this.set(empty ? "" : JSON.stringify({ points, labels, ...(bbox && { bbox }) }), 0);
   }
@@ -302,28 +340,32 @@ class Picker {
     this.run();
   }
 
-  /** Run this node and what it needs, nothing else; a click that comes while it runs is answered after. */
+  /** Run this node and the nodes that it depends on, nothing else. A call during a run runs it again afterward. */
   async run() {
     if (this.running) {
-      this.again = true;
+      this.runAgain = true;
       return;
     }
-    [this.running, this.again, this.early, this.answered] = [true, false, [], false];
-    this.say("Looking for the object.");
+    this.running = true;
+    this.runAgain = false;
+    this.earlyEvents = [];
+    this.hasResult = false;
+    this.showText("Looking for the object.");
     const targets = executionIds(this.node);
     try {
       await app.queuePrompt(0, 1, targets);
     } finally {
-      this.job = jobs.get(targets) ?? null;
-      if (!this.job) {
+      this.jobId = jobIds.get(targets) ?? null;
+      if (!this.jobId) {
         this.running = false;
-        this.invite();
+        this.showHelp();
       }
     }
-    this.early.filter(({ detail }) => detail?.prompt_id === this.job).forEach(this.ended);
+    this.earlyEvents.filter(({ detail }) => detail?.prompt_id === this.jobId).forEach(this.onEnd);
   }
 
-  static sharpness() {
+  /** Return the pixels of the screen to one CSS pixel of the element. */
+  static screenSharpness() {
     return window.devicePixelRatio * Math.min(4, Math.max(1, app.canvas?.ds?.scale ?? 1));
   }
 
@@ -331,21 +373,23 @@ class Picker {
     const { canvas, element } = this;
     const [width, height] = [element.clientWidth, element.clientHeight];
     if (!width || !height) return;
-    const sharp = (this.sharp = Picker.sharpness());
-    [canvas.width, canvas.height] = [Math.round(width * sharp), Math.round(height * sharp)];
+    const sharpness = Picker.screenSharpness();
+    this.sharpness = sharpness;
+    canvas.width = Math.round(width * sharpness);
+    canvas.height = Math.round(height * sharpness);
     const context = canvas.getContext("2d");
-    context.setTransform(sharp, 0, 0, sharp, 0, 0);
-    if (!this.size || !this.picture) return;
+    context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
+    if (!this.size || !this.image) return;
     const { left, top, scale } = fit(element, ...this.size);
-    const [shownWidth, shownHeight] = this.size.map((side) => side * scale);
-    context.drawImage(this.picture, left, top, shownWidth, shownHeight);
-    if (this.tint) context.drawImage(this.tint, left, top, shownWidth, shownHeight);
-    const at = (x, y) => [left + x * scale, top + y * scale];
-    const { points, labels, bbox } = read(this.prompt.value);
-    const box = this.dragged() ?? bbox;
+    const [imageWidth, imageHeight] = this.size.map((side) => side * scale);
+    context.drawImage(this.image, left, top, imageWidth, imageHeight);
+    if (this.tint) context.drawImage(this.tint, left, top, imageWidth, imageHeight);
+    const toElement = (x, y) => [left + x * scale, top + y * scale];
+    const { points, labels, bbox } = readClicks(this.prompt.value);
+    const box = this.draggedBox() ?? bbox;
     if (box) {
-      const [x0, y0] = at(box[0], box[1]);
-      const [x1, y1] = at(box[2], box[3]);
+      const [x0, y0] = toElement(box[0], box[1]);
+      const [x1, y1] = toElement(box[2], box[3]);
       context.setLineDash([5, 4]);
       context.strokeStyle = "#fff";
       context.strokeRect(x0, y0, x1 - x0, y1 - y0);
@@ -353,25 +397,26 @@ class Picker {
     }
     points.forEach(([x, y], index) => {
       context.beginPath();
-      context.arc(...at(x + 0.5, y + 0.5), 5, 0, 2 * Math.PI);
+      context.arc(...toElement(x + 0.5, y + 0.5), 5, 0, 2 * Math.PI);
       context.fillStyle = labels[index] ? "#3fbf5f" : "#e04040";
       context.fill();
-      [context.lineWidth, context.strokeStyle] = [1.5, "#fff"];
+      context.lineWidth = 1.5;
+      context.strokeStyle = "#fff";
       context.stroke();
     });
     if (this.cursor) {
-      const [x, y] = at(...this.cursor);
+      const [x, y] = toElement(...this.cursor);
       context.strokeStyle = "#fff";
       context.strokeRect(x - 8, y, 16, 0);
       context.strokeRect(x, y - 8, 0, 16);
     }
   }
 
-  dragged() {
+  /** Return the box that is being dragged; null if there is none yet. */
+  draggedBox() {
     if (!this.drag) return null;
     const { from, to } = this.drag;
-    const far = Math.hypot(to.x - from.x, to.y - from.y) * from.screen >= DRAG;
-    return far ? [from.x, from.y, to.x, to.y] : null;
+    return Picker.dragLength(from, to) >= DRAG ? [from.x, from.y, to.x, to.y] : null;
   }
 }
 

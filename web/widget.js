@@ -1,11 +1,11 @@
-// What the widgets share: pictures from ComfyUI, and the look.
+// Helpers that the DOM widgets of the nodes share: images from ComfyUI, and the style.
 import { api } from "../../scripts/api.js";
 
-/** Where a picture that a node showed is to be had. */
+/** Return the URL of an image file that a node returned to the page. */
 export const viewUrl = ({ filename, subfolder, type }) =>
   api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 
-/** Load a picture; resolves to the image element once it can be drawn. */
+/** Load an image; resolves to the image element once it can be drawn. */
 export async function load(url) {
   const image = new Image();
   image.src = url;
@@ -13,17 +13,17 @@ export async function load(url) {
   return image;
 }
 
-/** Call `then` after `object`'s own method of this name, or in its place where it has none. */
-export function after(object, name, then) {
-  const before = object[name];
-  object[name] = function (...given) {
-    const result = before?.apply(this, given);
-    then.apply(this, given);
+/** Call `callback` after `object`'s own method of this name, or in its place if it has none. */
+export function after(object, name, callback) {
+  const original = object[name];
+  object[name] = function (...args) {
+    const result = original?.apply(this, args);
+    callback.apply(this, args);
     return result;
   };
 }
 
-/** Where a picture of this size lies in an element that shows all of it: left, top and scale, in CSS pixels. */
+/** Return the place of an image of this size in an element that shows all of it: left, top and scale, in CSS pixels. */
 export function fit(element, width, height) {
   const scale = Math.min(element.clientWidth / width, element.clientHeight / height) || 0;
   const left = (element.clientWidth - width * scale) / 2;
@@ -43,7 +43,7 @@ const STYLE = `
   background: color-mix(in srgb, var(--comfy-menu-bg, #222) 80%, transparent); pointer-events: none; }
 `;
 
-/** An element for a DOM widget, at least `height` CSS pixels high, whose mouse and keys ComfyUI's canvas leaves to it. */
+/** Make the element of a DOM widget, at least `height` CSS pixels high. It receives the mouse and the keys itself. */
 export function frame(label, height) {
   if (!document.getElementById("artmancer-style")) {
     const style = Object.assign(document.createElement("style"), { id: "artmancer-style", textContent: STYLE });
@@ -51,7 +51,8 @@ export function frame(label, height) {
   }
   const element = document.createElement("div");
   element.className = "artmancer-picture";
-  element.style.minHeight = `${height}px`; // Vue goes by this, the canvas by the widget's getMinHeight
+  // ComfyUI's Vue renderer uses this height, its canvas renderer the widget's getMinHeight.
+  element.style.minHeight = `${height}px`;
   element.tabIndex = 0;
   element.setAttribute("aria-label", label);
   return element;

@@ -23,7 +23,7 @@ def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def number(lowest: float, highest: float) -> Callable[[str], float]:
-    """Make an argparse type for a number in a range; NaN is in none."""
+    """Make an argparse type for a number in a range. NaN is in no range."""
 
     def parse(text: str) -> float:
         try:

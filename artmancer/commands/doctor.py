@@ -1,4 +1,4 @@
-"""`artmancer doctor`: say what is installed and which editors run here."""
+"""`artmancer doctor`: list what is installed and which editors run here."""
 
 import argparse
 import json
@@ -11,14 +11,14 @@ def add_parser(commands: Subparsers) -> None:
     """Add `artmancer doctor` to the parser."""
     parser = commands.add_parser(
         "doctor",
-        help="say what is installed, which editors run here, and how to get what is missing",
+        help="list what is installed, which editors run here, and how to get what is missing",
     )
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the findings; return 1 where something that is always needed is missing."""
+    """Print the findings. Return 1 where something that is always needed is missing."""
     findings = examine()
     if options.json:
         write_line(json.dumps([finding.as_dict() for finding in findings]))

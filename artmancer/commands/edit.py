@@ -1,6 +1,6 @@
 """`artmancer edit`: edit one photo.
 
-Everything that can be checked without torch is checked before it is imported, which takes seconds.
+Everything that can be checked without torch is checked before its import, which takes seconds.
 """
 
 import argparse
@@ -82,7 +82,8 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--reference-mask",
         type=Path,
-        help="white where the object is in the reference; default: where that is not transparent",
+        help="an image, white where the object is in the reference; default: where the reference "
+        "is not transparent",
     )
     _add_qwen_options(parser)
     parser.add_argument(
@@ -139,8 +140,8 @@ def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant-file",
         type=Path,
-        help="qwen: the LoRA of this kind of edit; default: the one that `artmancer models` lists "
-        "for it, or else the base alone",
+        help="qwen: the LoRA for this kind of edit; default: the LoRA that `artmancer models` "
+        "lists for it, or else the base alone",
     )
     parser.add_argument(
         "--acceleration", type=Path, help="qwen: a LoRA for few steps, which turns --cfg off"
@@ -192,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
     """Edit a photo and write the result."""
     if len(options.image) > 1:
         options.error(
-            f"edit takes one photo, got {len(options.image)}. Use a loop of your shell for many: "
+            f"edit takes one photo, got {len(options.image)}. Use a shell loop for many: "
             'for photo in *.jpg; do artmancer edit "$photo" ... -o "edited/$photo"; done'
         )
     (options.image,) = options.image
@@ -210,7 +211,8 @@ def run(options: argparse.Namespace) -> int:
     if reference and reference_mask is None:
         reference_mask = reference.alpha
     mask = images.load_mask(options.mask) if options.mask else None
-    hidden = True if options.json else None  # None: hidden where standard error is no terminal
+    # None: tqdm hides the bar where standard error is not a terminal.
+    hidden = True if options.json else None
     with (
         tqdm(total=1, disable=hidden, bar_format="{desc} {elapsed}", leave=False) as bar,
         logging_redirect_tqdm(),
@@ -258,7 +260,7 @@ def check_inputs(options: argparse.Namespace) -> None:
     if options.output.resolve() in (path.resolve() for path in inputs if path):
         raise ArtMancerError(
             "invalid_request",
-            f"The output '{options.output}' is one of the inputs. Name another file.",
+            f"The output '{options.output}' is one of the inputs. Choose another file.",
         )
     size = images.read_size(options.image)
     checks.check_mask_given(options.variant, options.mask is not None)
@@ -267,7 +269,8 @@ def check_inputs(options: argparse.Namespace) -> None:
         checks.check_mask_painted(images.is_black(options.mask))
     if options.reference_mask and not options.reference:
         raise ArtMancerError(
-            "reference_missing", "--reference-mask needs the --reference that it belongs to."
+            "reference_missing",
+            "--reference-mask needs the image that it belongs to. Add --reference.",
         )
     if options.reference:
         reference_size = images.read_size(options.reference, "reference")
@@ -277,9 +280,9 @@ def check_inputs(options: argparse.Namespace) -> None:
     elif options.variant == "insertion" and options.editor == "draft":
         raise checks.draft_needs_reference()
     if options.editor == "draft" and options.prompt:
-        logger.warning("--prompt is ignored: the draft editor does not read it.")
+        logger.warning("--prompt is ignored: the draft editor does not use it.")
     if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
-        logger.warning("JPEG changes every pixel a little; write PNG to keep the rest exactly.")
+        logger.warning("JPEG changes every pixel a little; write PNG to keep every pixel exactly.")
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:
@@ -288,7 +291,7 @@ def _sampling(options: argparse.Namespace) -> Sampling:
         steps=options.steps,
         cfg=options.cfg,
         negative=options.negative,
-        condition_pixels=megapixels and round(ONE_MEGAPIXEL * megapixels),
+        condition_pixels=None if megapixels is None else round(ONE_MEGAPIXEL * megapixels),
         keep_background=options.keep_background,
     )
 
@@ -306,8 +309,8 @@ def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
     if not folder:
         raise ArtMancerError(
             "checkpoint_missing",
-            "The qwen editor needs a base model: name its folder with --base, or in MODEL_PATH; "
-            "`artmancer models fetch` downloads one.",
+            "The qwen editor needs a base model, and there is none. Name its folder with --base or "
+            "MODEL_PATH, or download one with `artmancer models fetch`.",
         )
     path: Path | None = options.variant_file
     notes: tuple[str, ...] = ()
@@ -315,7 +318,7 @@ def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
         path, notes = models.checkpoint(options.variant)
     if path is None:
         logger.warning(
-            "No checkpoint for %s was found: the base edits without one.", options.variant
+            "No checkpoint for %s was found: the base model edits without a LoRA.", options.variant
         )
     return QwenEditor(
         pipeline.load(Path(folder), options.precision, progress=progress),

@@ -21,9 +21,11 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
-    parser.add_argument("what", nargs="?", choices=("qwen", "fastsam-s"), default="qwen")
+    parser.add_argument("model", nargs="?", choices=("qwen", "fastsam-s"), default="qwen")
     parser.add_argument(
-        "--folder", type=Path, help="fetch: target folder; default: ComfyUI's folder for its kind"
+        "--folder",
+        type=Path,
+        help="fetch: folder to download into; default: ComfyUI's folder for this kind of model",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -52,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    if options.what == "fastsam-s":
+    """Download a model."""
+    if options.model == "fastsam-s":
         path = models.fetch_fastsam(options.folder or models.default_folder("fastsam"))
     else:
         path = options.folder or models.default_folder("diffusers") / models.BASE_NAME

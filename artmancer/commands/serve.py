@@ -7,7 +7,7 @@ from ..errors import ArtMancerError
 from .arguments import Subparsers
 
 _SETTINGS = ("host", "port", "comfyui_url", "comfyui_light_url")
-"""Options that override the setting of the same name."""
+"""Options that override the settings of the same names."""
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -15,15 +15,19 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve the workflows as HTTP endpoints",
-        description="Serve the workflows as HTTP endpoints, in front of a ComfyUI with the pack. "
-        "Everything else is set in the environment or in .env; see docs/api.md.",
+        description="Serve the workflows as HTTP endpoints, in front of a ComfyUI that has the "
+        "pack. All other settings come from the environment or from .env; see docs/api.md.",
     )
     parser.set_defaults(run=run, json=False)
     parser.add_argument("--host", help="address to listen on (default: $HOST, or 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="default: $PORT, or 8003")
-    parser.add_argument("--comfyui-url", help="default: $COMFYUI_URL, or http://127.0.0.1:8188")
+    parser.add_argument("--port", type=int, help="port to listen on (default: $PORT, or 8003)")
     parser.add_argument(
-        "--comfyui-light-url", help="for masks and tools; default: $COMFYUI_LIGHT_URL, or the same"
+        "--comfyui-url",
+        help="URL of the ComfyUI (default: $COMFYUI_URL, or http://127.0.0.1:8188)",
+    )
+    parser.add_argument(
+        "--comfyui-light-url",
+        help="URL of a ComfyUI for masks and tools (default: $COMFYUI_LIGHT_URL, or the same)",
     )
     parser.add_argument(
         "--with-comfyui",
@@ -32,7 +36,7 @@ def add_parser(commands: Subparsers) -> None:
         "and restart them when they exit",
     )
     parser.add_argument(
-        "--comfyui-base", type=Path, help="with --with-comfyui: its --base-directory"
+        "--comfyui-base", type=Path, help="with --with-comfyui: ComfyUI's --base-directory"
     )
     parser.add_argument(
         "--cpu", action="store_true", help="with --with-comfyui: run edits on the CPU too"
@@ -55,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         raise ArtMancerError(
             "generation_failed",
             f"The gateway needs {error.name}. Install it with: "
-            "pip install -e '.[gateway]', in ArtMancer's folder",
+            "pip install -e '.[gateway]' in ArtMancer's folder.",
         ) from None
     overrides = {name: getattr(options, name) for name in _SETTINGS}
     try:

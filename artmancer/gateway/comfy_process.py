@@ -1,4 +1,4 @@
-"""A ComfyUI of the gateway's own: started on loopback, and started again when it dies."""
+"""A ComfyUI as a process of the gateway: it listens on loopback and is restarted when it exits."""
 
 import asyncio
 import logging
@@ -14,19 +14,28 @@ from ..folders import comfyui_folder
 
 logger = logging.getLogger(__name__)
 
-_PAUSE = 1.0
-_GRACE = 10.0
+_PAUSE_SECONDS = 1.0
+"""Pause between an exit and the restart, and between two checks for a ComfyUI from before."""
+
+_STOP_SECONDS = 10.0
+"""Time to exit after a terminate; then the process is killed."""
+
+_POLL_SECONDS = 0.1
+"""Pause between two checks whether a process has exited."""
 
 
 def command(port: int, folder: Path, *, base: Path | None, cpu: bool) -> list[str]:
-    """What starts a ComfyUI that only this machine can reach.
+    """Return the command that starts a ComfyUI which only this machine can reach.
 
     Parameters
     ----------
-    folder : its own, for what must not be shared with another ComfyUI:
-        temporary files and the database
-    base : where its models, input and custom_nodes are; None: in its own folder
-    cpu : leave the GPU to others
+    folder : folder for files that two ComfyUIs must not share: temporary files
+    base : folder with its models, input and custom_nodes; None: ComfyUI's own folder
+    cpu : run it without a GPU
+
+    Raises
+    ------
+    ArtMancerError : comfyui_unavailable where there is no ComfyUI
     """
     main = comfyui_folder() / "main.py"
     if not main.is_file():
@@ -39,6 +48,7 @@ def command(port: int, folder: Path, *, base: Path | None, cpu: bool) -> list[st
         sys.executable,
         str(main),
         *("--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"),
+        # Two ComfyUIs cannot open one database.
         *("--temp-directory", str(folder), "--database-url", "sqlite:///:memory:"),
         *(["--base-directory", str(base)] if base else []),
         *(["--cpu"] if cpu else []),
@@ -46,24 +56,24 @@ def command(port: int, folder: Path, *, base: Path | None, cpu: bool) -> list[st
 
 
 async def keep_running(start: list[str], port: int, folder: Path) -> None:
-    """Keep it running until cancelled; it ends with the gateway.
+    """Keep a ComfyUI running until cancelled, then stop it.
 
-    One that a gateway before left behind when it was killed is not started again, for it may have
-    jobs of ours.
+    A ComfyUI that an earlier gateway left behind when it was killed is used as it is: it may still
+    run this gateway's jobs. It is stopped at the end, too.
 
     Parameters
     ----------
-    folder : where its log is kept, and its process id
+    start : from `command`
+    folder : folder for its log and its process id
     """
-    environment = {
-        **{key: value for key, value in dotenv_values(".env").items() if value},
-        **os.environ,
-    }
-    log, written = folder / "comfyui.log", folder / "comfyui.pid"
+    dotenv = {key: value for key, value in dotenv_values(".env").items() if value}
+    environment = {**dotenv, **os.environ}
+    log = folder / "comfyui.log"
+    pid_file = folder / "comfyui.pid"
     try:
         while True:
             while await _answers(port):
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE_SECONDS)
             logger.info("Starting ComfyUI on port %d; its log is %s", port, log)
             with log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
@@ -72,21 +82,22 @@ async def keep_running(start: list[str], port: int, folder: Path) -> None:
                     stdout=output,
                     stderr=output,
                     env=environment,
-                    # Ctrl-C is for the gateway, which then ends it in order
+                    # Ctrl-C reaches only the gateway, which then stops ComfyUI.
                     start_new_session=True,
                 )
-            written.write_text(str(process.pid))
+            pid_file.write_text(str(process.pid))
             code = await process.wait()
-            written.unlink()
-            logger.warning("ComfyUI ended with %d, and is started again; %s says why.", code, log)
-            await asyncio.sleep(_PAUSE)
+            pid_file.unlink()
+            logger.warning("ComfyUI exited with code %d and is restarted; see %s", code, log)
+            await asyncio.sleep(_PAUSE_SECONDS)
     finally:
-        if written.is_file():
-            await _stop(int(written.read_text()), folder)
-            written.unlink()
+        if pid_file.is_file():
+            await _stop(int(pid_file.read_text()), folder)
+            pid_file.unlink()
 
 
 async def _answers(port: int) -> bool:
+    """Tell whether a server listens on a port of this machine."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -96,8 +107,10 @@ async def _answers(port: int) -> bool:
 
 
 async def _stop(process_id: int, folder: Path) -> None:
-    """End the ComfyUI of this folder, by force where it takes its time. It need not be a child of
-    this process; where it died with a gateway before, another program may have its id by now.
+    """Stop the ComfyUI of a folder; kill it if it does not exit in time.
+
+    It need not be a child of this process. If it exited earlier, its process id may belong to
+    another program by now, which is left alone.
     """
     import psutil
 
@@ -106,8 +119,8 @@ async def _stop(process_id: int, folder: Path) -> None:
         if str(folder) not in process.cmdline():
             return
         process.terminate()
-        for _ in range(int(_GRACE / 0.1)):
+        for _ in range(int(_STOP_SECONDS / _POLL_SECONDS)):
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_SECONDS)
         process.kill()

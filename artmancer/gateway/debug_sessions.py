@@ -1,6 +1,4 @@
-"""Debug sessions: for each recorded job a folder with its inputs, the conditioning images, its
-results and its parameters.
-"""
+"""Debug sessions: a folder for each recorded job, with its images, results and parameters."""
 
 import io
 import json
@@ -17,15 +15,21 @@ from typing import Any
 from ..errors import ArtMancerError
 from .jobs import Job
 
-_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\.(png|jpeg|webp|bmp|tiff|gif)")
+_SESSION_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+"""Names of sessions: local date and time, and the first part of the job's id."""
+
+_IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\.(png|jpeg|webp|bmp|tiff|gif)")
+"""File names of the images in a session."""
+
 _PARAMETERS = "parameters.json"
+"""File of a session with all that is not an image."""
 
 
 class DebugSessions:
     """The folder of debug sessions.
 
-    A name from outside is matched against a pattern before it is used, and links are not followed.
+    Security: a name that a client sent is used only if it matches a pattern, and symbolic links are
+    not followed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,10 +42,11 @@ class DebugSessions:
 
         Parameters
         ----------
-        uploads : files of the images among its inputs, by input name
-        results : files of its results, by name
+        uploads : image files among its inputs, by input name
+        results : image files among its results, by result name
         """
-        session = self.folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{job.id[:8]}"
+        created = time.strftime("%Y%m%d-%H%M%S")
+        session = self.folder / f"{created}-{job.id[:8]}"
         session.mkdir(parents=True, exist_ok=True)
         for name, path in uploads.items():
             copyfile(path, session / f"{name}{path.suffix}")
@@ -77,12 +82,20 @@ class DebugSessions:
         """Return the names of the sessions, the newest first."""
         if not self.folder.is_dir():
             return []
-        found = [
-            entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)
+        names = [
+            entry.name
+            for entry in os.scandir(self.folder)
+            if entry.is_dir(follow_symlinks=False) and _SESSION_NAME.fullmatch(entry.name)
         ]
-        return sorted(filter(_NAME.fullmatch, found), reverse=True)
+        return sorted(names, reverse=True)
 
     def describe(self, name: str) -> dict[str, Any]:
+        """Return a session's name, time of creation, file names and size in bytes.
+
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
         session = self._session(name)
         files = self._files(session)
         return {
@@ -93,41 +106,67 @@ class DebugSessions:
         }
 
     def parameters(self, name: str) -> dict[str, Any]:
-        path = self._session(name) / _PARAMETERS
-        found: dict[str, Any] = (
-            json.loads(path.read_text()) if path.is_file() and not path.is_symlink() else {}
-        )
-        return found
+        """Return a session's parameters.
 
-    def picture(self, name: str, file: str) -> Path:
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
+        path = self._session(name) / _PARAMETERS
+        if path.is_symlink() or not path.is_file():
+            return {}
+        parameters: dict[str, Any] = json.loads(path.read_text())
+        return parameters
+
+    def image_path(self, name: str, file: str) -> Path:
+        """Return an image file of a session.
+
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
         path = self._session(name) / file
-        if not _FILE.fullmatch(file) or path.is_symlink() or not path.is_file():
+        if not _IMAGE_NAME.fullmatch(file) or path.is_symlink() or not path.is_file():
             raise ArtMancerError(
                 "not_found",
-                "The session has no picture of this name. Its list of files says which.",
+                "The session has no image with this name. GET /api/debug/sessions/NAME lists its "
+                "files.",
             )
         return path
 
-    def zipped(self, name: str) -> bytes:
-        session, buffer = self._session(name), io.BytesIO()
+    def as_zip(self, name: str) -> bytes:
+        """Return a ZIP file with all files of a session.
+
+        Raises
+        ------
+        ArtMancerError : not_found
+        """
+        session = self._session(name)
+        buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for file in self._files(session):
                 archive.write(file, f"{name}/{file.name}")
         return buffer.getvalue()
 
     def clean(self, keep: int) -> int:
-        """Remove all sessions but the newest; return how many were removed."""
-        gone = self.names()[keep:]
-        for name in gone:
+        """Remove all sessions except the newest; return how many were removed.
+
+        Parameters
+        ----------
+        keep : number of sessions that stay
+        """
+        names = self.names()[keep:]
+        for name in names:
             rmtree(self.folder / name)
-        return len(gone)
+        return len(names)
 
     def _session(self, name: str) -> Path:
+        """Return the folder of a session, or raise not_found."""
         session = self.folder / name
-        if not _NAME.fullmatch(name) or session.is_symlink() or not session.is_dir():
+        if not _SESSION_NAME.fullmatch(name) or session.is_symlink() or not session.is_dir():
             raise ArtMancerError(
                 "not_found",
-                "There is no debug session of this name. /api/debug/sessions lists them.",
+                "There is no debug session with this name. GET /api/debug/sessions lists them.",
             )
         return session
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests and answers, field by field, and nothing else."""
+"""Requests and answers of the HTTP API, as pydantic models. Their texts are shown at /docs."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,111 +6,135 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import CODES
 from ..options import CFG, DEFAULT_SAMPLING, MAX_SEED, STEPS
-from .jobs import LaneName
+from .jobs import JobState, LaneName
 
 Base64Image = Annotated[
     str,
     Field(
-        description="A picture file, base64, with or without a data: prefix.",
+        description="An image file as base64, with or without a data: prefix.",
         json_schema_extra={"contentEncoding": "base64"},
     ),
 ]
+"""An image file in JSON."""
+
 Point = tuple[float, float]
+"""x and y, in pixels of the upright image."""
+
 ServiceName = Literal["generation", "segmentation", "image-utils"]
-Status = Literal["queued", "loading_pipeline", "processing", "done", "error", "cancelled"]
 
 
 class Failure(BaseModel):
-    """Any answer that is not a success."""
+    """The answer to every request that fails."""
 
-    detail: str = Field(description="A sentence for a person.")
+    detail: str = Field(description="The error as a sentence for people.")
     error_type: Literal[tuple(CODES)]  # type: ignore[valid-type]
-    details: dict[str, Any] = Field(description="invalid_request: field, expected, got.")
+    details: dict[str, Any] = Field(
+        description="The error for programs. invalid_request has: field, expected, got."
+    )
 
 
-# Both roles
+# Health
 
 
 class Ping(BaseModel):
+    """The gateway is alive."""
+
     status: Literal["healthy"] = "healthy"
 
 
 class Health(BaseModel):
+    """The state of ComfyUI and its models."""
+
     model_config = ConfigDict(protected_namespaces=())
 
     status: Literal["healthy", "degraded"]
-    reason: str | None = None
+    reason: str | None = Field(None, description="Why the status is degraded.")
     model_loaded: bool
     device: str
-    device_info: dict[str, Any]
+    device_info: dict[str, Any] = Field(
+        description="ComfyUI's version and memory, unfinished jobs, and model files: bases, "
+        "checkpoints by variant, and the file names expected for those that are missing."
+    )
 
 
 class Service(BaseModel):
+    """The state of one service."""
+
     status: Literal["healthy", "degraded"]
-    reason: str | None = None
+    reason: str | None = Field(None, description="Why the status is degraded.")
 
 
 class SystemHealth(BaseModel):
+    """The state of all services."""
+
     status: Literal["healthy", "degraded"]
     services: dict[ServiceName, Service]
 
 
-# Heavy
+# Edits
 
 
 class GenerateRequest(BaseModel):
-    """An edit. Fields this does not know are taken, and listed as ignored."""
+    """An edit. Unknown fields are accepted, and listed in the answer as ignored."""
 
     model_config = ConfigDict(extra="allow")
 
-    prompt: str = Field(min_length=1, max_length=4000, description="The edit, in words.")
+    prompt: str = Field(min_length=1, max_length=4000, description="The edit in words.")
     input_image: Base64Image
     mask_image: Base64Image | None = Field(
-        None, description="White = edit. Needed for insertion and removal."
+        None, description="White = edit. Required for insertion and removal."
     )
     conditional_images: list[Base64Image] | None = Field(
         None,
         max_length=4,
-        description="[0]: the mask, from older clients. What follows is shown to the editor last.",
+        description="The first is the mask, for older clients that send no mask_image. The others "
+        "are extra conditioning images.",
     )
     reference_image: Base64Image | None = Field(
-        None, description="A picture of the object to insert."
+        None, description="An image of the object to insert."
     )
     reference_mask_R: Base64Image | None = Field(
-        None, description="White where the object is in its picture."
+        None, description="White = the object in the reference image."
     )
     task_type: Literal["insertion", "removal", "white-balance", "white_balance"] | None = Field(
         None,
-        description="If missing: a reference means insertion, a mask removal, "
-        "neither white balance.",
+        description="Default: insertion with a reference image, else removal with a mask, else "
+        "white_balance.",
     )
     width: int | None = Field(
-        None, ge=256, le=2048, description="Of the output; default: the input's."
+        None, ge=256, le=2048, description="Width of the output in pixels. Default: the input's."
     )
     height: int | None = Field(
-        None, ge=256, le=2048, description="Of the output; default: the input's."
+        None, ge=256, le=2048, description="Height of the output in pixels. Default: the input's."
     )
     num_inference_steps: int | None = Field(
-        None, ge=STEPS[0], le=STEPS[1], description=f"Default: {DEFAULT_SAMPLING.steps}."
+        None,
+        ge=STEPS[0],
+        le=STEPS[1],
+        description=f"Denoising steps. Default: {DEFAULT_SAMPLING.steps}.",
     )
     true_cfg_scale: float | None = Field(
-        None, ge=CFG[0], le=CFG[1], description=f"Default: {DEFAULT_SAMPLING.cfg:g}."
+        None,
+        ge=CFG[0],
+        le=CFG[1],
+        description=f"Classifier-free guidance scale. Default: {DEFAULT_SAMPLING.cfg:g}.",
     )
     guidance_scale: float | None = Field(
-        None, ge=CFG[0], le=CFG[1], description="The same, where true_cfg_scale is missing."
+        None, ge=CFG[0], le=CFG[1], description="Used if true_cfg_scale is not sent."
     )
     negative_prompt: str | None = Field(None, max_length=4000, description="Default: a space.")
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="If missing: random, and told in the answer."
+        None, ge=0, le=MAX_SEED, description="Default: random. The answer contains it."
     )
     input_quality: Literal["resized", "original"] | None = Field(
-        None, description="resized: the input is first scaled to at most 1 megapixel."
+        None, description="resized: scale the input to at most 1 megapixel first."
     )
     mask_tool_type: Literal["brush", "box"] | None = Field(
-        None, description="A brush mask is grown by 8 pixels."
+        None, description="brush: the mask is grown by 8 pixels."
     )
     enable_debug: bool | None = Field(
-        None, description="Answer the conditioning images; write a debug session."
+        None,
+        description="Return the conditioning images. With DEBUG=true, also record a debug session.",
     )
     angle: Any = None
     background_preset: Any = None
@@ -126,211 +150,272 @@ WITHOUT_EFFECT = (
     "enable_mae_refinement",
     "refine_mask_with_birefnet",
 )
-"""Fields of GenerateRequest that are taken and change nothing."""
+"""Fields of GenerateRequest that are accepted but change nothing."""
 
 
 class DebugInfo(BaseModel):
-    conditional_images: list[str] | None = Field(None, description="Only with enable_debug.")
-    conditional_labels: list[str]
-    input_image_size: str
-    output_image_size: str
-    lora_adapter: str | None
-    loaded_adapters: list[str]
+    """Details of an edit."""
+
+    conditional_images: list[str] | None = Field(
+        None, description="The conditioning images as base64 PNG; only with enable_debug."
+    )
+    conditional_labels: list[str] = Field(description="The names of the conditioning images.")
+    input_image_size: str = Field(description="For example 1024x768.")
+    output_image_size: str = Field(description="For example 1024x768.")
+    lora_adapter: str | None = Field(description="The checkpoint's file name.")
+    loaded_adapters: list[str] = Field(description="The file names of all LoRAs.")
 
 
 class GenerateAnswer(BaseModel):
+    """A finished edit."""
+
     model_config = ConfigDict(protected_namespaces=())
 
     success: Literal[True] = True
     status: Literal["done"] = "done"
-    image: str
-    generation_time: float
-    model_used: str
-    parameters_used: dict[str, Any]
-    request_id: str
+    image: str = Field(description="The result as base64 PNG.")
+    generation_time: float = Field(description="Seconds.")
+    model_used: str = Field(description="The editor and the variant, for example draft/removal.")
+    parameters_used: dict[str, Any] = Field(
+        description="The values that the edit ran with, also where they were chosen for you. "
+        "`ignored` lists fields without effect."
+    )
+    request_id: str = Field(description="The job's id.")
     debug_info: DebugInfo
-    report: dict[str, Any]
+    report: dict[str, Any] = Field(description="Measurements: seconds of each stage, drift, spill.")
 
 
 class Accepted(BaseModel):
-    task_id: str
+    """A job that runs in the background."""
+
+    task_id: str = Field(description="The job's id, for its status, result and cancelling.")
     status: Literal["queued"] = "queued"
     message: str = "The job is stored, and waits for its turn."
 
 
 class JobStatus(BaseModel):
+    """A job's status and progress."""
+
     task_id: str
-    status: Status
+    status: JobState
     progress: float = Field(ge=0, le=1)
     current_step: int
-    total_steps: int
-    loading_message: str | None
-    error: str | None
-    queue_position: int | None
+    total_steps: int = Field(description="0: the present stage has no steps.")
+    loading_message: str | None = Field(description="The present stage, for example sampling.")
+    error: str | None = Field(description="Why the job failed, as a sentence.")
+    queue_position: int | None = Field(
+        description="1 = next; null: the job does not wait, or the position is unknown."
+    )
 
 
 class Cancelled(BaseModel):
-    success: bool
+    """The answer to a request to cancel a job."""
+
+    success: bool = Field(description="false: the job had already ended.")
     message: str
     task_id: str
 
 
-# Light
+# Masks and tools
 
 
 class Welcome(BaseModel):
+    """The name and version of this server."""
+
     message: str
     version: str
 
 
 class Cleared(BaseModel):
+    """The answer to a request to unload all models."""
+
     success: Literal[True] = True
     message: str
     freed_bytes: int
 
 
 class SmartMaskRequest(BaseModel):
-    """What was clicked. Nothing at all means the main object.
-    Coordinates are pixels of the upright picture.
+    """The image, and the object to find in it: clicks, a box or a rough mask. Without any of
+    them the main object is found. Coordinates are pixels of the upright image.
     """
 
     model_config = ConfigDict(protected_namespaces=())
 
     image: Base64Image | None = None
     image_id: str | None = Field(
-        None, description="Of a picture that was sent before, in its place."
+        None, description="In place of `image`: the image_id from an earlier answer."
     )
     points: list[Point] | None = Field(None, max_length=1000)
     labels: list[Literal[0, 1]] | None = Field(
-        None, max_length=1000, description="1: on the object, 0: beside it. Default: all 1."
+        None,
+        max_length=1000,
+        description="One for each point: 1 = on the object, 0 = not on it. Default: all 1.",
     )
     bbox: tuple[float, float, float, float] | None = Field(
-        None, description="left, top, right, bottom"
+        None, description="A box around the object: left, top, right, bottom."
     )
     mask: Base64Image | None = Field(None, description="A rough mask over the object.")
-    auto_detect: bool | None = Field(None, description="The main object, whatever else is said.")
-    border_adjustment: int | None = Field(
-        None, ge=-512, le=512, description="Pixels; + grows the mask."
+    auto_detect: bool | None = Field(
+        None, description="Find the main object; ignore points, labels, bbox and mask."
     )
-    use_blur: bool | None = Field(None, description="Fade the mask's edge out.")
+    border_adjustment: int | None = Field(
+        None, ge=-512, le=512, description="Pixels that the mask is grown by; negative: shrunk."
+    )
+    use_blur: bool | None = Field(None, description="Fade the edge of the mask out.")
     model_type: Literal["segmentation", "fastsam", "draft"] | None = Field(
-        None, description="segmentation: FastSAM where it is installed, else draft."
+        None, description="segmentation (the default): FastSAM if it is installed, else draft."
     )
     candidate: int | None = Field(
-        None, ge=0, le=99, description="Which of the objects that fit, the likeliest first."
+        None, ge=0, le=99, description="Index among the matching objects; 0 = the best match."
     )
     request_id: str | None = Field(
-        None, description="A new UUID, for a client that may want to cancel."
+        None, description="A new UUID of your choice, to be able to cancel the request."
     )
 
 
 class SmartMaskAnswer(BaseModel):
+    """The mask of an object."""
+
     success: Literal[True] = True
-    mask_base64: str
-    image_id: str
+    mask_base64: str = Field(description="PNG; white = the object.")
+    image_id: str = Field(description="Send it in place of the image from now on.")
     request_id: str
-    candidates: int
-    score: float
+    candidates: int = Field(description="The number of matching objects.")
+    score: float = Field(description="How well the object matches, 0..1.")
 
 
 class RemoveBackgroundRequest(BaseModel):
+    """An image whose background is to be removed."""
+
     image: Base64Image
     model: str | None = Field(
-        None, max_length=64, description="One of rembg's. Default: the first that is installed."
+        None, max_length=64, description="A rembg model. Default: the first that is installed."
     )
-    alpha_matting: bool | None = None
+    alpha_matting: bool | None = Field(None, description="Refine fine edges such as hair; slower.")
 
 
 class RemoveBackgroundAnswer(BaseModel):
+    """An image without its background."""
+
     model_config = ConfigDict(protected_namespaces=())
 
     success: Literal[True] = True
-    image: str
-    mask_base64: str
+    image: str = Field(description="The subject as base64 PNG with transparency.")
+    mask_base64: str = Field(description="PNG; white = the subject.")
     model_used: str
 
 
 class ExtractObjectRequest(BaseModel):
+    """An image, and a mask of the object to cut out."""
+
     image: Base64Image
     mask: Base64Image
 
 
 class ExtractObjectAnswer(BaseModel):
+    """An object on a white square."""
+
     success: Literal[True] = True
-    extracted_image: str
+    extracted_image: str = Field(description="Base64 PNG.")
 
 
 class ShadowRequest(BaseModel):
+    """An object that is to get a shadow. Lengths are in pixels."""
+
     extracted_image: Base64Image
-    mask: Base64Image | None = Field(None, description="Default: what is not white in the picture.")
-    shadow_offset_x: int | None = Field(None, ge=-4096, le=4096)
-    shadow_offset_y: int | None = Field(None, ge=-4096, le=4096)
+    mask: Base64Image | None = Field(
+        None, description="White = the object. Default: every pixel that is not white."
+    )
+    shadow_offset_x: int | None = Field(None, ge=-4096, le=4096, description="To the right.")
+    shadow_offset_y: int | None = Field(None, ge=-4096, le=4096, description="Down.")
     shadow_opacity: float | None = Field(None, ge=0, le=1)
     blur_radius: int | None = Field(None, ge=0, le=512)
 
 
 class ShadowAnswer(BaseModel):
+    """An object with a shadow."""
+
     success: Literal[True] = True
-    preview_image: str
+    preview_image: str = Field(description="Base64 PNG.")
 
 
 class WhiteBalanceAnswer(BaseModel):
+    """A photo without its color cast."""
+
     success: Literal[True] = True
-    original_image: str
-    corrected_image: str
+    original_image: str = Field(description="The photo as it was sent, as base64.")
+    corrected_image: str = Field(description="Base64 PNG.")
     method_used: Literal["auto", "manual", "ai"]
     parameters: dict[str, Any]
 
 
+# Debug sessions
+
+
 class DebugStatus(BaseModel):
-    enabled: bool
+    """The state of debug sessions."""
+
+    enabled: bool = Field(description="Requests with enable_debug are recorded.")
     sessions: int
     bytes: int
 
 
 class DebugSession(BaseModel):
+    """The record of one job."""
+
     name: str
-    created: float
+    created: float = Field(description="Seconds since the epoch.")
     files: list[str]
     bytes: int
 
 
 class DebugSessionDetails(DebugSession):
+    """The record of one job, with its parameters."""
+
     parameters: dict[str, Any]
 
 
 class DebugCleanup(BaseModel):
+    """The number of debug sessions that were removed."""
+
     success: Literal[True] = True
     removed: int
 
 
-# Any workflow
+# Workflows
 
 
 class WorkflowInfo(BaseModel):
-    """An endpoint. `schema` is what it takes; where `reason` says why, it is not served."""
+    """A workflow."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     name: str
     served: bool
-    reason: str | None = None
+    reason: str | None = Field(None, description="Why it is not served.")
     lane: LaneName | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | None = Field(
+        None, alias="schema", description="JSON Schema of its request."
+    )
     results: dict[str, str] | None = Field(
-        None, description="What it answers, by name, and what that is."
+        None, description="The results: a description of each by its name."
     )
 
 
 class WorkflowList(BaseModel):
+    """All workflows."""
+
     workflows: list[WorkflowInfo]
 
 
 class WorkflowAnswer(BaseModel):
+    """A finished run of a workflow."""
+
     success: Literal[True] = True
     status: Literal["done"] = "done"
-    request_id: str
-    generation_time: float
+    request_id: str = Field(description="The job's id.")
+    generation_time: float = Field(description="Seconds.")
     outputs: dict[str, Any] = Field(
-        description="By name: base64 PNG, a list of them, or a text, number or yes or no."
+        description="Results by name: an image as base64 PNG, a list of images, a text, a number "
+        "or a boolean."
     )

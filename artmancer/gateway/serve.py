@@ -1,10 +1,12 @@
-"""The gateway as a server, with ComfyUIs of its own where it is asked to."""
+"""The gateway's HTTP server, which can start ComfyUIs of its own."""
 
 import logging
 import sys
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 
@@ -14,11 +16,12 @@ from .app import create_app
 from .logs import JsonLines, PlainLines
 from .settings import Settings
 
-_OWN = {"127.0.0.1", "localhost", "::1"}
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+"""Host names of this machine that no other machine can reach."""
 
 _KEEP_ALIVE = 75
-"""Seconds that a connection may rest: longer than a person looks at a picture, and than proxies and
-clients keep theirs, so that none is closed while a request is on its way.
+"""Seconds that an idle connection stays open. This is longer than proxies and clients keep theirs,
+so that none is closed while a request is on its way, and longer than people look at an image.
 """
 
 
@@ -29,11 +32,10 @@ def serve(
 
     Parameters
     ----------
-    with_comfyui : start a ComfyUI at each of the settings' addresses,
-        and start it again when it dies
-    base : the base directory of those; see comfy_process.command
-    cpu : run the heavy one without a GPU, too
-    light_on_gpu : let the light one use the GPU
+    with_comfyui : start a ComfyUI at each address in the settings, and restart it when it exits
+    base : base directory of these ComfyUIs; see comfy_process.command
+    cpu : run the ComfyUI of the heavy lane on the CPU, too
+    light_on_gpu : let the ComfyUI of the light lane use the GPU
     """
     handler = logging.StreamHandler()
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
@@ -44,19 +46,10 @@ def serve(
         next_port = heavy._replace(netloc=f"{heavy.hostname}:{(heavy.port or 80) + 1}").geturl()
         light = urlsplit(settings.comfyui_light_url or next_port)
         settings = settings.model_copy(update={"comfyui_light_url": light.geturl()})
-        wanted = {heavy.netloc: ("heavy", heavy, cpu)}
-        wanted.setdefault(light.netloc, ("light", light, cpu or not light_on_gpu))
-        for name, url, without_gpu in wanted.values():
-            if url.hostname not in _OWN:
-                raise ArtMancerError(
-                    "invalid_request",
-                    f"A ComfyUI is to be started at {url.geturl()}; expected an address of this "
-                    "machine, such as http://127.0.0.1:8188. "
-                    "Change it, or leave --with-comfyui out.",
-                )
-            port, folder = url.port or 80, settings.data / f"comfyui-{name}"
-            start = comfy_process.command(port, folder, base=base, cpu=without_gpu)
-            companions.append(partial(comfy_process.keep_running, start, port, folder))
+        companions.append(_keep_comfyui_running("heavy", heavy, settings, base, cpu))
+        if light.netloc != heavy.netloc:
+            light_on_cpu = cpu or not light_on_gpu
+            companions.append(_keep_comfyui_running("light", light, settings, base, light_on_cpu))
     uvicorn.run(
         create_app(settings, companions=companions, allowed_hosts=_allowed_hosts(settings)),
         host=settings.host,
@@ -68,10 +61,38 @@ def serve(
     )
 
 
+def _keep_comfyui_running(
+    name: str, url: SplitResult, settings: Settings, base: Path | None, cpu: bool
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a coroutine function that keeps a ComfyUI running at a URL.
+
+    Raises
+    ------
+    ArtMancerError : the URL is not on this machine; there is no ComfyUI
+    """
+    if url.hostname not in _LOOPBACK:
+        raise ArtMancerError(
+            "invalid_request",
+            f"--with-comfyui cannot start a ComfyUI at {url.geturl()}; expected an address of this "
+            "machine, such as http://127.0.0.1:8188. Change the address, or leave --with-comfyui "
+            "out.",
+        )
+    port = url.port or 80
+    folder = settings.data / f"comfyui-{name}"
+    start = comfy_process.command(port, folder, base=base, cpu=cpu)
+    return partial(comfy_process.keep_running, start, port, folder)
+
+
 def _allowed_hosts(settings: Settings) -> set[str] | None:
-    """The names of a gateway that is for this machine alone, and of the proxies in front of it."""
-    if settings.api_token or settings.host not in _OWN:
+    """Return the host names that a gateway for this machine alone answers to; None: any name.
+
+    They include the names of the allowed origins, for proxies in front of the gateway.
+    """
+    if settings.api_token or settings.host not in _LOOPBACK:
         return None
-    return _OWN | {
-        name for origin in settings.allowed_origins if (name := urlsplit(origin).hostname)
-    }
+    names = set(_LOOPBACK)
+    for origin in settings.allowed_origins:
+        name = urlsplit(origin).hostname
+        if name:
+            names.add(name)
+    return names

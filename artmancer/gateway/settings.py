@@ -1,4 +1,4 @@
-"""What the gateway reads from its environment, and from an `.env` file; the environment wins."""
+"""Settings of the gateway, from the environment and an `.env` file; the environment wins."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,19 +8,36 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _INSTALLED = Path(__file__).parent / "graphs"
 WORKFLOWS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "workflows" / "api"
+"""The folder of served graphs: in an installed package, else in the checkout."""
 
 
 class Settings(BaseSettings):
-    """Names of the contract are read as they stand, all others as ARTMANCER_....
+    """Settings of the gateway.
 
-    data : the folder of the job database, pictures, results and debug sessions
-    workflows : the folder of graphs that are served
-    result_hours : how long a finished job and its result are kept
-    picture_hours, picture_gigabytes : how long a sent picture is kept after its last use,
-        and how many in all
-    max_waiting, max_per_client : unfinished jobs in all and of one client,
-        beyond which a job is refused
-    max_body : bytes of a request
+    A field with a `validation_alias` is read from the environment variable with that name, every
+    other field from ARTMANCER_ and its own name.
+
+    Attributes
+    ----------
+    host : address to listen on
+    port : port to listen on
+    debug : record debug sessions for requests with enable_debug
+    allowed_origins : origins of web pages that may use the gateway
+    comfyui_url : ComfyUI of the heavy lane
+    comfyui_light_url : ComfyUI of the light lane; None: the same one
+    api_token : bearer token that requests must have; None: they need none
+    role : lanes that this deployment serves
+    page : serve the page at /
+    data : folder of the job database, uploads, results and debug sessions
+    workflows : folder of the served graphs
+    result_hours : hours that a finished job and its results are kept
+    picture_hours : hours that an upload is kept after its last use
+    picture_gigabytes : largest total size of the uploads
+    max_waiting : most unfinished jobs in a lane; further jobs are refused
+    max_per_client : most unfinished jobs of one client in a lane
+    max_body : largest request, in bytes
+    heavy_timeout : seconds a job of the heavy lane may run
+    light_timeout : seconds a job of the light lane may run
     """
 
     model_config = SettingsConfigDict(
@@ -55,10 +72,11 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split_origins(cls, value: Any) -> Any:
+        """Split a comma-separated list of origins."""
         if not isinstance(value, str):
             return value
         origins = [origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()]
         if "*" in origins:
-            raise ValueError("every page would be let in; name their origins")
+            raise ValueError("* would allow every web page; list the origins of your pages")
         return origins

@@ -1,6 +1,7 @@
 """Workflows: graphs in API format that are served as endpoints.
 
-A graph's endpoint nodes say what its caller sends and gets: they become the schema of its request.
+The endpoint nodes of a graph define what its caller sends and gets. They become the schema of the
+request.
 """
 
 import json
@@ -20,44 +21,50 @@ from ..errors import ArtMancerError
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""Names of workflows, which are the names of their files without the suffix."""
+"""Names of workflows: the names of their files without the suffix."""
 
 MAX_BYTES = 2**21
-"""Largest file of a graph, in bytes."""
+"""Size of the largest workflow file, in bytes."""
 
 _PREFIX = "ArtMancer_"
 ENDPOINT_INPUTS = {
     f"{_PREFIX}Endpoint{kind}": kind.lower()
     for kind in ("Image", "Mask", "Text", "Integer", "Float", "Choice", "Switch")
 }
-"""Kinds of endpoint inputs by their node class."""
+"""Kinds of endpoint inputs by node class."""
 
 ENDPOINT_RESULT = f"{_PREFIX}EndpointResult"
+"""Node class of an endpoint result."""
 
 _EDITORS = {f"{_PREFIX}LoadEditor", f"{_PREFIX}EditSampler"}
+"""Node classes that edit: a workflow with one of them is heavy."""
 
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+"""Names that an endpoint input or result can have."""
 
 _VALUE_TYPES = {"text": str, "integer": int, "float": int | float, "choice": str, "switch": bool}
-"""Type of an endpoint input's `value`, by kind."""
+"""Type of an endpoint input's `value` by kind."""
 
 _LIMITS = {
     "integer": ("minimum", "maximum"),
     "float": ("minimum", "maximum"),
     "choice": ("choices",),
 }
-"""Settings of an endpoint input beside `value`, by kind."""
+"""Settings of an endpoint input that have the type of its `value`, by kind."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """An endpoint input node: what a caller sends under `name`.
+    """An endpoint input node: a field of the request.
 
     Attributes
     ----------
-    node : its node id
+    node : node id
+    name : name of the field
     kind : a value of ENDPOINT_INPUTS
-    settings : the node's inputs
+    help : description of the field
+    required : the caller must send it
+    settings : inputs of the node
     """
 
     node: str
@@ -73,15 +80,13 @@ class Input:
         return self.kind in ("image", "mask")
 
     def field(self) -> tuple[Any, Any]:
-        """Return its type and default for pydantic."""
+        """Return the field's type and default, as pydantic.create_model expects them."""
         settings = self.settings
         if self.is_image:
             spec = Field(description=self.help, json_schema_extra={"contentEncoding": "base64"})
-            return (
-                (Annotated[str, spec], ...)
-                if self.required
-                else (Annotated[str | None, spec], None)
-            )
+            if self.required:
+                return Annotated[str, spec], ...
+            return Annotated[str | None, spec], None
         default = ... if self.required else settings["value"]
         if self.kind == "text":
             spec = Field(
@@ -103,12 +108,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Result:
-    """An endpoint result node: what a caller gets under `name`.
+    """An endpoint result node: a field of the answer.
 
     Attributes
     ----------
-    node : its node id
-    on_request : it is answered only where the request includes it
+    node : node id
+    name : name of the field
+    help : description of the field
+    on_request : it is answered only if the request includes its name
     """
 
     node: str
@@ -123,10 +130,13 @@ class Workflow:
 
     Attributes
     ----------
-    graph : in API format
-    model : validates a request: a field for each input, and `include`, the optional results to
-        answer
-    heavy : it edits, or holds nodes that are not the pack's, and so may need a GPU
+    name : name of its file without the suffix
+    graph : nodes by id, in API format
+    inputs : endpoint inputs by name
+    results : endpoint results
+    model : pydantic model of a request: a field for each input, and `include`, which lists results
+        on request
+    heavy : it edits or has nodes of other packs, so it may need a GPU
     """
 
     name: str
@@ -145,7 +155,7 @@ class Workflow:
 
         Parameters
         ----------
-        include : names of results on request to answer too
+        include : names of the results on request that are wanted
         """
         return {
             result.node: result.name
@@ -154,12 +164,13 @@ class Workflow:
         }
 
     def with_inputs(self, values: Mapping[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
-        """Return the graph with a caller's values in its endpoint nodes, and without the results
-        that are not answered.
+        """Return the graph with a caller's values in its endpoint inputs, and with only the
+        endpoint results that are answered.
 
         Parameters
         ----------
-        values : by input name; an image by its name; missing inputs keep their defaults
+        values : by input name; for an image, its name in UploadStore; an input without a value
+            keeps its default
         results : from `wanted_results`
         """
         graph: dict[str, Any] = {
@@ -170,9 +181,10 @@ class Workflow:
                 graph[result.node]["inputs"]["folder"] = TEMP
             else:
                 del graph[result.node]
-        for name, taken in self.inputs.items():
-            node_inputs = graph[taken.node]["inputs"]
-            if taken.is_image:  # never the image that was in the graph when it was saved
+        for name, endpoint_input in self.inputs.items():
+            node_inputs = graph[endpoint_input.node]["inputs"]
+            if endpoint_input.is_image:
+                # The image that the graph was saved with is never used: it belongs to its author.
                 node_inputs["image"] = values.get(name) or NO_IMAGE
             elif name in values:
                 node_inputs["value"] = values[name]
@@ -180,8 +192,8 @@ class Workflow:
 
 
 class WorkflowFolder:
-    """The folder of served graphs. A file that is added, changed or removed counts from the next
-    request on.
+    """The folder of served graphs. It is read anew for each request, so files can be added, changed
+    and removed at any time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,9 +201,10 @@ class WorkflowFolder:
         self._cache: dict[str, tuple[tuple[int, int], Workflow | ArtMancerError]] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Workflow | ArtMancerError]]:
-        """Yield each file's name and its workflow, or the error why it cannot be served."""
+        """Yield each file's name with its workflow, or with the error why it cannot be served."""
         for path in sorted(self.path.glob("*.json")):
-            with suppress(FileNotFoundError):  # removed meanwhile
+            # The file may be removed in the meantime.
+            with suppress(FileNotFoundError):
                 if not path.is_symlink() and path.is_file():
                     yield path.stem, self._read(path)
 
@@ -200,7 +213,7 @@ class WorkflowFolder:
 
         Raises
         ------
-        ArtMancerError : not_found; generation_failed where it is there and cannot be served
+        ArtMancerError : not_found; generation_failed if its file cannot be served
         """
         path = self.path / f"{name}.json"
         if not NAME.fullmatch(name) or path.is_symlink() or not path.is_file():
@@ -211,7 +224,7 @@ class WorkflowFolder:
             workflow = self._read(path)
         except FileNotFoundError:
             raise ArtMancerError(
-                "not_found", f"The workflow '{name}' is gone. Put its file back."
+                "not_found", f"The file of the workflow '{name}' was removed. Put it back."
             ) from None
         if isinstance(workflow, ArtMancerError):
             raise ArtMancerError(
@@ -220,6 +233,7 @@ class WorkflowFolder:
         return workflow
 
     def _read(self, path: Path) -> Workflow | ArtMancerError:
+        """Read a file if it has changed since it was last read."""
         status = path.stat()
         stamp = (status.st_mtime_ns, status.st_size)
         cached = self._cache.get(path.stem)
@@ -230,7 +244,8 @@ class WorkflowFolder:
             except ArtMancerError as error:
                 logger.warning("%s is not served: %s", path.name, error)
                 workflow = error
-            cached = self._cache[path.stem] = (stamp, workflow)
+            cached = (stamp, workflow)
+            self._cache[path.stem] = cached
         return cached[1]
 
 
@@ -239,10 +254,11 @@ def read_workflow(path: Path) -> Workflow:
 
     Raises
     ------
-    ArtMancerError : invalid_request: it is no graph, has no endpoint nodes, or has a cycle
+    ArtMancerError : invalid_request: the file is not a graph, has a cycle, or its endpoint nodes do
+        not make an endpoint
     """
     if not NAME.fullmatch(path.stem):
-        raise _invalid("its name has other letters than a-z, 0-9, - and _", "Rename the file")
+        raise _invalid("its name has characters other than a-z, 0-9, - and _", "Rename the file")
     graph = _parse(path)
     _check_links(graph)
     inputs = [
@@ -254,13 +270,13 @@ def read_workflow(path: Path) -> Workflow:
         if node["class_type"] == ENDPOINT_RESULT
     )
     if not results:
-        raise _invalid("it has no Endpoint Result", "Add one for each result")
-    _check_names([taken.name for taken in inputs])
+        raise _invalid("it has no Endpoint Result node", "Add one for each result")
+    _check_names([endpoint_input.name for endpoint_input in inputs])
     _check_names([result.name for result in results])
     return Workflow(
         path.stem,
         graph,
-        {taken.name: taken for taken in inputs},
+        {endpoint_input.name: endpoint_input for endpoint_input in inputs},
         results,
         _request_model(path.stem, inputs, results),
         heavy=any(
@@ -271,7 +287,7 @@ def read_workflow(path: Path) -> Workflow:
 
 
 def link_source(value: Any) -> str | None:
-    """Return the node id that an input is linked to; None: it is no link."""
+    """Return the id of the node that an input's value links to; None: it is not a link."""
     is_link = (
         isinstance(value, list)
         and len(value) == 2
@@ -284,10 +300,13 @@ def link_source(value: Any) -> str | None:
 def _parse(path: Path) -> dict[str, Any]:
     """Read a file's JSON and check that it is a graph."""
     if path.stat().st_size > MAX_BYTES:
-        raise _invalid(f"it is over {MAX_BYTES // 2**20} MB", "Save the graph alone, in API format")
+        raise _invalid(
+            f"it is larger than {MAX_BYTES // 2**20} MB", "Export the graph alone, in API format"
+        )
     try:
         graph = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        json.dumps(graph, ensure_ascii=False).encode()  # a lone surrogate cannot be answered
+        # Half a surrogate pair in a text is valid JSON, but cannot be sent in an answer.
+        json.dumps(graph, ensure_ascii=False).encode()
     except PermissionError:
         raise _invalid("it cannot be read", "Change the file's permissions") from None
     except (ValueError, RecursionError) as error:
@@ -314,21 +333,21 @@ def _is_node(node: Any) -> bool:
 
 
 def _check_names(names: list[str]) -> None:
-    """Refuse names that cannot be fields of a request or an answer, or are not unique."""
+    """Refuse names that are not unique, or cannot be fields of a request or an answer."""
     for name in names:
         if not _FIELD_NAME.fullmatch(name) or name == "include" or hasattr(BaseModel, name):
             raise _invalid(
                 f"'{name[:80]}' cannot be a field's name",
-                "Use letters, digits and _, a letter first",
+                "Start with a letter, and use letters, digits and _ only",
             )
         if names.count(name) > 1:
             raise _invalid(
-                f"two of its endpoint nodes are called '{name}'", "Give each its own name"
+                f"two of its endpoint nodes have the name '{name}'", "Give each its own name"
             )
 
 
 def _check_links(graph: Mapping[str, Any]) -> None:
-    """Refuse links to nodes that are not there, and cycles."""
+    """Refuse links to missing nodes, and cycles."""
     sources = {key: _sources(node) for key, node in graph.items()}
     for key, linked in sources.items():
         if missing := linked - graph.keys():
@@ -336,21 +355,25 @@ def _check_links(graph: Mapping[str, Any]) -> None:
                 f"node {key} is linked to node {min(missing)}, which is not there",
                 "Export it again",
             )
+    # Remove nodes that need none of the others, again and again. Only cycles remain, and nodes
+    # behind them.
     while ready := [key for key, linked in sources.items() if not linked & sources.keys()]:
         for key in ready:
             del sources[key]
     if sources:
         raise _invalid(
-            f"its nodes {', '.join(sorted(sources))} form a cycle", "Cut one of the links"
+            f"its nodes {', '.join(sorted(sources))} form a cycle", "Remove one of the links"
         )
 
 
 def _sources(node: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the nodes that a node's inputs link to."""
     links = (link_source(value) for value in node["inputs"].values())
     return {source for source in links if source is not None}
 
 
 def _result(key: str, settings: Mapping[str, Any]) -> Result:
+    """Read an endpoint result node."""
     return Result(
         key,
         str(settings.get("name")),
@@ -360,41 +383,46 @@ def _result(key: str, settings: Mapping[str, Any]) -> Result:
 
 
 def _input(key: str, node: Mapping[str, Any]) -> Input:
-    settings, kind = node["inputs"], ENDPOINT_INPUTS[node["class_type"]]
+    """Read an endpoint input node and check its settings."""
+    settings = node["inputs"]
+    kind = ENDPOINT_INPUTS[node["class_type"]]
     name = settings.get("name")
     if not isinstance(name, str):
-        raise _invalid(f"the name of node {key} is connected", "Type it in")
+        raise _invalid(f"the name of node {key} is connected", "Disconnect it, and type a name")
     required = settings.get("required", kind in ("image", "mask")) is True
-    taken = Input(key, name, kind, str(settings.get("help", "")), required, settings)
-    if taken.is_image:
-        return taken
+    endpoint_input = Input(key, name, kind, str(settings.get("help", "")), required, settings)
+    if endpoint_input.is_image:
+        return endpoint_input
     max_length = settings.get("max_length", 1)
     if kind == "text" and (not isinstance(max_length, int) or max_length < 1):
         raise _invalid(
-            f"the max_length of '{name}' is {max_length!r:.80}", "Type it in, and export again"
+            f"the max_length of '{name}' is {max_length!r:.80}",
+            "Type a number, and export again",
         )
     for setting in ("value", *_LIMITS.get(kind, ())):
         if not isinstance(settings.get(setting), _VALUE_TYPES[kind]):
             raise _invalid(
                 f"the {setting} of '{name}' is {settings.get(setting)!r:.80}",
-                "Type it in, and export again",
+                "Type a value, and export again",
             )
     if kind == "choice" and settings["value"] not in settings["choices"].splitlines():
         raise _invalid(f"the value of '{name}' is none of its choices", "Use one of them")
-    return taken
+    return endpoint_input
 
 
 def _request_model(name: str, inputs: list[Input], results: tuple[Result, ...]) -> type[BaseModel]:
-    fields = {taken.name: taken.field() for taken in inputs}
+    """Make the pydantic model of a workflow's requests."""
+    fields = {endpoint_input.name: endpoint_input.field() for endpoint_input in inputs}
     if optional := tuple(result.name for result in results if result.on_request):
         spec = Field(
-            description="Results to answer besides those that always come.",
+            description="Optional results to return too.",
             max_length=len(optional),
         )
         names = Literal[optional]  # type: ignore[valid-type]
         fields["include"] = (Annotated[list[names], spec], [])
+    camel_case = "".join(part.capitalize() for part in re.split("[-_]", name))
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
-        "".join(part.capitalize() for part in re.split("[-_]", name)) + "Request",
+        f"{camel_case}Request",
         __config__=ConfigDict(extra="forbid"),
         **fields,
     )

@@ -1,4 +1,4 @@
-"""Jobs as Modal function calls: Modal is the queue, and every container finds a job's state."""
+"""Jobs as Modal function calls: Modal is the queue, and every container can read a job's state."""
 
 import asyncio
 import logging
@@ -32,19 +32,19 @@ WAIT_SECONDS = 145.0
 """Longest wait for a job in one request: Modal ends a web request after 150 s."""
 
 _POLL_SECONDS = 0.5
-"""Seconds between two looks at a job that is followed."""
+"""Seconds between two requests for the state of a job that a client follows."""
 
 _OBSERVE_SECONDS = 5.0
-"""Seconds between two looks at the workers."""
+"""Seconds between two requests for the workers' state."""
 
 _TIDY_SECONDS = 300.0
 """Seconds between two removals of old files."""
 
 _ALIVE_SECONDS = 90.0
-"""Age up to which a worker's last report means that it runs."""
+"""Seconds after a worker's last report until it counts as stopped."""
 
 _CACHED_JOBS = 200
-"""Ended jobs that are kept in memory, with their result files."""
+"""Number of ended jobs that a container keeps in memory, with their result files."""
 
 
 def make_order(record: JobRecord, graph: Mapping[str, Any], debug_session: bool) -> dict[str, Any]:
@@ -52,19 +52,20 @@ def make_order(record: JobRecord, graph: Mapping[str, Any], debug_session: bool)
 
     Parameters
     ----------
-    debug_session : whether the worker records a debug session
+    graph : the workflow's graph with the inputs in it
+    debug_session : True if the worker writes a debug session
     """
     return {"record": record.as_dict(), "graph": dict(graph), "debug_session": debug_session}
 
 
 class ModalJobs:
-    """The `Jobs` of a deployment: records are shared by all containers, and a job's state is its
-    call's.
+    """The `Jobs` of a deployment. All containers share the records; the state of a job is the state
+    of its call.
 
     Parameters
     ----------
-    settings : the limits, and a folder for fetched results
-    expected : state of each lane's workers before the first one has reported
+    settings : the limits, and a folder for downloaded results
+    expected : state of each lane's ComfyUI until a worker reports its own
     """
 
     lanes: tuple[LaneName, ...] = (HEAVY, LIGHT)
@@ -82,8 +83,10 @@ class ModalJobs:
         self._statuses = dict(expected)
         self._alive: dict[LaneName, bool] = dict.fromkeys(self.lanes, False)
         self._loads: dict[LaneName, tuple[int, int]] = dict.fromkeys(self.lanes, (0, 0))
-        self._unfinished: dict[str, set[str]] = {}  # job ids by client
-        self._calls: OrderedDict[str, str] = OrderedDict()  # call ids by job id
+        # Job ids by client.
+        self._unfinished: dict[str, set[str]] = {}
+        # Call ids by job id.
+        self._calls: OrderedDict[str, str] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._results = ResultFolder(settings.data / "results")
 
@@ -95,12 +98,13 @@ class ModalJobs:
                 await self._observe(lane)
             if time.time() - tidied > _TIDY_SECONDS:
                 tidied = time.time()
-                hours, gigabytes = self._settings.picture_hours, self._settings.picture_gigabytes
-                await asyncio.to_thread(self._uploads.tidy, (), hours * 3600, gigabytes * 2**30)
+                max_age = self._settings.picture_hours * 3600
+                max_bytes = self._settings.picture_gigabytes * 2**30
+                await asyncio.to_thread(self._uploads.tidy, (), max_age, max_bytes)
             await asyncio.sleep(_OBSERVE_SECONDS)
 
     async def _observe(self, lane: LaneName) -> None:
-        """Read the last report of a lane's workers."""
+        """Read the last report of a lane's workers; see worker.Worker."""
         report = await self._remote.get(f"status:{lane}")
         if report is None:
             return
@@ -134,8 +138,8 @@ class ModalJobs:
         return Job(record=record)
 
     async def _unfinished_count(self, client: str) -> int:
-        """Count the unfinished jobs of a client that this container accepted; Modal is asked again
-        only near the limit.
+        """Count the unfinished jobs of a client that this container accepted. Their states are
+        requested from Modal only at the limit.
         """
         job_ids = self._unfinished.get(client, set())
         if len(job_ids) >= self._settings.max_per_client:
@@ -155,24 +159,25 @@ class ModalJobs:
         return await self._update(job, 0)
 
     async def _update(self, job: Job, timeout: float) -> Job:
-        """Bring a job up to date; wait up to `timeout` seconds for its end."""
-        outcome, cancelled, step = await asyncio.gather(
+        """Update the state of a job; wait up to `timeout` seconds for its end."""
+        outcome, cancelled_at, step = await asyncio.gather(
             self._outcome(job, timeout),
             self._remote.get(f"cancelled:{job.id}"),
             self._remote.get(f"step:{job.id}"),
         )
-        if cancelled:
-            job.state, job.finished = "cancelled", cancelled
+        if cancelled_at:
+            job.state = "cancelled"
+            job.finished = cancelled_at
         elif outcome is not None:
-            job.started, job.finished = outcome["started"], outcome["finished"]
+            job.started = outcome["started"]
+            job.finished = outcome["finished"]
             if outcome.get("error"):
                 job.fail(ArtMancerError.from_dict(outcome["error"]))
             else:
-                job.finish(
-                    await asyncio.to_thread(
-                        self._results.write, job.id, outcome["images"], outcome["values"]
-                    )
+                outputs = await asyncio.to_thread(
+                    self._results.write, job.id, outcome["images"], outcome["values"]
                 )
+                job.finish(outputs)
         elif step:
             job.started = step["started"]
             job.advance(Step(**step["step"]))
@@ -181,7 +186,7 @@ class ModalJobs:
         return job
 
     async def _outcome(self, job: Job, timeout: float) -> dict[str, Any] | None:
-        """Return what a job's call returned; None: nothing yet."""
+        """Return the result of a job's call as from worker.Worker.run; None: it has none yet."""
         now = time.time()
         try:
             return await self._remote.result(self._calls[job.id], timeout)
@@ -196,7 +201,7 @@ class ModalJobs:
                 return None
             logs.log_event(logger, "a call failed", logging.ERROR, job=job.id, reason=str(failure))
             error = ArtMancerError(
-                "generation_failed", "Its worker stopped while the job ran. Send it again."
+                "generation_failed", "The worker stopped while this job ran. Send it again."
             )
         started = job.started or job.record.created
         return {"started": started, "finished": now, "error": error.as_dict()}
@@ -222,11 +227,15 @@ class ModalJobs:
         return paths
 
     async def follow(self, job_id: str, interval: float) -> AsyncIterator[Job]:
-        job, shown, shown_at = await self.get(job_id), None, 0.0
+        job = await self.get(job_id)
+        last = None
+        last_at = 0.0
         while True:
             now = time.monotonic()
-            if (job.state, job.step, job.progress) != shown or now - shown_at >= interval:
-                shown, shown_at = (job.state, job.step, job.progress), now
+            state = (job.state, job.step, job.progress)
+            if state != last or now - last_at >= interval:
+                last = state
+                last_at = now
                 yield job
             if job.ended:
                 return
@@ -239,8 +248,9 @@ class ModalJobs:
             if time.monotonic() > end:
                 raise ArtMancerError(
                     "timeout",
-                    f"The job is not finished after {WAIT_SECONDS:g} s, the longest that one "
-                    f"request can wait here. It goes on: ask for /api/jobs/{job.id}/result.",
+                    f"The job is not finished after {WAIT_SECONDS:g} s, the longest wait of one "
+                    "request here. It continues. Read its result later at "
+                    f"/api/jobs/{job.id}/result.",
                     {"task_id": job.id},
                 )
             job = await self._update(job, max(0.0, min(10.0, end - time.monotonic())))
@@ -265,5 +275,5 @@ class ModalJobs:
         return self._loads[lane]
 
     async def free(self) -> int:
-        """Free the memory of running workers; none is started for it."""
+        """Free the memory of the running workers; start none for it."""
         return sum([await self._remote.free(lane) for lane in self.lanes if self._alive[lane]])

@@ -4,7 +4,8 @@
     insertion_cp.safetensors ...  the variants' checkpoints, here or in checkpoints/
     fastsam/  rembg/              the light worker's models
 
-Standard library only: `modal run` runs it on the deployer's machine, which need not have more.
+Standard library only: `modal run` uses it on the deployer's machine, where nothing else has to be
+installed.
 """
 
 import json
@@ -19,10 +20,10 @@ from ..safetensors_header import file_parts, read_header
 from ..variants import CHECKPOINT_FILES
 
 BASE, FASTSAM, REMBG = "base_model", "fastsam", "rembg"
-"""Folders on the volume."""
+"""Folders on the volume: the base model, and the light worker's models."""
 
 OLD_CHECKPOINTS = "checkpoints"
-"""Folder that earlier uploads put checkpoints into."""
+"""Folder on the volume that earlier versions uploaded checkpoints to."""
 
 PATHS = f"""\
 artmancer:
@@ -37,23 +38,23 @@ artmancer:
 """ComfyUI's extra_model_paths.yaml for the volume."""
 
 _LORA_KEYS = ("lora_A", "lora_down", "lora.down")
-"""Parts of a tensor's name, one of which every LoRA has."""
+"""Parts of tensor names; every LoRA has tensors with one of them."""
 
 
 class Volume(Protocol):
-    """The volume, mounted or remote."""
+    """The model volume, mounted or remote."""
 
     def sizes(self) -> dict[str, int]:
-        """Return every file's size in bytes, by path."""
+        """Return the size in bytes of every file, by path."""
         ...
 
     def read(self, path: str) -> Iterable[bytes]:
-        """Yield a file's content in parts, so that its beginning can be read alone."""
+        """Yield a file's content in parts, so that a caller can read only its beginning."""
         ...
 
 
 class LocalVolume:
-    """A mounted volume, or a folder in its place."""
+    """A mounted volume, or any other local folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,11 +74,12 @@ class Inventory:
 
     Attributes
     ----------
-    base : the base model is complete
-    checkpoints : path of each variant's checkpoint, or None
-    fastsam, rembg : file names
-    missing : what is missing, and the command that brings it
-    broken : files that are not whole, and why
+    base : True if the base model is complete
+    checkpoints : path of each variant's checkpoint; None if it is missing
+    fastsam : file names in the folder FASTSAM
+    rembg : file names in the folder REMBG
+    missing : a line of text for each missing model, with the command that adds it
+    broken : a line of text for each checkpoint that cannot be used, with the reason
     """
 
     base: bool
@@ -88,7 +90,7 @@ class Inventory:
     broken: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return it as lines of text for a person."""
+        """Return the inventory as lines of text for a person."""
         table = {
             "base": BASE if self.base else None,
             **self.checkpoints,
@@ -96,22 +98,21 @@ class Inventory:
             "rembg": ", ".join(self.rembg) or None,
         }
         width = max(map(len, table))
-        heavy = "edits with Qwen-Image-Edit" if self.base else "edits with the draft editor"
-        light = "FastSAM" if self.fastsam else "the draft (GrabCut)"
+        editor = "Qwen-Image-Edit" if self.base else "the draft editor"
+        segmenter = "FastSAM" if self.fastsam else "GrabCut"
         return [
             *(f"{name.ljust(width)}  {file or 'missing'}" for name, file in table.items()),
             *(f"broken: {line}" for line in self.broken),
             *(f"missing: {line}" for line in self.missing),
-            f"heavy {heavy}; light finds objects with {light}",
+            f"Edits are made by {editor}. Objects are found by {segmenter}.",
         ]
 
 
 def take_inventory(volume: Volume) -> Inventory:
-    """List the models on the volume and check the checkpoints' headers."""
+    """List the models on the volume and check the headers of the checkpoints."""
     sizes = volume.sizes()
     checkpoints = {
-        variant: _first_there([path for name in names for path in _checkpoint_paths(name)], sizes)
-        for variant, names in CHECKPOINT_FILES.items()
+        variant: _find_checkpoint(names, sizes) for variant, names in CHECKPOINT_FILES.items()
     }
     broken = [
         f"{path} {problem}"
@@ -119,6 +120,8 @@ def take_inventory(volume: Volume) -> Inventory:
         if path and (problem := lora_problem(volume.read(path), sizes[path]))
     ]
     missing_base = _missing_base_files(volume, sizes)
+    fastsam = _file_names(FASTSAM, sizes)
+    rembg = _file_names(REMBG, sizes)
     missing = []
     if missing_base:
         is_partial = f"{BASE}/model_index.json" in sizes
@@ -130,35 +133,28 @@ def take_inventory(volume: Volume) -> Inventory:
                 f"{' or '.join(CHECKPOINT_FILES[variant])}: "
                 "modal run modal_comfy.py::upload --dir FOLDER"
             )
-    light = {
-        folder: tuple(
-            sorted(path.partition("/")[2] for path in sizes if path.startswith(f"{folder}/"))
-        )
-        for folder in (FASTSAM, REMBG)
-    }
-    missing += [
-        f"{folder}: modal run modal_comfy.py::setup" for folder, files in light.items() if not files
-    ]
-    return Inventory(
-        not missing_base,
-        checkpoints,
-        light[FASTSAM],
-        light[REMBG],
-        tuple(missing),
-        tuple(broken),
-    )
+    for folder, names in ((FASTSAM, fastsam), (REMBG, rembg)):
+        if not names:
+            missing.append(f"{folder}: modal run modal_comfy.py::setup")
+    return Inventory(not missing_base, checkpoints, fastsam, rembg, tuple(missing), tuple(broken))
 
 
-def _checkpoint_paths(name: str) -> tuple[str, str]:
-    return name, f"{OLD_CHECKPOINTS}/{name}"
+def _find_checkpoint(names: Iterable[str], sizes: Mapping[str, int]) -> str | None:
+    """Return the path of the first of these files that is on the volume."""
+    for name in names:
+        for path in (name, f"{OLD_CHECKPOINTS}/{name}"):
+            if path in sizes:
+                return path
+    return None
 
 
-def _first_there(paths: Iterable[str], sizes: Mapping[str, int]) -> str | None:
-    return next((path for path in paths if path in sizes), None)
+def _file_names(folder: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    prefix = f"{folder}/"
+    return tuple(sorted(path.removeprefix(prefix) for path in sizes if path.startswith(prefix)))
 
 
 def _missing_base_files(volume: Volume, sizes: Mapping[str, int]) -> list[str]:
-    """List the files of the base that are not there, by its own index files."""
+    """List the missing files of the base model. Its index files list all files."""
     needed = {f"{BASE}/model_index.json"}
     for path in sizes:
         if path.startswith(f"{BASE}/") and path.endswith(".safetensors.index.json"):
@@ -168,62 +164,65 @@ def _missing_base_files(volume: Volume, sizes: Mapping[str, int]) -> list[str]:
 
 
 def lora_problem(parts: Iterable[bytes], size: int) -> str | None:
-    """Return why a file is not a whole LoRA for Qwen-Image-Edit, by its header and its size; None:
-    it is one.
+    """Return why a file is not a complete LoRA for Qwen-Image-Edit; None: it is one.
+
+    Only the header and the size of the file are checked.
 
     Parameters
     ----------
-    parts : the file's content from its beginning; no more is read than the header
+    parts : content of the file from its beginning; only the header is read
+    size : size of the file in bytes
     """
     try:
         header = read_header(parts)
         names = header.tensors
         first = min(names)
     except ValueError:
-        return "is no safetensors file. Export it again"
+        return "is not a safetensors file. Export it again"
     if size != header.file_size:
-        return f"has {size:,} bytes, but by its header {header.file_size:,}. Copy it again"
+        return f"has {size:,} bytes, but its header says {header.file_size:,}. Copy it again"
     if not any(
         "transformer_blocks" in name and any(key in name for key in _LORA_KEYS) for name in names
     ):
-        return f"is no LoRA for Qwen-Image-Edit (it has {first!r}). Choose another file"
+        return f"is not a LoRA for Qwen-Image-Edit (it has {first!r}). Choose another file"
     return None
 
 
 def upload(
     folder: Path, volume: Volume, put: Callable[[Mapping[str, Path]], None]
 ) -> tuple[list[str], bool]:
-    """Upload the checkpoints of a folder to the volume and verify what arrived.
+    """Upload the checkpoints of a folder to the volume and verify them there.
 
     Parameters
     ----------
-    put : uploads files, by their path on the volume
+    folder : local folder with .safetensors files
+    put : uploads local files, by their path on the volume
 
     Returns
     -------
-    lines of text for a person, and whether everything is well
+    lines of text for a person, and whether every file was uploaded
     """
-    lines, good, source = [], {}, LocalVolume(folder)
+    lines = []
+    checkpoints = {}
+    source = LocalVolume(folder)
     for path in sorted(folder.glob("*.safetensors")):
         if problem := lora_problem(source.read(path.name), path.stat().st_size):
-            lines.append(f"not sent: {path.name} {problem}")
+            lines.append(f"not uploaded: {path.name} {problem}")
         else:
-            good[path.name] = path
-    if not good and not lines:
-        lines.append(f"There is no .safetensors file in '{folder}'. Name the folder with --dir.")
-    put(good)
+            checkpoints[path.name] = path
+    if not checkpoints and not lines:
+        lines.append(f"There is no .safetensors file in '{folder}'. Choose the folder with --dir.")
+    put(checkpoints)
     sizes = volume.sizes()
-    all_well = bool(good) and not lines
-    for name, path in good.items():
+    success = bool(checkpoints) and not lines
+    for name, path in checkpoints.items():
         size = path.stat().st_size
-        arrived = sizes.get(name) == size and not lora_problem(volume.read(name), size)
-        lines.append(
-            f"sent: {name}, {size:,} bytes"
-            if arrived
-            else f"did not arrive whole: {name}. Send it again"
-        )
-        all_well &= arrived
-    return [*lines, *take_inventory(volume).lines()], all_well
+        if sizes.get(name) == size and not lora_problem(volume.read(name), size):
+            lines.append(f"uploaded: {name}, {size:,} bytes")
+        else:
+            lines.append(f"incomplete on the volume: {name}. Upload it again")
+            success = False
+    return [*lines, *take_inventory(volume).lines()], success
 
 
 def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], object]]) -> list[str]:
@@ -232,8 +231,8 @@ def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], obje
     Parameters
     ----------
     root : folder where the volume is mounted
-    force : also download what is there
-    downloads : a function for each folder, as in DOWNLOADS
+    force : also download the models that are there
+    downloads : as DOWNLOADS
     """
     lines = []
     for name, download in downloads.items():
@@ -247,12 +246,12 @@ def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], obje
             lines.append(f"kept: {name}")
         else:
             download(root / name)
-            lines.append(f"fetched: {name}")
+            lines.append(f"downloaded: {name}")
     return [*lines, *take_inventory(LocalVolume(root)).lines()]
 
 
 def fetch_rembg(folder: Path) -> None:
-    """Download u2net, whose license lets everybody use it; rembg checks its checksum."""
+    """Download u2net, whose license allows everybody to use it. rembg verifies its checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["U2NET_HOME"] = str(folder)
     from rembg.sessions.u2net import U2netSession
@@ -265,4 +264,4 @@ DOWNLOADS: Mapping[str, Callable[[Path], object]] = {
     FASTSAM: models.fetch_fastsam,
     REMBG: fetch_rembg,
 }
-"""Functions that download each model into its folder, pinned and checked."""
+"""Function that downloads each model into its folder: a pinned version, verified."""

@@ -3,8 +3,8 @@
     python -m artmancer.hosting.preload MAIN [arguments of ComfyUI]
 
 When everything is imported, the process closes its standard output and waits for START on its
-standard input. By then its memory may have been saved as a snapshot on a machine without a GPU:
-nothing that is imported may look for one.
+standard input. While it waits, Modal can save its memory as a snapshot. That machine may have no
+GPU, so the imports must not look for a GPU.
 """
 
 import importlib
@@ -45,7 +45,7 @@ IMPORTS = (
 
 
 def import_ahead() -> None:
-    """Import IMPORTS without a look for a GPU: torch would remember that there was none."""
+    """Import IMPORTS without looking for a GPU: torch would remember that there was none."""
     import torch
 
     is_available = torch.accelerator.is_available
@@ -61,11 +61,18 @@ def import_ahead() -> None:
 
 
 def main(comfyui: str, *arguments: str) -> None:
-    """Preload, wait for START, and run ComfyUI's main.py."""
+    """Preload, wait for START, and run ComfyUI's main.py.
+
+    Parameters
+    ----------
+    comfyui : path of main.py
+    arguments : options of ComfyUI
+    """
     import_ahead()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     if sys.stdin.buffer.readline() != START:
-        return  # the parent process is gone
+        # The parent process is gone.
+        return
     sys.argv = [comfyui, *arguments]
     sys.path[0] = str(Path(comfyui).parent)
     runpy.run_path(comfyui, run_name="__main__")

@@ -1,6 +1,4 @@
-"""Modal, as far as the gateway and the workers use it:
-calls of a worker, and what all containers share.
-"""
+"""The `Remote` interface to Modal: calls of workers, and data that all containers share."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,11 +10,15 @@ if TYPE_CHECKING:
     from ..gateway.jobs import LaneName
 
 APP = "artmancer"
+"""Name of the deployed app."""
+
 SHARED = "artmancer-jobs"
-"""The Dict of job records, progress, pictures and what is known of the workers."""
+"""Name of the modal.Dict with job records, progress, uploaded images and the workers' state."""
 
 RESULTS = "artmancer-results"
-"""The Volume of results that are too large for a call's answer."""
+"""Name of the modal.Volume with debug sessions, and with results that are too large for a call's
+answer.
+"""
 
 
 class Unfinished(Exception):
@@ -28,51 +30,68 @@ class CallFailed(Exception):
 
 
 class CallTimeout(CallFailed):
-    """The call was ended at its time limit."""
+    """The call ran into its timeout."""
 
 
 class Remote(Protocol):
-    """What the parts of a deployment have in common."""
+    """The parts of Modal that gateways and workers use. Implementation: ModalRemote."""
 
     async def spawn(self, lane: "LaneName", order: Mapping[str, Any]) -> str:
-        """Have a worker of this lane run an order, see worker.Worker.run; the call's id."""
+        """Start a call that runs an order on a worker of this lane; return the call's id.
+
+        Parameters
+        ----------
+        order : from modal_jobs.make_order
+        """
         ...
 
     async def result(self, call_id: str, timeout: float) -> dict[str, Any]:
-        """A call's result, also in another container than the one that spawned it.
+        """Wait for a call's result and return it; the call may be from another container.
+
+        Parameters
+        ----------
+        timeout : longest wait, in seconds
 
         Raises
         ------
-        Unfinished : it does not come within so many seconds
+        Unfinished : there is no result within `timeout`
+        CallTimeout
         CallFailed
         """
         ...
 
     async def cancel(self, call_id: str) -> None:
-        """End a call, waiting or running; one that has ended is no error."""
+        """Cancel a call, waiting or running; a call that has ended is no error."""
         ...
 
     async def load(self, lane: "LaneName") -> tuple[int, int]:
-        """How many calls wait, and how many run."""
+        """Return how many calls wait, and how many run."""
         ...
 
     async def free(self, lane: "LaneName") -> int:
-        """Have one worker unload its models; the bytes that came free."""
+        """Unload the models of one worker; return the bytes of memory that were freed."""
         ...
 
     async def get(self, key: str) -> Any:
-        """What was put under a key; None: nothing."""
+        """Return the value that is shared under a key; None: there is none."""
         ...
 
-    async def put(self, key: str, value: Any) -> None: ...
+    async def put(self, key: str, value: Any) -> None:
+        """Share a value under a key."""
+        ...
 
     async def fetch(self, name: str) -> bytes:
-        """A result that was too large for a call's answer."""
+        """Download a file from the volume of results.
+
+        Parameters
+        ----------
+        name : "JOB_ID/FILE_NAME"
+        """
         ...
 
 
 class ModalRemote:
-    """The deployed app `artmancer`."""
+    """The Remote of the deployed app `artmancer`."""
 
     def __init__(self) -> None:
         self._shared = modal.Dict.from_name(SHARED, create_if_missing=True)

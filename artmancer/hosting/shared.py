@@ -10,7 +10,10 @@ from .remote import Remote
 
 
 class SharedUploadStore(UploadStore):
-    """Images that clients sent: Modal's Dict has them all, the folder those this container used."""
+    """Images that clients uploaded to any container.
+
+    Modal's Dict holds all of them, the folder only those that this container used.
+    """
 
     def __init__(self, folder: Path, remote: Remote) -> None:
         super().__init__(folder)
@@ -33,12 +36,12 @@ class SharedUploadStore(UploadStore):
 
 
 class SharedDebugSessions(DebugSessions):
-    """Debug sessions that workers wrote onto a volume.
+    """Debug sessions that workers wrote to a volume.
 
     Parameters
     ----------
-    reload : makes visible what other containers wrote onto the volume
-    commit : makes visible to them what was changed here
+    reload : makes the changes of other containers visible in this one
+    commit : makes the changes of this container visible in the others
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A worker: a ComfyUI on loopback, and the orders it runs in it."""
+"""A worker: a ComfyUI on loopback, and the orders that run in it."""
 
 import asyncio
 import logging
@@ -35,10 +35,10 @@ DEBUG_SESSIONS = "debug"
 """Folder of debug sessions on the volume of results."""
 
 _LOCAL_BYTES = 8 * 2**30
-"""Most bytes of images that the worker keeps on its own disk."""
+"""Limit of uploads on the worker's own disk, in bytes."""
 
 _START_TIMEOUT = 300.0
-"""Longest start of ComfyUI in seconds."""
+"""Timeout of ComfyUI's start in seconds."""
 
 _STEP_SECONDS = 0.25
 """Least seconds between two reports of a job's step."""
@@ -47,7 +47,7 @@ _PUBLISH_SECONDS = 30.0
 """Seconds between two reports of the worker's state."""
 
 _KEEP_SECONDS = 24 * 3600.0
-"""Age at which files are removed."""
+"""Age in seconds at which files are removed."""
 
 _TIDY_SECONDS = 3600.0
 """Seconds between two removals of old files."""
@@ -63,10 +63,10 @@ class Worker:
     Parameters
     ----------
     command : starts ComfyUI on `port`: Python, main.py, arguments
-    folder : for files that live as long as the worker
-    results : a folder that other containers can read: large results and debug sessions
-    sync : makes the files in `results` visible to them
-    on_dead : called when ComfyUI has exited, after which the worker runs no orders
+    folder : folder for files that are needed as long as the worker runs
+    results : folder for large results and debug sessions, which other containers can read
+    sync : makes the files in `results` visible to the other containers
+    on_dead : called when ComfyUI has exited; from then on the worker accepts no orders
 
     Attributes
     ----------
@@ -101,30 +101,32 @@ class Worker:
         self.stages: dict[str, float] = {}
 
     def prepare(self, *, start_comfyui: bool = False) -> None:
-        """Import what ComfyUI and the editor need, before a snapshot of memory is taken.
+        """Import the packages of ComfyUI and the editor, before a snapshot of memory is taken.
 
         Parameters
         ----------
-        start_comfyui : also start ComfyUI; for snapshots that hold the GPU's memory. A ComfyUI that
-            starts without a GPU never uses one
+        start_comfyui : also start ComfyUI. Only for snapshots that hold the GPU's memory: a ComfyUI
+            that starts without a GPU never uses a GPU
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         self._open(
             [sys.executable, "-m", "artmancer.hosting.preload", *self._command[1:]],
             subprocess.PIPE,
         )
         assert self._process and self._process.stdout
-        self._process.stdout.read()  # ends when everything is imported
-        self.stages["imports"] = time.perf_counter() - begun
+        # The process closes its output when everything is imported.
+        self._process.stdout.read()
+        self.stages["imports"] = time.perf_counter() - start
         if start_comfyui:
             self._start_preloaded()
-            while self._process.poll() is None and not _answers(self._port):
+            while self._process.poll() is None and not _is_listening(self._port):
                 time.sleep(0.1)
-            self.stages["comfyui, ahead"] = time.perf_counter() - begun - self.stages["imports"]
+            self.stages["comfyui, ahead"] = time.perf_counter() - start - self.stages["imports"]
 
     def _start_preloaded(self) -> None:
         assert self._process and self._process.stdin
-        with suppress(BrokenPipeError):  # it has exited, which _watch notices
+        # If the process has exited, _watch notices it.
+        with suppress(BrokenPipeError):
             self._process.stdin.write(START)
             self._process.stdin.close()
 
@@ -139,7 +141,7 @@ class Worker:
         ------
         ArtMancerError : comfyui_unavailable
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         if self._process is None:
             self._open(self._command, sys.stderr)
         elif self._process.stdin and not self._process.stdin.closed:
@@ -157,7 +159,7 @@ class Worker:
                 "comfyui_unavailable",
                 f"ComfyUI did not start within {_START_TIMEOUT:g} s. See its log.",
             ) from None
-        self.stages["comfyui"] = time.perf_counter() - begun
+        self.stages["comfyui"] = time.perf_counter() - start
         seconds = {stage: round(value, 2) for stage, value in self.stages.items()}
         logs.log_event(logger, "worker ready", lane=self.lane, seconds=seconds)
         self._spawn(self._publish())
@@ -184,8 +186,8 @@ class Worker:
 
         Returns
         -------
-        "started", "finished", and either "values" and "images" by result name, where None stands
-        for an image in the folder of results, or "error" as in Job.error
+        "started", "finished", and either "values" and "images" by result name, or "error" as in
+        Job.error. An image that is in the folder of results is None here.
 
         Raises
         ------
@@ -202,7 +204,8 @@ class Worker:
         return {"started": job.started, "finished": job.finished, **outcome}
 
     async def _outcome(self, job: Job, graph: Mapping[str, Any]) -> dict[str, Any]:
-        if self._dead:  # Modal had sent the call before it knew
+        if self._dead:
+            # Modal sent the call before it knew.
             raise WorkerLost("ComfyUI has exited.")
         attempts, cancelled = await asyncio.gather(
             self._remote.get(f"attempts:{job.id}"), self._remote.get(f"cancelled:{job.id}")
@@ -230,24 +233,25 @@ class Worker:
             raise
         finally:
             reporter.stop()
-        return {"values": dict(outputs.values), "images": await self._answered(job, outputs)}
+        images = await self._images_to_return(job, outputs)
+        return {"values": dict(outputs.values), "images": images}
 
-    async def _answered(self, job: Job, outputs: Outputs) -> dict[str, list[bytes | None]]:
-        """Return the images that go into the call's answer; write the larger ones to the volume."""
-        answered: dict[str, list[bytes | None]] = {}
+    async def _images_to_return(self, job: Job, outputs: Outputs) -> dict[str, list[bytes | None]]:
+        """Return the images for the call's answer; write large images to the volume instead."""
+        small_images: dict[str, list[bytes | None]] = {}
         for name, images in outputs.images.items():
-            answered[name] = [data if len(data) < VOLUME_BYTES else None for data in images]
+            small_images[name] = [data if len(data) < VOLUME_BYTES else None for data in images]
             for index, data in enumerate(images):
                 if len(data) >= VOLUME_BYTES:
                     path = self._results / job.id / result_name(name, index)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     await asyncio.to_thread(path.write_bytes, data)
-        if any(None in images for images in answered.values()):
+        if any(None in images for images in small_images.values()):
             await self._sync()
-        return answered
+        return small_images
 
     async def free(self) -> int:
-        """Unload ComfyUI's models; return the bytes that were freed."""
+        """Unload ComfyUI's models; return the bytes of memory that were freed."""
         return await self._runner.free()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -282,7 +286,7 @@ class Worker:
             await self._on_dead()
 
     async def _publish(self) -> None:
-        """Report the worker's state to the gateways."""
+        """Keep reporting the worker's state to the gateways."""
         nodes = {
             name: (node.reads_files, node.outputs)
             for name, node in self._runner.status().nodes.items()
@@ -327,13 +331,13 @@ class Worker:
         await self._sync()
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class _StepReporter:
-    """Puts a job's step where the gateways look; of several within a moment, the last."""
+    """Reports the steps of a job to the gateways, at most one each _STEP_SECONDS."""
 
     def __init__(self, remote: Remote, job_id: str) -> None:
         self._remote = remote

@@ -1,5 +1,5 @@
-"""What a user says about the object: points, a box, a rough brush mask, or nothing,
-which means the main object.
+"""The clicks of a user on an object: points, a box and a rough brush mask. Without any of these,
+the main object is meant.
 """
 
 import json
@@ -14,19 +14,23 @@ from torch.nn import functional
 from ..checks import check_image
 from ..errors import ArtMancerError
 
-MOST_POINTS = 1000
+MAX_POINTS = 1000
+"""Largest number of points."""
 
-_FAR = 1e9
-"""Beyond any picture; it keeps out what is infinite or too large for a float, too."""
+_MAX_COORDINATE = 1e9
+"""Limit of a coordinate, in pixels; it also rejects infinity and integers too large for a float."""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """Coordinates are pixels of the picture, (0, 0) its top left corner.
+    """The clicks on an object, in pixels of the image; (0, 0) is its top left corner.
 
-    positive, negative : points (x, y) on the object, and on what is not the object
+    Attributes
+    ----------
+    positive : points (x, y) on the object
+    negative : points (x, y) beside the object
     box : (left, top, right, bottom) around the object
-    brush : MASK [1, H, W], roughly where the object is
+    brush : MASK [1, H, W], a rough mask over the object
     """
 
     positive: tuple[tuple[float, float], ...] = ()
@@ -36,44 +40,44 @@ class Clicks:
 
 
 def parse_clicks(text: str) -> Clicks:
-    """Read a prompt from JSON.
+    """Read the clicks, except for a brush, from JSON.
 
     Parameters
     ----------
-    text : {"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": [left, top, right, bottom]}, all
-        of them optional; a label is 1 on the object and 0 beside it, and 1 where there are no
-        labels. Nothing at all is an empty clicks.
+    text : {"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": [left, top, right, bottom]}.
+        Every field is optional. A label is 1 for a point on the object and 0 for a point beside it;
+        without labels, all are 1. An empty text holds no clicks.
 
     Raises
     ------
     ArtMancerError : invalid_request
     """
     try:
-        said = json.loads(text) if text.strip() else {}
+        fields = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
-        raise _wrong(f"is not JSON ({error})") from error
-    if not isinstance(said, dict) or set(said) - {"points", "labels", "bbox"}:
-        raise _wrong(f"is {text[:80]!r}")
-    points = [_numbers(point, 2) for point in _list(said.get("points"))]
-    labels = _list(said.get("labels")) or [1] * len(points)
-    if len(points) > MOST_POINTS:
-        raise _wrong(f"has {len(points)} points; at most {MOST_POINTS} are taken")
+        raise _invalid(f"are not JSON ({error})") from error
+    if not isinstance(fields, dict) or set(fields) - {"points", "labels", "bbox"}:
+        raise _invalid(f"are {text[:80]!r}")
+    points = [_numbers(point, 2, "points") for point in _list(fields.get("points"), "points")]
+    labels = _list(fields.get("labels"), "labels") or [1] * len(points)
+    if len(points) > MAX_POINTS:
+        raise _invalid(f"have {len(points)} points, more than the limit of {MAX_POINTS}")
     if len(labels) != len(points) or any(label not in (0, 1) for label in labels):
-        raise _wrong(f"has {len(points)} points and the labels {str(labels)[:80]}")
+        raise _invalid(f"have {len(points)} points and the labels {str(labels)[:80]}")
     box = None
-    if said.get("bbox") is not None:
-        left, top, right, bottom = _numbers(said["bbox"], 4)
+    if fields.get("bbox") is not None:
+        left, top, right, bottom = _numbers(fields["bbox"], 4, "bbox")
         box = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-    chosen = list(zip(points, labels, strict=True))
+    labeled = list(zip(points, labels, strict=True))
     return Clicks(
-        tuple((x, y) for (x, y), label in chosen if label),
-        tuple((x, y) for (x, y), label in chosen if not label),
+        tuple((x, y) for (x, y), label in labeled if label),
+        tuple((x, y) for (x, y), label in labeled if not label),
         box,
     )
 
 
 def check_clicks(clicks: Clicks, image: Tensor) -> None:
-    """Refuse a prompt that does not belong to this IMAGE.
+    """Refuse clicks that do not belong to this IMAGE [B, H, W, 3].
 
     Raises
     ------
@@ -85,8 +89,8 @@ def check_clicks(clicks: Clicks, image: Tensor) -> None:
         if not (0 <= x < width and 0 <= y < height):
             raise ArtMancerError(
                 "invalid_request",
-                f"The point ({x:g}, {y:g}) lies outside the picture of {width}x{height}. Click "
-                "inside the picture.",
+                f"The point ({x:g}, {y:g}) lies outside the image of {width}x{height}. Click "
+                "inside the image.",
             )
     if clicks.box is not None:
         left, top, right, bottom = clicks.box
@@ -94,7 +98,7 @@ def check_clicks(clicks: Clicks, image: Tensor) -> None:
             raise ArtMancerError(
                 "invalid_request",
                 f"The box ({left:g}, {top:g}, {right:g}, {bottom:g}) covers no pixel of the "
-                f"picture of {width}x{height}. Drag a box around the object.",
+                f"image of {width}x{height}. Drag a box around the object.",
             )
     if clicks.brush is not None:
         if clicks.brush.shape[1:] != image.shape[1:3]:
@@ -102,7 +106,7 @@ def check_clicks(clicks: Clicks, image: Tensor) -> None:
             raise ArtMancerError(
                 "invalid_request",
                 f"The brush mask is {brush_width}x{brush_height} but the image is "
-                f"{width}x{height}. Give the mask that belongs to this image.",
+                f"{width}x{height}. Use the mask that belongs to this image.",
             )
         if clicks.brush.max() < 0.5:
             raise ArtMancerError(
@@ -110,36 +114,41 @@ def check_clicks(clicks: Clicks, image: Tensor) -> None:
             )
 
 
-def shrink(brush: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A brush MASK [1, H, W] at another size (height, width);
-    strokes thinner than its pixels are kept.
+def shrink_brush(brush: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Resize a brush MASK [1, H, W] to a smaller (height, width); strokes thinner than a pixel
+    there are kept.
     """
-    share = functional.interpolate(brush[None].cpu().float(), size, mode="area")[0, 0].numpy()
-    mostly = share >= 0.5
-    return mostly if mostly.sum() >= 0.5 * share.sum() else share > 0
+    coverage = functional.interpolate(brush[None].cpu().float(), size, mode="area")[0, 0].numpy()
+    half_covered = coverage >= 0.5
+    # Where the brush covers few pixels by half, its strokes are thin: keep every pixel they touch.
+    return half_covered if half_covered.sum() >= 0.5 * coverage.sum() else coverage > 0
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: Any, field: str) -> list[Any]:
+    """Check that a value is a list; None counts as an empty list."""
     if value is None:
         return []
     if not isinstance(value, list):
-        raise _wrong(f"holds {str(value)[:80]!r} where a list belongs")
+        raise _invalid(f'have {str(value)[:80]!r} in "{field}" where a list is needed')
     return value
 
 
-def _numbers(value: Any, count: int) -> list[float]:
-    numbers = _list(value)
-    if len(numbers) != count or not all(
-        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _FAR
-        for one in numbers
-    ):
-        raise _wrong(f"holds {str(value)[:80]} where {count} numbers belong")
-    return [float(one) for one in numbers]
+def _numbers(value: Any, count: int, field: str) -> list[float]:
+    """Check that a value is a list of this many numbers, and return them as floats."""
+    numbers = _list(value, field)
+    if len(numbers) != count or not all(map(_is_coordinate, numbers)):
+        raise _invalid(f'have {str(value)[:80]} in "{field}" where {count} numbers are needed')
+    return [float(number) for number in numbers]
 
 
-def _wrong(what: str) -> ArtMancerError:
+def _is_coordinate(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < _MAX_COORDINATE
+
+
+def _invalid(problem: str) -> ArtMancerError:
     return ArtMancerError(
         "invalid_request",
-        f'The prompt {what}; expected {{"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": '
-        "[left, top, right, bottom]}. Clear it, and click again.",
+        f'The clicks {problem}; expected {{"points": [[x, y], ...], "labels": [1, 0, ...], "bbox": '
+        "[left, top, right, bottom]}. Clear them and click again.",
     )

@@ -1,10 +1,10 @@
-"""FastSAM (Zhao and others, Fast Segment Anything, 2023): all masks of a picture in one run, and
-the one that is meant.
+"""FastSAM (Zhao and others, Fast Segment Anything, 2023): find the masks of everything in an image
+in one run of the network, and return the mask of the clicked object.
 
-The network and its post-processing are ultralytics'; which mask is meant is decided in choose.py.
+The network and its non-maximum suppression are ultralytics'. The choice among the masks is made in
+choose.py.
 """
 
-import logging
 import os
 import struct
 import tempfile
@@ -26,17 +26,51 @@ from ..offload import Offloader
 from ..onnx_errors import onnx_errors
 from ..progress import Progress, no_progress
 from .choose import Choice, Masks, Selection, choose, pack
-from .clicks import Clicks, check_clicks, shrink
+from .clicks import Clicks, check_clicks, shrink_brush
 
-logger = logging.getLogger(__name__)
+CONFIDENCE_THRESHOLD = 0.3
+"""Smallest score of a mask that is kept, 0..1."""
 
-CONFIDENCE, OVERLAP, MOST = 0.3, 0.9, 300
-"""Masks the model is less sure of are dropped, then those that overlap a surer one by more, then
-the least sure.
+IOU_THRESHOLD = 0.9
+"""Largest overlap of two masks' boxes, as intersection over union; above it, the mask with the
+lower score is dropped.
 """
 
-# What reading a .pt raises on what is none, and on broken bytes, found by fuzzing.
-_BROKEN = (
+MAX_MASKS = 300
+"""Largest number of masks of an image; those with the lowest scores are dropped."""
+
+UPSAMPLING = 4
+"""Factor by which the values of a mask are upsampled, by cubic interpolation, before the mask is
+drawn.
+"""
+
+_SUPPRESSION_SECONDS = 10.0
+"""Timeout of ultralytics' non-maximum suppression (max_time_img) for each image; its default is
+0.05 s.
+"""
+
+_PADDING_GRAY = 114
+"""Gray value of YOLO's letterbox, the padding around an image."""
+
+_STRIDE = 32
+"""The sides of the network's input are multiples of this many pixels."""
+
+_PROTOTYPE_STRIDE = 4
+"""Pixels of the network's input per pixel of the prototypes."""
+
+_DEFAULT_SIDE = 1024
+"""Longest side, in pixels, for a network whose file does not give it: FastSAM's."""
+
+_CHECK_SIDE = 64
+"""Side, in pixels, of the blank image that a network is checked with."""
+
+_ACTIVATION_BYTES = 2**30
+"""Memory that a run of the network needs on the device beside its weights, in bytes."""
+
+_CACHE_BYTES = 256 * 2**20
+"""Size of the cache of masks, in bytes."""
+
+_READ_ERRORS = (
     TypeError,
     AttributeError,
     RuntimeError,
@@ -46,27 +80,29 @@ _BROKEN = (
     LookupError,
     struct.error,
 )
-
-FINER = 4
-"""How much finer a mask's values are made before it is drawn."""
+"""Exceptions from reading a .pt file that is not a model or is damaged, found by fuzzing."""
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""A picture [1, 3, h, w] in 0..1 to detections [1, 4 + 1 + k, n] and prototypes
-[1, k, h / 4, w / 4].
+"""A function from an image [1, 3, h, w] in 0..1 to detections [1, 4 + classes + k, n] and
+prototypes [1, k, h / 4, w / 4]. A detection is a box (center x, center y, width, height), a score
+for each class, and k coefficients.
 """
 
 
 @dataclass(frozen=True)
 class Everything:
-    """All masks of one picture, as the network gives them: any of them is drawn at full size when
-    it is asked for.
+    """The masks of everything in an image, as the network returns them. A mask is drawn at full
+    size only when it is chosen.
 
-    size : (height, width) of the picture
-    scale : pixels of the prototypes to one of the picture
+    Attributes
+    ----------
+    size : (height, width) of the image
+    scale : pixels of the prototypes per pixel of the image
     prototypes : [k, h, w]
-    coefficients : [N, k], which mix the prototypes into each mask
-    boxes : [N, 4], left, top, right, bottom in whole pixels of the picture: each mask ends there
-    masks : the same at the prototypes' size
+    coefficients : [N, k], the weights of the prototypes in each mask
+    boxes : [N, 4], left, top, right, bottom in whole pixels of the image; each mask is cut off
+        there
+    masks : the masks at the prototypes' size
     """
 
     size: tuple[int, int]
@@ -78,16 +114,22 @@ class Everything:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in memory, for the cache."""
         return self.prototypes.nbytes + self.coefficients.nbytes + self.masks.bits.nbytes
 
     def choose(self, clicks: Clicks) -> list[Choice]:
-        """What the clicks, in pixels of the picture, may mean; see choose.choose."""
+        """Return the candidates for the clicked object, the likeliest first; see choose.choose.
+
+        Parameters
+        ----------
+        clicks : the clicks in pixels of the image
+        """
         if not len(self.boxes):
             return []
-        height, width = self._inner()
+        height, width = self._size_without_padding()
         box = brush = None
         if clicks.box is not None:
-            left, top, right, bottom = (one * self.scale for one in clicks.box)
+            left, top, right, bottom = (edge * self.scale for edge in clicks.box)
             box = (
                 max(0.0, left),
                 max(0.0, top),
@@ -96,33 +138,41 @@ class Everything:
             )
         if clicks.brush is not None:
             brush = np.zeros(self.masks.size, np.bool_)
-            brush[:height, :width] = shrink(clicks.brush, (height, width))
+            brush[:height, :width] = shrink_brush(clicks.brush, (height, width))
         return choose(
             self.masks, self._holding(clicks.positive), self._holding(clicks.negative), box, brush
         )
 
     def draw(self, choice: Choice) -> Tensor:
-        """The mask of a choice at full size, MASK [1, H, W], 0 or 1;
-        scaled up before its edge is cut.
+        """Draw the mask of a choice at full size.
+
+        The mask's values are upsampled before they are thresholded, so that its edge is smooth.
+
+        Returns
+        -------
+        MASK [1, H, W], 0 or 1
         """
         import cv2
 
         height, width = self.size
-        # Unlike torch.zeros this touches no memory yet: most of a mask is never drawn on.
+        # Unlike torch.zeros, np.zeros touches no memory yet. Most of a mask is never drawn on.
         mask = torch.from_numpy(np.zeros((1, height, width), np.float32))
         for index in choice.masks:
             values = _mix(self.coefficients[index : index + 1], self.prototypes)[0].numpy()
             left, top, right, bottom = self.boxes[index].tolist()
             if right <= left or bottom <= top:
                 continue
-            # Curves are drawn by the cubic steps; the last one, over many pixels, may then be
-            # linear and quick.
-            finer = cv2.resize(values, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_CUBIC)
-            scale = self.scale * FINER
-            # From a pixel's centre in the window to its place among the finer values' centres.
+            # The cubic upsampling makes the edge smooth. The rest of the way, over many pixels, can
+            # then be linear, which is fast.
+            upsampled = cv2.resize(
+                values, None, fx=UPSAMPLING, fy=UPSAMPLING, interpolation=cv2.INTER_CUBIC
+            )
+            scale = self.scale * UPSAMPLING
+            # From the center of a pixel in the box to its place among the centers of the upsampled
+            # values.
             shift = [offset * scale + scale / 2 - 0.5 for offset in (left, top)]
             window = cv2.warpAffine(
-                finer,
+                upsampled,
                 np.array([[scale, 0, shift[0]], [0, scale, shift[1]]]),
                 (right - left, bottom - top),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -133,22 +183,20 @@ class Everything:
         return mask
 
     def _holding(self, points: tuple[tuple[float, float], ...]) -> Tensor:
-        """Which masks hold each point as they are drawn, bool [P, N]: at full size
-        an edge lies elsewhere.
+        """Return which masks hold each point, bool [P, N], as they are drawn at full size: at the
+        prototypes' size, their edges are elsewhere.
         """
         x, y = torch.tensor(points, dtype=torch.float32).reshape(-1, 2).floor().unbind(1)
         height, width = self.masks.size
-        rows, columns = (
-            _weights((y + 0.5) * self.scale, height),
-            _weights((x + 0.5) * self.scale, width),
-        )
+        rows = _sampling_weights((y + 0.5) * self.scale, height)
+        columns = _sampling_weights((x + 0.5) * self.scale, width)
         values = torch.einsum("khw,pw,ph->pk", self.prototypes, columns, rows) @ self.coefficients.T
         left, top, right, bottom = self.boxes.unbind(1)
         x, y = x[:, None], y[:, None]
         return (values > 0) & (x >= left) & (x < right) & (y >= top) & (y < bottom)
 
-    def _inner(self) -> tuple[int, int]:
-        """The part of the prototypes that shows the picture, without the padding."""
+    def _size_without_padding(self) -> tuple[int, int]:
+        """Return the (height, width) of the part of the prototypes that shows the image."""
         height, width = self.masks.size
         return (
             max(1, min(height, round(self.size[0] * self.scale))),
@@ -158,29 +206,31 @@ class Everything:
 
 @dataclass(eq=False)
 class FastSAM:
-    """A loaded model.
+    """A loaded FastSAM or YOLO segmentation model.
 
+    Attributes
+    ----------
     name : for reports
     network : see Network
-    side : the longest side of the pictures it was trained on
-    fixed : whether it takes squares of that side alone
-    cache : what it found in the pictures it saw last
+    side : longest side, in pixels, of the images that the network was trained on
+    fixed : True where the network takes only squares of that side
+    cache : the masks of the latest images
     """
 
     name: str
     network: Network
     side: int
     fixed: bool = False
-    cache: Cache = field(default_factory=lambda: Cache(256 * 2**20))
+    cache: Cache = field(default_factory=lambda: Cache(_CACHE_BYTES))
 
     def select(self, image: Tensor, clicks: Clicks, candidate: int = 0) -> Selection:
-        """The object that is meant.
+        """Return the clicked object.
 
         Parameters
         ----------
         image : IMAGE [1, H, W, 3]
-        clicks : see Clicks
-        candidate : which of the candidates, counted round
+        clicks : the clicks in pixels of the image
+        candidate : index of the candidate; after the last candidate comes the first
 
         Raises
         ------
@@ -192,60 +242,67 @@ class FastSAM:
         if not choices:
             raise ArtMancerError(
                 "object_not_found",
-                f"Of the {len(everything.boxes)} masks in this picture none fits the clicks. Click "
-                "on another part, drag a box around the object, or take the draft model.",
+                f"None of the {len(everything.boxes)} masks in this image fits the clicks. Click "
+                "on another part, drag a box around the object, or choose the draft model.",
             )
         choice = choices[candidate % len(choices)]
         return Selection(everything.draw(choice), choice.score, len(choices))
 
     def everything(self, image: Tensor) -> Everything:
-        """All masks of an IMAGE [1, H, W, 3]; the network runs once for a picture."""
+        """Return all masks of an IMAGE [1, H, W, 3]. They are cached: the network runs once for
+        each image.
+        """
         return self.cache.get(digest(image), lambda: self._run(image))
 
     @torch.no_grad()
     def _run(self, image: Tensor) -> Everything:
+        """Run the network on an IMAGE, resized to the network's side and padded."""
         import cv2
 
         height, width = image.shape[1:3]
         ratio = self.side / max(height, width)
         inner = max(1, round(height * ratio)), max(1, round(width * ratio))
         interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
-        picture = cv2.resize(to_uint8(image[0]).numpy(), inner[::-1], interpolation=interpolation)
-        padded = (
-            (self.side, self.side) if self.fixed else tuple(-(-one // 32) * 32 for one in inner)
-        )
-        framed = np.full((*padded, 3), 114, np.uint8)
-        framed[: inner[0], : inner[1]] = picture
+        resized = cv2.resize(to_uint8(image[0]).numpy(), inner[::-1], interpolation=interpolation)
+        outer = (self.side, self.side) if self.fixed else tuple(map(_round_up, inner))
+        padded = np.full((*outer, 3), _PADDING_GRAY, np.uint8)
+        padded[: inner[0], : inner[1]] = resized
         detections, prototypes = self.network(
-            torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 255
+            torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
         )
         boxes, scores, coefficients = _suppress(detections, prototypes.shape[1])
-        # The prototypes are at a quarter of the network's size, and its picture at `ratio` of ours.
-        boxes, scale = boxes / 4, ratio / 4
+        # From pixels of the network's input, and of the image, to pixels of the prototypes.
+        boxes = boxes / _PROTOTYPE_STRIDE
+        scale = ratio / _PROTOTYPE_STRIDE
         values = _mix(coefficients, prototypes[0])
         grid_height, grid_width = values.shape[1:]
         y, x = torch.arange(grid_height)[:, None] + 0.5, torch.arange(grid_width) + 0.5
-        left, top, right, bottom = (one[:, None, None] for one in boxes.unbind(1))
+        left, top, right, bottom = (edge[:, None, None] for edge in boxes.unbind(1))
         masks = (values > 0) & (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-        seen = masks.flatten(1).any(1)
-        corners = (boxes[seen] / scale).trunc().int()
+        nonempty = masks.flatten(1).any(1)
+        corners = (boxes[nonempty] / scale).trunc().int()
         corners[:, 2:] += 1
         corners = corners.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
         return Everything(
             (height, width),
             scale,
             prototypes[0],
-            coefficients[seen],
+            coefficients[nonempty],
             corners,
-            pack(masks[seen], scores[seen]),
+            pack(masks[nonempty], scores[nonempty]),
         )
 
 
 def load(
     path: Path, offloader: Offloader | None = None, progress: Progress = no_progress
 ) -> FastSAM:
-    """Load a FastSAM, or any YOLO segmenter, from a .pt (its weights alone: no code in it is run)
-    or an .onnx file.
+    """Load a FastSAM, or another YOLO segmentation model.
+
+    Parameters
+    ----------
+    path : a .pt file, of which only the weights are read and no code is run, or an .onnx file
+    offloader : loads a .pt model onto its device before each run
+    progress : called while the offloader loads the model
 
     Raises
     ------
@@ -266,28 +323,29 @@ def _load_torch(path: Path, offloader: Offloader, progress: Progress) -> FastSAM
         from ultralytics.nn.tasks import SegmentationModel, torch_safe_load
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise ArtMancerError(
-            "generation_failed", "A .pt file is loaded safely by torch 2.6 or newer. Update torch."
+            "generation_failed",
+            "Loading a .pt file safely needs torch 2.6 or newer. Update torch.",
         )
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
         model = checkpoint.get("ema") or checkpoint.get("model")
-    except _BROKEN as error:
+    except _READ_ERRORS as error:
         raise _not_a_segmenter(path) from error
     if not isinstance(model, SegmentationModel):
         raise _not_a_segmenter(path)
     model = model.float().eval()
     with torch.no_grad():
-        _try_out(path, lambda picture: model(picture)[0], 64)
+        _check_network(path, lambda image: model(image)[0], _CHECK_SIDE)
 
-    def network(picture: Tensor) -> tuple[Tensor, Tensor]:
-        offloader.load(model, 2**30, progress)
-        detections, prototypes = model(picture.to(offloader.device))[0]
+    def network(image: Tensor) -> tuple[Tensor, Tensor]:
+        offloader.load(model, _ACTIVATION_BYTES, progress)
+        detections, prototypes = model(image.to(offloader.device))[0]
         return detections.cpu(), prototypes.cpu()
 
-    side = 1024
+    side = _DEFAULT_SIDE
     match checkpoint.get("train_args"):
-        case {"imgsz": int(said) | [int(said), *_]} if said > 0:
-            side = said
+        case {"imgsz": int(size) | [int(size), *_]} if size > 0:
+            side = size
     return FastSAM(path.stem, network, side)
 
 
@@ -309,96 +367,116 @@ def _load_onnx(path: Path) -> FastSAM:
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise _not_a_segmenter(path)
 
-    def network(picture: Tensor) -> tuple[Tensor, Tensor]:
+    def network(image: Tensor) -> tuple[Tensor, Tensor]:
         try:
-            detections, prototypes = session.run(None, {inputs[0].name: picture.numpy()})[:2]
+            detections, prototypes = session.run(None, {inputs[0].name: image.numpy()})[:2]
             return torch.from_numpy(detections), torch.from_numpy(prototypes)
         except onnx_errors() as error:
             raise _not_a_segmenter(path, str(error)) from error
 
     height = inputs[0].shape[2]
+    # A side that the file leaves open is a name or None.
     fixed = isinstance(height, int)
-    _try_out(path, network, height if fixed else 64)
-    return FastSAM(path.stem, network, height if fixed else 1024, fixed)
+    _check_network(path, network, height if fixed else _CHECK_SIDE)
+    return FastSAM(path.stem, network, height if fixed else _DEFAULT_SIDE, fixed)
 
 
-def _try_out(path: Path, network: Network, side: int) -> None:
-    """Refuse a network that makes of a blank picture anything else than Network says."""
+def _check_network(path: Path, network: Network, side: int) -> None:
+    """Run a network on a blank image, and refuse it if its outputs have other shapes than Network
+    describes.
+    """
     try:
         detections, prototypes = network(torch.zeros(1, 3, side, side))
-    except (RuntimeError, AttributeError) as error:  # AttributeError: a .pt of another ultralytics
+    # A .pt file of another version of ultralytics raises AttributeError.
+    except (RuntimeError, AttributeError) as error:
         raise _not_a_segmenter(path, str(error)) from error
     match [*detections.shape], [*prototypes.shape]:
-        # A model that has chosen its boxes itself gives a row for each, of 4 + 1 + 1 + k numbers.
+        # A detection has a box of 4 numbers, one or more scores, and k coefficients. An end-to-end
+        # model, which does its own suppression, is refused: it returns detections [1, n, 6 + k].
         case [1, numbers, boxes], [1, k, height, width] if numbers > 4 + k and boxes != 6 + k:
-            fits = height == width == side // 4
+            fits = height == width == side // _PROTOTYPE_STRIDE
         case _:
             fits = False
     if not fits:
-        raise _not_a_segmenter(path, f"it gives {[*detections.shape]} and {[*prototypes.shape]}")
+        shapes = f"{[*detections.shape]} and {[*prototypes.shape]}"
+        raise _not_a_segmenter(path, f"its outputs have the shapes {shapes}")
 
 
-def _not_a_segmenter(path: Path, why: str = "") -> ArtMancerError:
-    because = f" ({' '.join(why.split())})" if why else ""
+def _not_a_segmenter(path: Path, reason: str = "") -> ArtMancerError:
+    details = f" ({' '.join(reason.split())})" if reason else ""
     return ArtMancerError(
         "generation_failed",
-        f"'{path.name}' is not a FastSAM or YOLO segmentation model, or not a whole one{because}. "
+        f"'{path.name}' is not a FastSAM or YOLO segmentation model, or is incomplete{details}. "
         "Choose another file.",
     )
 
 
-def _suppress(detections: Tensor, mixed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes [N, 4], scores [N] and coefficients [N, k] of the detections that are kept."""
+def _round_up(side: int) -> int:
+    """Round a side up to a multiple of the stride."""
+    return -(-side // _STRIDE) * _STRIDE
+
+
+def _suppress(detections: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return boxes [N, 4], scores [N] and coefficients [N, count] of the detections that
+    non-maximum suppression keeps.
+    """
     with _quiet_ultralytics():
         from ultralytics.utils.nms import non_max_suppression
-    classes = detections.shape[1] - 4 - mixed
-    kept = non_max_suppression(
-        detections, CONFIDENCE, OVERLAP, agnostic=True, max_det=MOST, nc=classes, max_time_img=10.0
+    rows = non_max_suppression(
+        detections,
+        CONFIDENCE_THRESHOLD,
+        IOU_THRESHOLD,
+        agnostic=True,
+        max_det=MAX_MASKS,
+        nc=detections.shape[1] - 4 - count,
+        max_time_img=_SUPPRESSION_SECONDS,
     )[0]
-    return kept[:, :4], kept[:, 4], kept[:, 6:]
+    # A row has a box of 4 numbers, a score, a class and the coefficients.
+    return rows[:, :4], rows[:, 4], rows[:, 6:]
 
 
 def _mix(coefficients: Tensor, prototypes: Tensor) -> Tensor:
-    """Values of the masks, [N, h, w], positive inside."""
+    """Return the values of the masks, [N, h, w]; they are positive inside a mask."""
     return (coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
 
 
-def _weights(places: Tensor, count: int) -> Tensor:
-    """What each of `count` values in a row adds to what is drawn at these places [P] among them,
-    [P, count].
+def _sampling_weights(places: Tensor, count: int) -> Tensor:
+    """Return the weights [P, count] of `count` values in a row for drawing at P places among
+    them.
     """
-    weights = _finer(count)
-    places = (places * FINER - 0.5).clamp(0, len(weights) - 1)
+    weights = _upsampling_weights(count)
+    places = (places * UPSAMPLING - 0.5).clamp(0, len(weights) - 1)
     before = places.long()
     after = (before + 1).clamp(max=len(weights) - 1)
     return torch.lerp(weights[before], weights[after], (places - before)[:, None])
 
 
 @lru_cache(8)
-def _finer(count: int) -> Tensor:
-    """What each of `count` values in a row adds to each of the finer ones,
-    [FINER * count, count].
+def _upsampling_weights(count: int) -> Tensor:
+    """Return the weights [UPSAMPLING * count, count] of `count` values in a row in each of the
+    upsampled values.
     """
-    # torch's cubic steps are OpenCV's; with those the threads of the two would wait for each other.
+    # torch's cubic interpolation is the same as OpenCV's, which `draw` uses. With OpenCV's here,
+    # the threads of the two libraries would wait for each other.
     return functional.interpolate(
-        torch.eye(count)[None, None], scale_factor=(FINER, 1.0), mode="bicubic"
+        torch.eye(count)[None, None], scale_factor=(UPSAMPLING, 1.0), mode="bicubic"
     )[0, 0]
 
 
 @contextmanager
 def _quiet_ultralytics() -> Iterator[None]:
-    """Import ultralytics without its settings file in the user's home, its telemetry and its
-    installs by pip.
+    """Import ultralytics without its settings file in the user's home folder, its telemetry and its
+    automatic installs by pip.
     """
-    wanted = {
+    settings = {
         "YOLO_CONFIG_DIR": tempfile.gettempdir(),
         "YOLO_AUTOINSTALL": "False",
         "YOLO_OFFLINE": "True",
         "YOLO_VERBOSE": "False",
     }
-    # It sets the number of threads for all processes that are started after it.
-    before = {name: os.environ.get(name) for name in (*wanted, "OMP_NUM_THREADS")}
-    os.environ.update(wanted)
+    # ultralytics sets OMP_NUM_THREADS, which all processes that are started later would inherit.
+    before = {name: os.environ.get(name) for name in (*settings, "OMP_NUM_THREADS")}
+    os.environ.update(settings)
     try:
         yield
     except ImportError as error:

@@ -11,122 +11,185 @@ from .. import mask_ops
 from ..errors import ArtMancerError
 from ..images import to_uint8
 from .choose import Selection
-from .clicks import Clicks, check_clicks, shrink
+from .clicks import Clicks, check_clicks, shrink_brush
 
-SIDE = 400
-"""The picture is cut at this size; its edge is then drawn anew at full size,
-by the colours there.
+WORKING_SIDE = 400
+"""Longest side, in pixels, of the small image that GrabCut runs on. The mask's edge is then drawn
+again at full size, from the colors there.
 """
-WINDOW, FAINT = 3, 1e-3
-"""For that: how far it is looked around in pixels of the small picture, and the variance that is
-too faint for an edge.
+
+GUIDED_FILTER_RADIUS = 3
+"""Radius of the guided filter that draws the edge, in pixels of the small image."""
+
+FLAT_VARIANCE = 1e-3
+"""Variance of the colors, in 0..1, below which a window of the guided filter is flat: it has no
+edge.
 """
-REACHES = (0.2, 0.1, 0.4)
-"""How far around the points the object may reach, as a share of the picture's diagonal: the
-candidates, in order.
+
+OBJECT_RADII = (0.2, 0.1, 0.4)
+"""Radii around a point within which a pixel is probably object, as shares of the image's diagonal:
+one for each candidate, in order.
 """
-ROUNDS = 5
+
+ITERATIONS = 5
+"""Iterations of GrabCut."""
+
+BORDER = 0.1
+"""Width of the border around the object, as a share of the image's shorter side. Without clicks it
+is the image's own border, which is surely background; around a brush, it is probably background.
+"""
+
+POINT_RADIUS = 0.01
+"""Largest radius of the disc that a point stands for, as a share of the longer side."""
+
+MIN_PART_AREA = 0.1
+"""Smallest area of a part that is kept without points, as a share of the largest part's area."""
+
+_CANNY_THRESHOLDS = (50, 150)
+"""Canny's thresholds, lower and upper, for the edges that the score counts."""
+
+_MODEL_SIZE = 65
+"""Numbers in one of OpenCV's color models: 5 Gaussians with 13 numbers each."""
+
+_Points = tuple[tuple[float, float], ...]
+"""Points (x, y) in pixels of the image."""
 
 
 class GrabCut:
-    """Cuts the object out by its colours; the same prompts and the same answer as FastSAM."""
+    """A selector that cuts the object out by its colors. It is used like FastSAM."""
 
     name = "draft"
 
     def select(self, image: Tensor, clicks: Clicks, candidate: int = 0) -> Selection:
-        """The object that is meant; for the parameters and errors see FastSAM.select.
+        """Return the clicked object; for the parameters and errors see FastSAM.select.
 
-        The score says how much of the object's rim lies on an edge of the picture's colours.
+        The score is the share of the object's rim that lies on an edge in the image.
         """
         import cv2
 
         check_clicks(clicks, image)
         height, width = image.shape[1:3]
-        ratio = min(1.0, SIDE / max(height, width))
+        ratio = min(1.0, WORKING_SIDE / max(height, width))
         size = max(2, round(width * ratio)), max(2, round(height * ratio))
-        picture = to_uint8(image[0]).numpy()
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        count = (
-            len(REACHES) if clicks.positive and clicks.box is None and clicks.brush is None else 1
-        )
-        labels = _labels(clicks, size, ratio, REACHES[candidate % count])
+        pixels = to_uint8(image[0]).numpy()
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+        only_points = clicks.positive and clicks.box is None and clicks.brush is None
+        count = len(OBJECT_RADII) if only_points else 1
+        labels = _labels(clicks, size, ratio, OBJECT_RADII[candidate % count])
         if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
-            raise _nothing()
+            raise _no_object()
         if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
             return Selection(torch.ones(1, height, width), 0.0, count)
-        background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-        # OpenCV draws its clusters' first centres from a generator of the whole process.
+        background, foreground = np.zeros((1, _MODEL_SIZE)), np.zeros((1, _MODEL_SIZE))
+        # OpenCV draws the first centers of its clusters from a random generator that the whole
+        # process shares.
         cv2.setRNGSeed(0)
         cv2.grabCut(
-            small, labels, (0, 0, 1, 1), background, foreground, ROUNDS, cv2.GC_INIT_WITH_MASK
+            small, labels, (0, 0, 1, 1), background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
         )
         shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
-        shape = _under(shape, clicks, ratio)
-        even = cv2.medianBlur(shape, 3).astype(np.float32)
-        soft = mask_ops.carry(
-            even, small.astype(np.float32) / np.float32(255), image[0].numpy(), WINDOW, FAINT
+        shape = _keep_parts(shape, clicks, ratio)
+        smooth = cv2.medianBlur(shape, 3).astype(np.float32)
+        soft = mask_ops.guided_upsample(
+            smooth,
+            small.astype(np.float32) / np.float32(255),
+            image[0].numpy(),
+            GUIDED_FILTER_RADIUS,
+            FLAT_VARIANCE,
         )
         mask = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
         for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
             for x, y in points:
                 mask[int(y), int(x)] = value
         if not mask.any():
-            raise _nothing()
-        return Selection(torch.from_numpy(mask)[None].float(), _on_edges(small, shape), count)
+            raise _no_object()
+        return Selection(torch.from_numpy(mask)[None].float(), _edge_share(small, shape), count)
 
 
 def _labels(clicks: Clicks, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
-    """What is surely and what is probably the object, [h, w] in OpenCV's labels."""
+    """Return the labels [h, w] that GrabCut starts from: each pixel is surely or probably object,
+    or surely or probably background.
+
+    Parameters
+    ----------
+    size : (width, height) of the small image
+    ratio : pixels of the small image per pixel of the image
+    reach : radius around a point within which a pixel is probably object, as a share of the
+        diagonal
+    """
     import cv2
 
     width, height = size
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
-    inset = max(1, round(0.1 * min(size)))
+    border = max(1, round(BORDER * min(size)))
     if clicks.brush is not None:
-        brush = shrink(clicks.brush, (height, width))
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * inset + 1, 2 * inset + 1))
-        core = cv2.erode(brush.astype(np.uint8), disc[::2, ::2]) > 0
-        labels[cv2.dilate(brush.astype(np.uint8), disc) > 0] = cv2.GC_PR_BGD
-        labels[brush] = cv2.GC_PR_FGD
-        # Paint is surely on the object, but for its rim.
-        labels[core if core.any() else brush] = cv2.GC_FGD
+        _label_brush(labels, shrink_brush(clicks.brush, (height, width)), border)
     elif clicks.box is not None:
-        left, top, right, bottom = (max(0, round(one * ratio)) for one in clicks.box)
+        left, top, right, bottom = (max(0, round(edge * ratio)) for edge in clicks.box)
         labels[top : max(bottom, top + 1), left : max(right, left + 1)] = cv2.GC_PR_FGD
     elif clicks.positive:
         radius = max(2, round(reach * float(np.hypot(width, height))))
         labels[:] = cv2.GC_PR_BGD
-        labels[[0, -1]] = labels[:, [0, -1]] = cv2.GC_BGD
+        # The outermost pixels are surely background, unless a disc below covers them.
+        labels[[0, -1], :] = cv2.GC_BGD
+        labels[:, [0, -1]] = cv2.GC_BGD
         for x, y in clicks.positive:
             cv2.circle(labels, (round(x * ratio), round(y * ratio)), radius, cv2.GC_PR_FGD, -1)
     else:
-        labels[inset : height - inset, inset : width - inset] = cv2.GC_PR_FGD
-    widest = max(1, round(0.01 * max(size)))
-    said = (
-        (clicks.negative, clicks.positive, cv2.GC_BGD),
-        (clicks.positive, clicks.negative, cv2.GC_FGD),
-    )
-    for points, others, label in said:
-        for point, (row, column) in zip(points, _places(points, ratio, size), strict=True):
-            # At most half of the way to a point that says the opposite.
-            room = min((math.dist(point, other) * ratio / 2 for other in others), default=widest)
-            cv2.circle(labels, (column, row), min(widest, int(room)), label, -1)
-    for points, _, label in said:
-        for place in _places(points, ratio, size):
-            labels[place] = label
+        labels[border : height - border, border : width - border] = cv2.GC_PR_FGD
+    _label_points(labels, clicks, ratio)
     return labels
 
 
-def _places(
-    points: tuple[tuple[float, float], ...], ratio: float, size: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """The row and column of each point in the small picture of (width, height)."""
-    return [(min(int(y * ratio), size[1] - 1), min(int(x * ratio), size[0] - 1)) for x, y in points]
+def _label_brush(labels: NDArray[np.uint8], brush: NDArray[np.bool_], border: int) -> None:
+    """Label the brush as the object, its rim as probably the object, and a border around it as
+    probably background.
+    """
+    import cv2
+
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * border + 1, 2 * border + 1))
+    # Every second row and column of a disc is a disc of half the radius.
+    half_disc = disc[::2, ::2]
+    core = cv2.erode(brush.astype(np.uint8), half_disc) > 0
+    labels[cv2.dilate(brush.astype(np.uint8), disc) > 0] = cv2.GC_PR_BGD
+    labels[brush] = cv2.GC_PR_FGD
+    # A thin stroke has no core: all of it is surely on the object.
+    labels[core if core.any() else brush] = cv2.GC_FGD
 
 
-def _under(shape: NDArray[np.uint8], clicks: Clicks, ratio: float) -> NDArray[np.uint8]:
-    """The connected parts under the positive points;
-    without points, all that are not small beside the largest.
+def _label_points(labels: NDArray[np.uint8], clicks: Clicks, ratio: float) -> None:
+    """Label a disc around each point as surely the object or surely background."""
+    import cv2
+
+    size = labels.shape[::-1]
+    max_radius = max(1, round(POINT_RADIUS * max(size)))
+    kinds = (
+        (clicks.negative, clicks.positive, cv2.GC_BGD),
+        (clicks.positive, clicks.negative, cv2.GC_FGD),
+    )
+    for points, opposites, label in kinds:
+        for point, (row, column) in zip(points, _places(points, ratio, size), strict=True):
+            # A disc ends halfway to the nearest point of the other kind.
+            radius = min(
+                (math.dist(point, opposite) * ratio / 2 for opposite in opposites),
+                default=max_radius,
+            )
+            cv2.circle(labels, (column, row), min(max_radius, int(radius)), label, -1)
+    # The discs may overlap: a point itself keeps its label.
+    for points, _, label in kinds:
+        for place in _places(points, ratio, size):
+            labels[place] = label
+
+
+def _places(points: _Points, ratio: float, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the (row, column) of each point in the small image of this (width, height)."""
+    width, height = size
+    return [(min(int(y * ratio), height - 1), min(int(x * ratio), width - 1)) for x, y in points]
+
+
+def _keep_parts(shape: NDArray[np.uint8], clicks: Clicks, ratio: float) -> NDArray[np.uint8]:
+    """Return the connected parts under the positive points; without points, the parts that are not
+    small beside the largest part.
     """
     import cv2
 
@@ -136,21 +199,23 @@ def _under(shape: NDArray[np.uint8], clicks: Clicks, ratio: float) -> NDArray[np
         kept = [parts[place] for place in places if parts[place]]
     else:
         areas = statistics[:, cv2.CC_STAT_AREA]
-        kept = [part for part in range(1, count) if areas[part] >= 0.1 * areas[1:].max()]
+        min_area = MIN_PART_AREA * areas[1:].max() if count > 1 else 0
+        kept = [part for part in range(1, count) if areas[part] >= min_area]
     return np.isin(parts, kept).astype(np.uint8)
 
 
-def _on_edges(small: NDArray[np.uint8], shape: NDArray[np.uint8]) -> float:
+def _edge_share(small: NDArray[np.uint8], shape: NDArray[np.uint8]) -> float:
+    """Return the share of the shape's rim that lies on an edge in the small image."""
     import cv2
 
     rim = cv2.morphologyEx(shape, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    edges = cv2.dilate(cv2.Canny(small, 50, 150), np.ones((3, 3), np.uint8)) > 0
+    edges = cv2.dilate(cv2.Canny(small, *_CANNY_THRESHOLDS), np.ones((3, 3), np.uint8)) > 0
     return float(edges[rim].mean()) if rim.any() else 0.0
 
 
-def _nothing() -> ArtMancerError:
+def _no_object() -> ArtMancerError:
     return ArtMancerError(
         "object_not_found",
         "The draft model finds no object there. "
-        "Click on its middle, add a point, or drag a box around it.",
+        "Click on the object's middle, add a point, or drag a box around it.",
     )

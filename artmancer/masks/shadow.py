@@ -1,4 +1,4 @@
-"""A mask for the shadow that an object casts, so that a removal takes it along."""
+"""Find the shadow that an object casts, so that a removal takes it along."""
 
 import math
 
@@ -13,141 +13,205 @@ from ..color import LUMINANCE
 from ..images import to_uint8
 from ..progress import Progress, no_progress
 
-SIDE = 512
-"""The shadow is looked for at this size at most; it has no fine details."""
-DARKER = (0.2, 0.93)
-"""What of the light around it falls into a shadow: less is another object, more is nothing."""
-SAME_HUE = 0.06
-"""How far a shadow's chromaticity, r / (r + g + b) and its like,
-may be from that of the ground around it.
+WORKING_SIDE = 512
+"""Longest side, in pixels, of the small image that is searched: a shadow has no fine details."""
+
+SHADOW_LIGHT = (0.2, 0.93)
+"""Smallest and largest share of the surrounding light in a shadow. With less, the area is another
+object; with more, it is not dark enough for a shadow.
 """
 
-LEAST_GROUND = 0.05
-"""Of what is looked at: where less lies out of the shadow's reach, nothing tells how the ground
-looks without one.
+MAX_CHROMATICITY_DIFFERENCE = 0.06
+"""Largest difference between the chromaticities of a shadow and of the ground around it. A
+chromaticity is r / (r + g + b), and the same for g and b.
 """
-LARGEST = 2.0
-"""Of the object's area: what is larger is no shadow of it, but the ground itself."""
+
+MIN_LIT_GROUND = 0.05
+"""Smallest share of the window that must lie beyond the shadow's reach; with less there is no lit
+ground to compare with.
+"""
+
+MAX_AREA = 2.0
+"""Largest area of a shadow, as a multiple of the object's area. A larger dark area is the ground
+itself.
+"""
+
+_REACH_MARGIN = 0.5
+"""Width of the ground that the window includes beyond the shadow's reach, as a share of the
+object's longer side.
+"""
+
+_NEIGHBORHOOD = 0.75
+"""Radius of the neighborhood that gives the surrounding light, as a share of the object's longer
+side.
+"""
+
+_SMOOTHING = 0.06
+"""Sigma of the smoothing that removes the ground's texture, as a share of that radius."""
+
+_GROUND_QUANTILE = 0.1
+"""Quantile of the light beyond the shadow's reach that stands for the darkest texture of the lit
+ground.
+"""
+
+_GROUND_MARGIN = 0.02
+"""Share of the surrounding light by which a shadow must be darker than that quantile."""
+
+_CLOSING_RADIUS = 16
+"""Radius, in pixels, that the closing's disc is reduced to by working at a coarser size."""
+
+_MIN_SIDE = 8
+"""Smallest side of the small image, in pixels."""
+
+_MIN_DIVISOR = 1e-3
+"""Lower limit of a divisor, which keeps quotients finite where no light or no ground is near."""
 
 
 def propose(
     image: Tensor, mask: Tensor, reach: float = 1.0, progress: Progress = no_progress
 ) -> Tensor:
-    """Find the shadow of an object: what touches it, is darker than the ground around,
-    and of the same colour.
+    """Find the shadow of an object: the area that touches the object, is darker than the ground
+    around it, and has the same color.
 
-    The light around is the brightest that is usual in the neighbourhood, without the object: a
-    morphological closing of the smoothed luminance, by the size of the object.
+    The surrounding light is estimated as the brightest light that is usual in the neighborhood,
+    without the object: a morphological closing of the smoothed luminance, by the size of the
+    object.
 
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
     mask : MASK [B or 1, H, W], 1 = the object
-    reach : how far from the object it may lie, over the longer side of the object
-    progress : told before each picture; may raise to cancel
+    reach : largest distance of the shadow from the object, as a share of the object's longer side
+    progress : called before each image; raising in it cancels
 
     Returns
     -------
-    MASK [B, H, W], 0 or 1, without the object; black where no shadow is found.
+    MASK [B, H, W], 0 or 1, without the object; black where no shadow is found
 
     Raises
     ------
-    ArtMancerError : invalid_request (shapes that do not fit, NaN), mask_empty
+    ArtMancerError : invalid_request (shapes that do not match, NaN), mask_empty
     """
     check_image(image)
     check_mask(mask, image)
     check_finite(image, "image")
     image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
-    found = []
-    for index, one in enumerate(image):
+    shadows = []
+    for index, plane in enumerate(image):
         progress(index, len(image), "looking for the shadow")
-        which = index % len(mask)
-        name = "The mask" if len(mask) == 1 else f"Mask {which + 1} of the batch"
-        found.append(_propose(one, mask[which], reach, name))
-    return torch.stack(found)
+        mask_index = index % len(mask)
+        name = "The mask" if len(mask) == 1 else f"Mask {mask_index + 1} of the batch"
+        shadows.append(_propose(plane, mask[mask_index], reach, name))
+    return torch.stack(shadows)
 
 
 def _propose(image: Tensor, mask: Tensor, reach: float, name: str) -> Tensor:
+    """Return the shadow [H, W] in one image [H, W, 3]; `name` is the mask's in messages."""
     import cv2
 
-    # A matte may be faint far from the object.
+    # A matte may have faint pixels far from the object.
     solid = mask * (mask >= 0.5)
     box = region.bounds(solid if solid.any() else mask, name)
     size = max(box.bottom - box.top, box.right - box.left)
     height, width = mask.shape
-    window = box.widen(math.ceil(size * (reach + 0.5))).clip(region.Window(0, 0, height, width))
-    part, hole = to_uint8(window.view(image)).numpy(), window.view(mask).numpy() >= 0.5
-    scale = min(1.0, SIDE / max(hole.shape))
-    small = tuple(max(8, round(side * scale)) for side in hole.shape[::-1])
-    colors = cv2.resize(part, small, interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(
-        255
+    margin = math.ceil(size * (reach + _REACH_MARGIN))
+    window = box.widen(margin).clip(region.Window(0, 0, height, width))
+    pixels = to_uint8(window.view(image)).numpy()
+    hole = window.view(mask).numpy() >= 0.5
+    window_size = hole.shape[::-1]
+    scale = min(1.0, WORKING_SIDE / max(hole.shape))
+    small_size = tuple(max(_MIN_SIDE, round(side * scale)) for side in window_size)
+    small = cv2.resize(pixels, small_size, interpolation=cv2.INTER_AREA)
+    colors = small.astype(np.float32) / np.float32(255)
+    hole = cv2.resize(hole.astype(np.uint8), small_size, interpolation=cv2.INTER_NEAREST) > 0
+    radius = max(3, round(_NEIGHBORHOOD * size * scale))
+    small_shadow = _find_shadow(colors, hole, reach * size * scale, radius)
+    coverage = cv2.resize(
+        small_shadow.astype(np.float32), window_size, interpolation=cv2.INTER_LINEAR
     )
-    hole = cv2.resize(hole.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST) > 0
-    found = _darker(colors, hole, reach * size * scale, max(3, round(0.75 * size * scale)))
     shadow = torch.zeros_like(mask)
-    area = cv2.resize(
-        found.astype(np.float32), window.view(mask).shape[::-1], interpolation=cv2.INTER_LINEAR
-    )
-    window.view(shadow).copy_(torch.from_numpy((area > 0.5).astype(np.float32)))
+    window.view(shadow).copy_(torch.from_numpy((coverage > 0.5).astype(np.float32)))
     return shadow * (mask < 0.5)
 
 
-def _darker(
-    colors: NDArray[np.float32], hole: NDArray[np.bool_], reach: float, side: int
+def _find_shadow(
+    colors: NDArray[np.float32], hole: NDArray[np.bool_], reach: float, radius: int
 ) -> NDArray[np.bool_]:
-    """Where a picture [h, w, 3] is in the shadow of what is in its hole."""
-    import cv2
+    """Return the shadow [h, w] of the object in the hole of an image.
 
-    away = mask_ops.distance(torch.from_numpy(hole.astype(np.float32))).numpy()
-    far = away > reach
-    if far.mean() < LEAST_GROUND:
-        return np.zeros_like(hole)
-    near = (
-        cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    )  # the object's soft edge belongs to it
-    free, fine = (~near).astype(np.float32), max(2.0, 0.06 * side)
-    smooth = _blur(colors * free[..., None], fine) / np.maximum(_blur(free, fine), 1e-3)[..., None]
-    # Of the sRGB values, not of linear light: shadows are compared as the eye sees them.
-    luminance = smooth @ LUMINANCE.numpy()
-    ratio = luminance / np.maximum(
-        _blur(_closed(np.asarray(luminance * free, np.float32), side), side / 4), 1e-3
-    )
-    # Where no shadow can be, the ground's own texture tells how dark it may be by itself.
-    darkest = min(DARKER[1], float(np.quantile(ratio[far], 0.1)) - 0.02)
-    hues = smooth / np.maximum(smooth.sum(-1, keepdims=True), 1e-3)
-    bright = (~near & (ratio > darkest)).astype(np.float32)
-    usual = _blur(hues * bright[..., None], side) / np.maximum(_blur(bright, side), 1e-3)[..., None]
-    same = np.abs(hues - usual).max(-1) < SAME_HUE
-
-    dark = (ratio > DARKER[0]) & (ratio < darkest) & same & ~near & (away <= reach)
-    dark = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    _, parts = cv2.connectedComponents(dark)
-    rim = cv2.dilate(near.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    areas = np.bincount(parts.flatten())
-    touching = [
-        part for part in np.unique(parts[rim]) if part and areas[part] <= LARGEST * hole.sum()
-    ]
-    shadow = np.isin(parts, touching)
-    beside = cv2.dilate(shadow.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-    return np.asarray((shadow | (beside & near)) & ~hole)
-
-
-def _closed(plane: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
-    """A closing by a disc, made at a coarser size: a large disc takes seconds at the full one, and
-    what comes of it is blurred anyway.
+    Parameters
+    ----------
+    colors : the image [h, w, 3] in 0..1
+    hole : [h, w], the object
+    reach : largest distance of the shadow from the object, in pixels
+    radius : radius of the neighborhood that gives the surrounding light, in pixels
     """
     import cv2
 
-    coarse = max(1, radius // 16)
-    size = tuple(max(1, round(side / coarse)) for side in plane.shape[::-1])
-    side = 2 * round(radius / coarse) + 1
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    small = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-    closed = cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc)
+    distance = mask_ops.distance(torch.from_numpy(hole.astype(np.float32))).numpy()
+    far = distance > reach
+    if far.mean() < MIN_LIT_GROUND:
+        return np.zeros_like(hole)
+    # The soft edge of the object belongs to it.
+    near = cv2.dilate(hole.astype(np.uint8), _square(5)) > 0
+    ground = (~near).astype(np.float32)
+    # Smoothed, so that the texture of the ground does not count.
+    smooth = _mean(colors, ground, max(2.0, _SMOOTHING * radius))
+    # In sRGB values, not in linear light: shadows are compared as the eye perceives them.
+    luminance = smooth @ LUMINANCE.numpy()
+    closed = _closing(np.asarray(luminance * ground, np.float32), radius)
+    light = luminance / np.maximum(_blur(closed, radius / 4), _MIN_DIVISOR)
+    # Beyond the shadow's reach, the light shows how dark the ground's own texture is.
+    limit = float(np.quantile(light[far], _GROUND_QUANTILE)) - _GROUND_MARGIN
+    darkest = min(SHADOW_LIGHT[1], limit)
+    chromaticity = smooth / np.maximum(smooth.sum(-1, keepdims=True), _MIN_DIVISOR)
+    bright = (~near & (light > darkest)).astype(np.float32)
+    usual = _mean(chromaticity, bright, radius)
+    same_color = np.abs(chromaticity - usual).max(-1) < MAX_CHROMATICITY_DIFFERENCE
+
+    dark = (light > SHADOW_LIGHT[0]) & (light < darkest) & same_color & ~near & (distance <= reach)
+    # The opening removes specks and thin lines.
+    dark = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, _square(5))
+    _, parts = cv2.connectedComponents(dark)
+    rim = cv2.dilate(near.astype(np.uint8), _square(5)) > 0
+    areas = np.bincount(parts.flatten())
+    max_area = MAX_AREA * hole.sum()
+    touching = [part for part in np.unique(parts[rim]) if part and areas[part] <= max_area]
+    shadow = np.isin(parts, touching)
+    # The object's soft edge beside the shadow belongs to the shadow.
+    beside = cv2.dilate(shadow.astype(np.uint8), _square(7)) > 0
+    return np.asarray((shadow | (beside & near)) & ~hole)
+
+
+def _closing(plane: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Return the closing of [h, w] by a disc, computed at a coarser size: a large disc takes
+    seconds at full size, and the result is blurred anyway.
+    """
+    import cv2
+
+    factor = max(1, radius // _CLOSING_RADIUS)
+    size = tuple(max(1, round(side / factor)) for side in plane.shape[::-1])
+    diameter = 2 * round(radius / factor) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
+    coarse = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+    closed = cv2.morphologyEx(coarse, cv2.MORPH_CLOSE, disc)
     return np.asarray(cv2.resize(closed, plane.shape[::-1]))
+
+
+def _mean(
+    values: NDArray[np.float32], weights: NDArray[np.float32], sigma: float
+) -> NDArray[np.float32]:
+    """Return the weighted mean of values [h, w, 3] around each pixel; weights are [h, w]."""
+    total = _blur(values * weights[..., None], sigma)
+    return np.asarray(total / np.maximum(_blur(weights, sigma), _MIN_DIVISOR)[..., None])
 
 
 def _blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     import cv2
 
     return np.asarray(cv2.GaussianBlur(np.asarray(plane, np.float32), (0, 0), sigma))
+
+
+def _square(side: int) -> NDArray[np.uint8]:
+    """Return a square structuring element of this side, in pixels."""
+    return np.ones((side, side), np.uint8)

@@ -1,0 +1,1 @@
+"""The Qwen editor: Qwen-Image-Edit with the variants' checkpoints on it."""

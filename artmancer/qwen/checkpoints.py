@@ -1,4 +1,4 @@
-"""Model files: which base models and checkpoints there are, and what they say of themselves.
+"""Model files: find base models and checkpoints, and read their metadata.
 
 Only headers are read, and torch is not imported.
 """
@@ -26,8 +26,8 @@ class Checkpoint:
     Attributes
     ----------
     path : the file; None: the base alone
-    recipe : a key of RECIPES; None: the file does not say
-    resolution : the crop size it was trained at, a key of RESOLUTIONS; None: the file does not say
+    recipe : a key of RECIPES; None: not in the metadata
+    resolution : the crop size it was trained at, a key of RESOLUTIONS; None: not in the metadata
     """
 
     path: Path | None
@@ -60,7 +60,7 @@ def find(variant: str, files: Iterable[Path]) -> Path | None:
 
 
 def hidden_files(files: Iterable[Path]) -> dict[Path, Path]:
-    """Map each file that has the name of an earlier one to that one, which is used in its place."""
+    """Map each file that has the name of an earlier file to that file, which is used instead."""
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(file.name, file)
@@ -68,7 +68,7 @@ def hidden_files(files: Iterable[Path]) -> dict[Path, Path]:
 
 
 def hidden_note(hidden: Path, path: Path) -> str:
-    """Say that a file is not used because another one of its name comes first."""
+    """Return the sentence for a file that is not used because a file of its name comes first."""
     return (
         f"{hidden.parent.name}/{hidden.name} is not used: "
         f"{path.parent.name}/{path.name} has the same name and comes first."
@@ -76,7 +76,7 @@ def hidden_note(hidden: Path, path: Path) -> str:
 
 
 def notes(path: Path | None, files: Sequence[Path]) -> tuple[str, ...]:
-    """Return a note for each file that a checkpoint hides by its name."""
+    """Return a note for each file that is not used because this checkpoint has its name."""
     return tuple(
         hidden_note(hidden, used) for hidden, used in hidden_files(files).items() if used == path
     )
@@ -107,21 +107,22 @@ def is_base(folder: Path) -> bool:
 
 
 def missing(path: Path) -> ArtMancerError:
-    """Make the error for a checkpoint that is not there."""
+    """Make the error for a checkpoint whose file does not exist."""
     return ArtMancerError(
-        "checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or name another."
+        "checkpoint_missing", f"There is no checkpoint '{path}'. Put it there, or choose another."
     )
 
 
 def _header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
-            header, size = read_header(file_parts(file)), path.stat().st_size
+            header = read_header(file_parts(file))
+            is_whole = path.stat().st_size == header.file_size
     except OSError:
         raise missing(path) from None
     except ValueError:
-        header, size = Header({}, {}, 0), -1
-    if size != header.file_size:
+        is_whole = False
+    if not is_whole:
         raise ArtMancerError(
             "generation_failed",
             f"'{path.name}' is not a whole safetensors file. Download it again.",
@@ -129,12 +130,15 @@ def _header(path: Path) -> Header:
     return header
 
 
-def _metadata(path: Path, metadata: dict[str, str], name: str, known: Iterable[str]) -> str | None:
+def _metadata(
+    path: Path, metadata: dict[str, str], name: str, choices: Iterable[str]
+) -> str | None:
+    """Return a checkpoint's metadata of this name; refuse a value that is not among `choices`."""
     value = metadata.get(f"artmancer.{name}")
-    if value is not None and value not in known:
+    if value is not None and value not in choices:
         raise ArtMancerError(
             "generation_failed",
-            f"'{path.name}' names the {name} '{value}'; expected one of {', '.join(known)}. "
+            f"'{path.name}' names the {name} '{value}'; expected one of {', '.join(choices)}. "
             "Update ArtMancer.",
         )
     return value

@@ -1,4 +1,4 @@
-"""The Qwen editor: a base model, and the checkpoint of one variant on it."""
+"""The Qwen editor: a base model with the checkpoint of one variant on it."""
 
 import gc
 import logging
@@ -16,24 +16,32 @@ from ..images import to_pil
 from ..progress import Progress
 from ..recipes import DEFAULT_RECIPE
 from . import adapters, checkpoints, sampler, speed
-from .pipeline import NO_MEMORY, Base
+from .pipeline import CPU_OUT_OF_MEMORY, Base
 
 logger = logging.getLogger(__name__)
 
 ACCELERATED_SHIFT = 3.0
-"""Of the noise schedule that the acceleration LoRAs for Qwen-Image were trained with."""
+"""Shift of the noise schedule that the acceleration LoRAs for Qwen-Image were trained with."""
 
 
 @dataclass(frozen=True)
 class QwenEditor:
     """An Editor (see editor.py) that samples from Qwen-Image-Edit.
 
+    Attributes
+    ----------
     base : the loaded model
-    variant : "insertion", "removal" or "white_balance"
+    variant : one of VARIANTS
     checkpoint : the variant's LoRA
-    strength : how strongly the checkpoint acts, 1 = as trained
-    acceleration : a LoRA for few steps on top of it, which samples with CFG 1 and its own schedule
-    memory : one of options.MEMORY_MODES, or "auto"
+    strength : strength of the checkpoint, 1 = as trained
+    acceleration : a LoRA for few steps on top of the checkpoint; it is sampled with CFG 1 and its
+        own noise schedule
+    memory : one of MEMORY_MODES, or "auto"
+    notes : sentences for the report
+
+    Raises
+    ------
+    ArtMancerError : invalid_request where the checkpoint and the acceleration are one file
     """
 
     base: Base
@@ -69,47 +77,59 @@ class QwenEditor:
         return tuple(path.name for path in (self.checkpoint.path, self.acceleration) if path)
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
-        """See Editor.edit. A batch is edited one by one, with seeds counting up.
+        """Edit the crop, see Editor.edit. The images of a batch are edited one by one, with seeds
+        counting up.
 
-        Out of GPU memory, it is tried once more, in the next mode, which needs less, with the
-        halves of CFG in turn.
+        When the GPU's memory runs out, the edit is retried once: in the next memory mode, which
+        needs less, and with separate passes for classifier-free guidance.
 
         Raises
         ------
-        ArtMancerError : generation_failed where a checkpoint does not fit, out_of_memory
+        ArtMancerError : generation_failed where a checkpoint does not fit the base, out_of_memory
         """
-        with self.base.lock, _memory_is_said():
+        with self.base.lock, _out_of_memory_explained():
             try:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
                 leaner = self.base.memory.leaner_mode()
             logger.warning(
-                "Out of GPU memory in the mode '%s'; trying '%s'.", self.base.memory.mode, leaner
+                "Out of GPU memory in the memory mode '%s'; retrying in '%s'.",
+                self.base.memory.mode,
+                leaner,
             )
             gc.collect()
             self.base.memory.offloader.empty_cache()
-            return self._edit(request, leaner, progress, in_turn=True)
+            return self._edit(request, leaner, progress, separate_passes=True)
 
     def _edit(
-        self, request: EditRequest, memory: str, progress: Progress, in_turn: bool = False
+        self, request: EditRequest, memory: str, progress: Progress, separate_passes: bool = False
     ) -> Tensor:
-        sampling, shift = request.sampling, None
+        sampling = request.sampling
+        shift = None
         if self.acceleration:
-            sampling, shift = replace(sampling, cfg=1.0), ACCELERATED_SHIFT
-        tasks = [_task(request, index, shift) for index in range(len(request.conditions.image))]
+            sampling = replace(sampling, cfg=1.0)
+            shift = ACCELERATED_SHIFT
+        sample_requests = [
+            _sample_request(request, index, shift) for index in range(len(request.conditions.image))
+        ]
         files = {self.checkpoint.path: self.strength, self.acceleration: 1.0}
         adapters.activate(self.base, {path: strength for path, strength in files.items() if path})
-        self.base.memory.set_mode(memory, tasks[0].pixels(sampling.condition_pixels))
-        edited = []
-        for index, task in enumerate(tasks):
+        self.base.memory.set_mode(memory, sample_requests[0].pixels(sampling.condition_pixels))
+        images = []
+        for index, sample_request in enumerate(sample_requests):
+            image_progress = _image_progress(progress, index, len(sample_requests))
             with speed.settings(self.base, sampling):
-                part = _part(progress, index, len(tasks))
-                edited.append(sampler.sample(self.base, task, sampling, part, in_turn))
-        return torch.cat(edited)
+                image = sampler.sample(
+                    self.base, sample_request, sampling, image_progress, separate_passes
+                )
+            images.append(image)
+        return torch.cat(images)
 
 
-def _task(request: EditRequest, index: int, shift: float | None) -> sampler.SampleRequest:
-    conditions, crop = request.conditions, request.conditions.crop
+def _sample_request(request: EditRequest, index: int, shift: float | None) -> sampler.SampleRequest:
+    """Make the request for one image of a batch."""
+    conditions = request.conditions
+    crop = conditions.crop
     height, width = crop.region.size
     background = None
     if request.sampling.keep_background:
@@ -125,21 +145,21 @@ def _task(request: EditRequest, index: int, shift: float | None) -> sampler.Samp
     )
 
 
-def _part(progress: Progress, index: int, count: int) -> Progress:
-    """The progress of one picture of a batch, as a part of the whole's."""
+def _image_progress(progress: Progress, index: int, count: int) -> Progress:
+    """Return the progress of one image of a batch, as a part of the whole batch's."""
 
-    def tell(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+    def image_progress(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
         if stage in sampler.STAGES:
             progress(index * total + done, count * total, stage, latents)
         else:
             progress(done, total, stage, latents)
 
-    return tell
+    return image_progress
 
 
 @contextmanager
-def _memory_is_said() -> Iterator[None]:
-    """Say which memory was too small."""
+def _out_of_memory_explained() -> Iterator[None]:
+    """Turn an out-of-memory error into a message that names the GPU's memory or the computer's."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -150,7 +170,7 @@ def _memory_is_said() -> Iterator[None]:
             "close other programs that use the GPU.",
         ) from None
     except RuntimeError as error:
-        if NO_MEMORY not in str(error):
+        if CPU_OUT_OF_MEMORY not in str(error):
             raise
         raise ArtMancerError(
             "out_of_memory",

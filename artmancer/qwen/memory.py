@@ -16,9 +16,7 @@ PARTS = ("text_encoder", "transformer", "vae")
 ALL_ON_GPU, ONE_AT_A_TIME, GROUP_OFFLOAD = MEMORY_MODES
 
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
-"""Hooks that diffusers' group offloading leaves on a module; diffusers has no call to remove
-them.
-"""
+"""Hooks of diffusers' group offloading. They are removed by name: diffusers has no call for it."""
 
 
 class Memory:
@@ -66,6 +64,7 @@ class Memory:
         ----------
         name : one of PARTS
         pixels : as for `set_mode`
+        progress : called while the part is loaded; raising in it cancels
         """
         if self.mode != ALL_ON_GPU:
             for other, model in self.parts.items():
@@ -77,8 +76,8 @@ class Memory:
             self.offloader.load(self.parts[name], activation_bytes(name, pixels), progress)
 
     def adapters_changed(self) -> None:
-        """Restart streaming after layers were added to the transformer or other layers act in it:
-        its layers are streamed in the order they ran.
+        """Restart streaming after adapters of the transformer were attached or switched: its layers
+        are streamed in the order in which they ran before.
         """
         if self._is_streamed("transformer"):
             _stop_streaming(self.parts["transformer"])
@@ -106,11 +105,12 @@ class Memory:
 
 
 def activation_bytes(name: str, pixels: int) -> int:
-    """Estimate the bytes a part needs beside its weights, in bfloat16 at the real width.
+    """Estimate the bytes that a part needs for its activations, in bfloat16 at the real model's
+    width.
 
-    The transformer holds some 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps of
-    192 channels at full size, with their convolutions' workspace; the text encoder sees images of a
-    fixed size.
+    The transformer holds about 32 vectors of 3,072 for each token of 256 pixels; the VAE two maps
+    of 192 channels at full size, with the workspace of their convolutions; the text encoder gets
+    images of a fixed size.
 
     Parameters
     ----------
@@ -125,9 +125,11 @@ def activation_bytes(name: str, pixels: int) -> int:
 
 
 def _start_streaming(model: Module, device: torch.device) -> None:
+    """Keep a model's weights on the CPU, and send each layer to the device when it runs."""
     from diffusers.hooks.group_offloading import apply_group_offloading
 
-    # Weights are pinned as they are sent: all at once would lock 57 GB of the CPU's memory.
+    # low_cpu_mem_usage pins weights only while they are sent: pinning all of them would lock 57 GB
+    # of the CPU's memory.
     streams = device.type == "cuda"
     apply_group_offloading(
         model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams

@@ -1,10 +1,10 @@
-"""The base model: loaded once, shared by every editor on it."""
+"""The base model: loaded once and shared by all editors that use it."""
 
 import gc
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,19 +23,25 @@ from .memory import Memory
 logger = logging.getLogger(__name__)
 
 Pipeline = Any
-"""diffusers.QwenImageEditPlusPipeline, whose components carry no types."""
+"""diffusers.QwenImageEditPlusPipeline; its components have no types."""
 
-NO_MEMORY = "allocate memory"
-"""In what torch says where the CPU's memory is too small;
-it has no class for that, as it has for a GPU's.
+CPU_OUT_OF_MEMORY = "allocate memory"
+"""Part of torch's RuntimeError when the CPU's memory runs out; torch.OutOfMemoryError is for GPUs
+only.
 """
-FOLDERS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
+
+_PART_FOLDERS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
+"""Folders that a base model has, one for each part."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checkpoint that is attached: its name among PEFT's,
-    and its file's time and size when it was read.
+    """A checkpoint that is attached to the base.
+
+    Attributes
+    ----------
+    name : PEFT's name for it
+    stamp : modification time, in nanoseconds, and size, in bytes, of its file when it was read
     """
 
     name: str
@@ -46,51 +52,59 @@ class Adapter:
 class Base:
     """A loaded base model.
 
+    Attributes
+    ----------
     pipeline : its components
-    memory : where they lie
-    cache : what its encoders made of prompts and pictures
-    adapters : the checkpoints attached to its transformer, by their file
-    acting : those that act, and how strongly; None: a change of them broke off
-    attached : how many were so far, for their names
-    lock : held during an edit, which sets the adapters
+    memory : the placement of its parts
+    cache : results of its encoders, by prompt and image content
+    adapters : the checkpoints attached to its transformer, by path
+    active : the strength of each checkpoint that is switched on, by path; None: unknown, because a
+        change of them did not complete
+    attached_count : number of checkpoints attached so far, which makes their names unique
+    lock : held during an edit, which switches the adapters
     """
 
     pipeline: Pipeline
     memory: Memory
     cache: Cache = field(default_factory=Cache)
-    adapters: dict[Path, "Adapter"] = field(default_factory=dict)
-    acting: dict[Path, float] | None = field(default_factory=dict)
-    attached: int = 0
+    adapters: dict[Path, Adapter] = field(default_factory=dict)
+    active: dict[Path, float] | None = field(default_factory=dict)
+    attached_count: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def device(self) -> torch.device:
-        """Where the parts compute."""
+        """Device that the parts compute on."""
         return self.memory.offloader.device
 
 
-# A base lives as long as an editor on it does: in ComfyUI, until the graph's outputs are dropped.
 _shared: WeakValueDictionary[tuple[Path, str], Base] = WeakValueDictionary()
+"""Loaded bases by folder and precision. A base lives as long as an editor uses it: in ComfyUI,
+until the graph's outputs are dropped.
+"""
 
 
 def shared(folder: Path, precision: str, load: Callable[[], Base]) -> Base:
-    """The base of this folder that is loaded already in this precision, or else what load gives.
+    """Return the base of this folder that is already loaded in this precision; without one, call
+    `load`.
 
+    Parameters
+    ----------
     precision : not "auto", see `precision_for`
     """
     key = (folder.resolve(), precision)
     base = _shared.get(key)
     if base is None:
-        # diffusers' hooks make cycles: a base that nobody holds any more may still hold its memory.
+        # diffusers' hooks make reference cycles, so a base without a user may still hold memory.
         gc.collect()
         base = _shared[key] = load()
     return base
 
 
-def precision_for(device: torch.device, asked: str) -> str:
-    """What "auto" means on a device; anything else as it was asked."""
-    if asked != "auto":
-        return asked
+def precision_for(device: torch.device, precision: str) -> str:
+    """Return the precision that "auto" means on a device; any other precision unchanged."""
+    if precision != "auto":
+        return precision
     return "fp32" if device.type == "cpu" else "bf16"
 
 
@@ -100,20 +114,21 @@ def load(
     offloader: Offloader | None = None,
     progress: Progress = no_progress,
 ) -> Base:
-    """Load a base model from a folder that diffusers wrote.
+    """Load a base model from a folder in diffusers' format.
 
-    The weights are mapped from their files; the device reads them from there at their first use.
+    The weights are mapped into memory from their files, which are read when the weights are first
+    used.
 
     Parameters
     ----------
-    folder : with model_index.json, and safetensors weights
+    folder : folder with model_index.json and weights as safetensors
     precision : one of PRECISIONS
-    offloader : puts the models on the device, see memory.py
-    progress : told what is loading; may raise to cancel
+    offloader : loads the models onto the device; default: Offloader()
+    progress : called before each part is loaded; raising in it cancels
 
     Raises
     ------
-    ArtMancerError : checkpoint_missing, generation_failed
+    ArtMancerError : checkpoint_missing, generation_failed, out_of_memory
     """
     if not find_spec("diffusers"):
         raise ArtMancerError(
@@ -139,48 +154,64 @@ def load(
         "transformer": (diffusers.QwenImageTransformer2DModel, weights),
     }
     parts: dict[str, Any] = {}
-    for done, (name, (kind, options)) in enumerate(classes.items()):
+    for done, (name, (part_class, options)) in enumerate(classes.items()):
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
         try:
-            loaded = kind.from_pretrained(folder / name, local_files_only=True, **options)
+            part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            if NO_MEMORY in str(error):
-                raise ArtMancerError(
-                    "out_of_memory",
-                    f"This computer's memory is too small for the {name} of '{folder}'. Close "
-                    "other programs, or choose the precision that its files have.",
-                ) from error
-            raise ArtMancerError(
-                "generation_failed",
-                f"The {name} of the base in '{folder}' cannot be loaded ({error}). "
-                "Download it again.",
-            ) from error
-        parts[name], found = loaded if options else (loaded, {"missing_keys": ()})
-        if missing := sorted(found["missing_keys"]):
-            raise ArtMancerError(
-                "generation_failed",
-                f"The {name} of the base in '{folder}' lacks {len(missing)} of its weights, such "
-                f"as {', '.join(missing[:3])}. Download it again.",
-            )
+            raise _load_error(folder, name, error) from error
+        if options:
+            part, info = part
+            _check_weights(folder, name, info["missing_keys"])
+        parts[name] = part
     if precision == "fp8":
         _store_in_eight_bits(parts["transformer"], dtype, progress)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
     return Base(pipeline, Memory(pipeline, offloader))
 
 
+def _load_error(folder: Path, part: str, error: Exception) -> ArtMancerError:
+    """Make the error for a part that cannot be loaded."""
+    if CPU_OUT_OF_MEMORY in str(error):
+        return ArtMancerError(
+            "out_of_memory",
+            f"This computer's memory is too small for the {part} of '{folder}'. Close other "
+            "programs, or choose the precision that its files have.",
+        )
+    return ArtMancerError(
+        "generation_failed",
+        f"The {part} of the base in '{folder}' cannot be loaded ({error}). Download it again.",
+    )
+
+
+def _check_weights(folder: Path, part: str, missing_keys: Iterable[str]) -> None:
+    if missing := sorted(missing_keys):
+        raise ArtMancerError(
+            "generation_failed",
+            f"The {part} of the base in '{folder}' lacks {len(missing)} of its weights, such "
+            f"as {', '.join(missing[:3])}. Download it again.",
+        )
+
+
 def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progress) -> None:
-    """What `enable_layerwise_casting` does, layer by layer, as it reads and rounds 40 GB."""
+    """Store the weights of all linear layers as float8, and cast each layer to `dtype` while it
+    runs.
+
+    It does what diffusers' `enable_layerwise_casting` does, but layer by layer with progress:
+    40 GB are read and rounded.
+    """
     from diffusers.hooks.layerwise_casting import (
         DEFAULT_SKIP_MODULES_PATTERN,
         apply_layerwise_casting_hook,
     )
 
-    kept = "|".join((*DEFAULT_SKIP_MODULES_PATTERN, *transformer._skip_layerwise_casting_patterns))
-    named = transformer.named_modules()
+    skipped = "|".join(
+        (*DEFAULT_SKIP_MODULES_PATTERN, *transformer._skip_layerwise_casting_patterns)
+    )
     layers = [
-        layer
-        for name, layer in named
-        if isinstance(layer, torch.nn.Linear) and not re.search(kept, name)
+        module
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and not re.search(skipped, name)
     ]
     for done, layer in enumerate(layers):
         progress(done, len(layers), "rounding the transformer to 8 bits")
@@ -188,19 +219,20 @@ def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progres
 
 
 def _check(folder: Path) -> None:
+    """Refuse a folder that is not a whole base model."""
     if not (folder / "model_index.json").is_file():
         raise ArtMancerError(
             "checkpoint_missing",
-            f"There is no base model in '{folder}': expected a folder that diffusers wrote, with "
-            "model_index.json. Name the folder of Qwen-Image-Edit-2509.",
+            f"There is no base model in '{folder}': expected a folder in diffusers' format, with "
+            "model_index.json. Choose the folder of Qwen-Image-Edit-2509.",
         )
     if not is_base(folder):
         raise ArtMancerError(
             "generation_failed",
-            f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS} "
-            "(Qwen-Image-Edit-2509 or 2511). Name that folder.",
+            f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS}. Choose the "
+            "folder of Qwen-Image-Edit-2509 or 2511.",
         )
-    for part in FOLDERS:
+    for part in _PART_FOLDERS:
         if not (folder / part).is_dir():
             raise ArtMancerError(
                 "checkpoint_missing",

@@ -1,5 +1,7 @@
-"""What makes the transformer faster at a price:
-on for one run, and off again whatever became of it.
+"""Speed-ups of the transformer that cost precision or preparation: attention kernels, step caches
+and compilation.
+
+Each is on for one run, and off again when the run ends, also by an error.
 """
 
 import math
@@ -22,14 +24,18 @@ ATTENTION = {
     "flash 3": "_flash_3",
     "sage": "sage",
 }
-"""Names of attention kernels, and diffusers' names for them.
+"""diffusers' names of attention kernels, by the names to choose from; None: torch's own choice.
+
 None of these is downloaded when it is chosen.
 """
 
+_MAX_TAYLOR_THRESHOLD = 0.9
+"""Largest threshold of the step cache "taylor": every tenth step is computed."""
+
 
 def _first_block(sampling: Sampling) -> Any:
-    """A step whose first block gives about what it gave before takes the others'
-    part from there.
+    """Configure a cache that skips the other blocks of a step whose first block changes little: it
+    reuses what they added in an earlier step.
     """
     from diffusers import FirstBlockCacheConfig
 
@@ -37,26 +43,28 @@ def _first_block(sampling: Sampling) -> Any:
 
 
 def _sea(sampling: Sampling) -> Any:
-    """A step whose picture has moved little takes what all blocks add from
-    those before, extrapolated.
+    """Configure a cache that skips all blocks of a step whose image has moved little: it
+    extrapolates what they added in earlier steps.
     """
     from diffusers.hooks.sea_cache import SeaCacheConfig
 
-    def picture(module: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    def result_latents(module: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
         _, *grid = kwargs["img_shapes"][0][0]
         return [unpack(kwargs["hidden_states"][:, : math.prod(grid)], grid)[0]]
 
-    return SeaCacheConfig(threshold=sampling.step_cache, raw_vision_callback=picture)
+    return SeaCacheConfig(threshold=sampling.step_cache, raw_vision_callback=result_latents)
 
 
 def _taylor(sampling: Sampling) -> Any:
-    """Some steps, all but the first three and the last, are extrapolated from those before and
-    compute nothing.
+    """Configure a cache that computes every n-th step, the first three and the last, and
+    extrapolates the other steps without computing anything.
+
+    The threshold is the share of steps to skip: n = 1 / (1 - threshold).
     """
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig(
-        cache_interval=round(1 / (1 - min(sampling.step_cache, 0.9))),
+        cache_interval=round(1 / (1 - min(sampling.step_cache, _MAX_TAYLOR_THRESHOLD))),
         disable_cache_after_step=sampling.steps - 1,
         taylor_factors_dtype=torch.float32,
         use_lite_mode=True,
@@ -68,16 +76,18 @@ STEP_CACHES: dict[str, Callable[[Sampling], Any]] = {
     "sea": _sea,
     "taylor": _taylor,
 }
-"""What may save part of a step, and diffusers' configuration for it.
+"""Step caches, which save part of the work of a step, and the functions that configure diffusers'
+caches for them.
 
-Of its other caches MagCache needs figures measured on the model, FasterCache wants another layout
-of the latents, and PyramidAttentionBroadcast mixes the two halves of CFG.
+diffusers' other caches do not fit: MagCache needs values measured on the model, FasterCache expects
+another layout of the latents, and PyramidAttentionBroadcast mixes the two passes of classifier-free
+guidance.
 """
 
 
 @contextmanager
 def settings(base: Base, sampling: Sampling) -> Iterator[None]:
-    """Run with the attention, step cache and compilation that are asked for.
+    """Run a block with the attention, step cache and compilation that the settings name.
 
     Raises
     ------
@@ -97,19 +107,20 @@ def settings(base: Base, sampling: Sampling) -> Iterator[None]:
 
 @contextmanager
 def _attention(base: Base, name: str, backend: str) -> Iterator[None]:
+    """Run a block with an attention kernel, after a trial on the device."""
     from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
     transformer = base.pipeline.transformer
-    heads, width = transformer.config.num_attention_heads, transformer.config.attention_head_dim
-    few = torch.zeros(1, 64, heads, width, device=base.device, dtype=transformer.dtype)
+    heads = transformer.config.num_attention_heads
+    head_dim = transformer.config.attention_head_dim
+    probe = torch.zeros(1, 64, heads, head_dim, device=base.device, dtype=transformer.dtype)
     with ExitStack() as stack:
         try:
-            # Of the transformer's own setting diffusers keeps a copy for the whole process; this is
-            # undone in full.
+            # Not the transformer's own set_attention_backend: it also sets the kernel of the whole
+            # process, which nothing resets. This context is undone in full.
             stack.enter_context(attention_backend(backend))
-            # Not every kernel that is installed runs on every device,
-            # and torch says so at its first use.
-            dispatch_attention_fn(few, few, few)
+            # Not every installed kernel runs on every device. torch reports that at the first use.
+            dispatch_attention_fn(probe, probe, probe)
         except (RuntimeError, ValueError, ImportError) as error:
             raise ArtMancerError(
                 "invalid_request",
@@ -120,13 +131,15 @@ def _attention(base: Base, name: str, backend: str) -> Iterator[None]:
 
 
 def _compile(transformer: Any, sampling: Sampling) -> None:
-    """Compile the blocks, or go back to those that are not;
-    what was compiled once is kept by torch.
+    """Compile the blocks, or go back to the blocks that are not compiled; torch keeps compiled code
+    for the next time.
     """
     for block in transformer.transformer_blocks:
+        # Private in torch, which has no call for it: Module.compile stores the compiled forward
+        # here, and None makes the module run its own forward again.
         block._compiled_call_impl = None
     if sampling.compile:
-        # Hooks leave the graph: the step cache's, group offload's and those that cast from 8 bits.
+        # Hooks break the graph: those of the step cache, of group offload and of casts from 8 bits.
         hooked = sampling.step_cache or any(
             hasattr(module, "_diffusers_hook") for module in transformer.modules()
         )

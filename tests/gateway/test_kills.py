@@ -1,5 +1,5 @@
-"""SIGKILL at random moments: no accepted job is lost, none is completed twice,
-no result is another's.
+"""SIGKILL at random moments: no accepted job is lost, none is completed twice, and no result is
+another job's.
 """
 
 import base64
@@ -7,200 +7,172 @@ import io
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
-from support.gateway import GRAPHS, free_port, removal, until
-from support.paths import FAKE_COMFYUI, ROOT
+from support.comfyui import free_port
+from support.fake_comfyui import serve_fake_comfyui
+from support.gateway import GRAPHS, removal, until
+from support.paths import ROOT
+from support.processes import ForkedProcess
 
+from artmancer import cli
 from artmancer.folders import comfyui_folder
 
 ROUNDS = 20
 
 
-def environment(data: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "ARTMANCER_DATA": str(data), "ARTMANCER_WORKFLOWS": str(GRAPHS), **more}
-
-
-class Process:
-    """One that is started, killed and started again."""
-
-    def __init__(self, command: list[str], log: Path, env: dict[str, str]) -> None:
-        self.command, self.log, self.env = command, log, env
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=self.env, cwd=ROOT
-            )
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-
-
-def colour(number: int) -> str:
-    """A picture like no other's, base64."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (48, 32), (number * 7 % 256, number // 36 * 40 % 256, number % 256)).save(
-        buffer, "PNG"
+def serve(folder: Path, *arguments: object) -> ForkedProcess:
+    """Start `artmancer serve`, with its data in a folder."""
+    return ForkedProcess(
+        cli.main,
+        ["serve", *map(str, arguments)],
+        log=folder / "gateway.log",
+        environment={"ARTMANCER_DATA": str(folder / "data"), "ARTMANCER_WORKFLOWS": str(GRAPHS)},
     )
+
+
+def unique_image(number: int) -> str:
+    """Return an image like no other number's, as base64."""
+    color = (number * 7 % 256, number // 36 * 40 % 256, number % 256)
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 32), color).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def ask(http: httpx.Client, path: str) -> dict[str, Any] | None:
+def get(http: httpx.Client, path: str) -> dict[str, Any]:
+    """Return the JSON of a 200 answer; empty where the gateway is down or answers otherwise."""
     try:
         answer = http.get(path)
-        return dict(answer.json()) if answer.status_code == 200 else None
+        return dict(answer.json()) if answer.status_code == 200 else {}
     except httpx.HTTPError:
-        return None
+        return {}
+
+
+def ended(http: httpx.Client, job_id: str) -> bool:
+    return get(http, f"/api/jobs/{job_id}").get("status") in ("done", "error", "cancelled")
 
 
 def test_no_job_is_lost_or_completed_twice(tmp_path: Path) -> None:
     seed = int(os.environ.get("KILL_SEED", "0")) or random.randrange(10**6)
     chance = random.Random(seed)
-    host_port, port = free_port(), free_port()
-    told = tmp_path / "told.log"
-    told.touch()
-    env = environment(tmp_path / "data", PYTHONPATH=str(ROOT / "tests"))
-    host = Process(
-        [
-            sys.executable,
-            str(FAKE_COMFYUI),
-            str(host_port),
-            str(told),
-        ],
-        tmp_path / "host.log",
-        env,
-    )
-    serve = ["serve", "--port", str(port), "--comfyui-url", f"http://127.0.0.1:{host_port}"]
-    gateway = Process(
-        [sys.executable, "-m", "artmancer.cli", *serve], tmp_path / "gateway.log", env
-    )
+    comfyui_port, port = free_port(), free_port()
+    events = tmp_path / "events.log"
+    events.touch()
+    comfyui = ForkedProcess(serve_fake_comfyui, comfyui_port, events, log=tmp_path / "comfyui.log")
+    url = f"http://127.0.0.1:{comfyui_port}"
+    gateway = serve(tmp_path, "--port", port, "--comfyui-url", url)
     accepted: dict[str, str] = {}
     cancelled: set[str] = set()
     failed: set[str] = set()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
 
-        def healthy() -> bool:
-            return (ask(http, "/api/health") or {}).get("status") == "healthy"
+        def is_healthy() -> bool:
+            return get(http, "/api/health").get("status") == "healthy"
 
         for _ in range(ROUNDS):
-            until(healthy, 60)
+            until(is_healthy)
             for _ in range(4):
-                image = colour(len(accepted))
+                image = unique_image(len(accepted))
                 prompt = chance.choice(["now", "slow 0.1", "slow 0.4"])
                 body = removal(prompt=prompt, input_image=image)
                 answer = http.post("/api/generate/async", json=body)
                 if answer.status_code != 503:  # ComfyUI is not back yet
                     accepted[answer.json()["task_id"]] = image
             if accepted and chance.random() < 0.3:
-                task = chance.choice(list(accepted))
-                if http.post(f"/api/jobs/{task}/cancel").json()["success"]:
-                    cancelled.add(task)
+                job_id = chance.choice(list(accepted))
+                if http.post(f"/api/jobs/{job_id}/cancel").json()["success"]:
+                    cancelled.add(job_id)
             time.sleep(chance.uniform(0, 0.8))
-            for process in chance.choice([[gateway], [host], [gateway, host]]):
+            for process in chance.choice([[gateway], [comfyui], [gateway, comfyui]]):
                 process.kill()
-                if process is host:
-                    with told.open("a") as file:
+                if process is comfyui:
+                    with events.open("a") as file:
                         file.write("killed\n")
                 process.start()
-        until(healthy, 60)
+        until(is_healthy)
         assert len(accepted) > ROUNDS
-        for task in accepted:
-            until(
-                lambda task=task: (
-                    ask(http, f"/api/jobs/{task}")["status"] in ("done", "error", "cancelled")
-                ),
-                60,
-            )
-        for task, image in accepted.items():
-            status = ask(http, f"/api/jobs/{task}") or {}
-            if task in cancelled:
+        for job_id, image in accepted.items():
+            until(lambda job_id=job_id: ended(http, job_id))
+            status = get(http, f"/api/jobs/{job_id}")
+            if job_id in cancelled:
                 assert status["status"] == "cancelled", f"seed {seed}"
             elif status["status"] == "error":
                 assert "stopped twice" in status["error"], f"seed {seed}"
-                failed.add(task)
+                failed.add(job_id)
             else:
-                assert (ask(http, f"/api/generate/result/{task}") or {})["image"] == image, (
-                    f"seed {seed}"
-                )
+                result = get(http, f"/api/generate/result/{job_id}")
+                assert result["image"] == image, f"seed {seed}"
     gateway.stop()
-    host.stop()
+    comfyui.stop()
+    interruptions = count_interruptions(events.read_text().splitlines(), seed)
+    assert all(interruptions[job_id] >= 2 for job_id in failed), f"seed {seed}"
+
+
+def count_interruptions(events: list[str], seed: int) -> Counter[str]:
+    """Count how often each job was interrupted by a kill; refuse one that was completed twice."""
     completed: set[str] = set()
     begun: set[str] = set()
-    interrupted: Counter[str] = Counter()
-    for line in told.read_text().splitlines():
-        what, _, task = line.partition(" ")
-        if what == "killed":
-            completed.clear()  # what it had made and nobody had fetched went with it
-            interrupted.update(begun)
+    interruptions: Counter[str] = Counter()
+    for line in events:
+        event, _, job_id = line.partition(" ")
+        if event == "killed":
+            completed.clear()  # results that nobody had fetched were lost with it
+            interruptions.update(begun)
             begun.clear()
-        elif what == "began":
-            begun.add(task)
-        elif what == "completed":
-            assert task not in completed, f"{task} was completed twice, seed {seed}"
-            completed.add(task)
-    assert all(interrupted[task] >= 2 for task in failed), f"seed {seed}"
+        elif event == "began":
+            begun.add(job_id)
+        elif event == "completed":
+            assert job_id not in completed, f"{job_id} was completed twice, seed {seed}"
+            completed.add(job_id)
+    return interruptions
+
+
+def comfyui_processes(port: int) -> list[psutil.Process]:
+    """Return the processes of the ComfyUI that listens on a port."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "main.py" in " ".join(process.info["cmdline"] or [])
+        and f"--port {port} " in " ".join(process.info["cmdline"] or [])
+    ]
 
 
 @pytest.mark.comfyui
-def test_a_comfyui_that_is_minded_comes_back(tmp_path: Path) -> None:
+def test_a_comfyui_that_dies_is_started_again_and_its_jobs_are_done(tmp_path: Path) -> None:
     if not (comfyui_folder() / "main.py").is_file():
         pytest.skip(
             f"no ComfyUI in {comfyui_folder()}, and none could be installed (set COMFYUI_PATH)"
         )
-    base, port, host_port = tmp_path / "base", free_port(), free_port()
+    base, port, comfyui_port = tmp_path / "base", free_port(), free_port()
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
-    serve = ["serve", "--with-comfyui", "--cpu", "--comfyui-base", str(base), "--port", str(port)]
-    urls = [f"http://127.0.0.1:{host_port}", f"http://127.0.0.1:{free_port()}"]
-    serve += ["--comfyui-url", urls[0], "--comfyui-light-url", urls[1]]
-    gateway = Process(
-        [sys.executable, "-m", "artmancer.cli", *serve],
-        tmp_path / "gateway.log",
-        environment(tmp_path / "data"),
+    url = f"http://127.0.0.1:{comfyui_port}"
+    gateway = serve(
+        tmp_path,
+        *("--with-comfyui", "--cpu", "--comfyui-base", base, "--port", port),
+        *("--comfyui-url", url, "--comfyui-light-url", url),
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
-            until(lambda: (ask(http, "/api/system/health") or {}).get("status") == "healthy", 180)
-            tasks = [
+            until(lambda: get(http, "/api/system/health").get("status") == "healthy")
+            job_ids = [
                 http.post("/api/generate/async", json=removal(seed=seed)).json()["task_id"]
                 for seed in range(3)
             ]
-            until(lambda: (ask(http, f"/api/jobs/{tasks[0]}") or {})["status"] == "processing", 60)
-            heavy = subprocess.run(
-                ["pgrep", "-f", f"main.py.*--port {host_port} "],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.split()
-            os.kill(int(heavy[0]), signal.SIGKILL)
-            until(lambda: (ask(http, "/api/health") or {})["status"] == "degraded", 5)
-            for task in tasks:
-                until(
-                    lambda task=task: ask(http, f"/api/jobs/{task}")["status"] in ("done", "error"),
-                    180,
-                )
-                assert ask(http, f"/api/jobs/{task}")["status"] == "done"
+            until(lambda: get(http, f"/api/jobs/{job_ids[0]}")["status"] == "processing")
+            (process,) = comfyui_processes(comfyui_port)
+            os.kill(process.pid, signal.SIGKILL)
+            until(lambda: get(http, "/api/health")["status"] == "degraded")
+            for job_id in job_ids:
+                until(lambda job_id=job_id: ended(http, job_id))
+                assert get(http, f"/api/jobs/{job_id}")["status"] == "done"
     finally:
         gateway.stop()
-    until(
-        lambda: (
-            subprocess.run(["pgrep", "-f", f"main.py.*--port {host_port} "], check=False).returncode
-            == 1
-        ),
-        30,
-    )
+    until(lambda: not comfyui_processes(comfyui_port))

@@ -440,7 +440,7 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
             )
             assert about
             remote = modal.remote()
-            pack = remote.board.get("host:light")["about"]["pack"]
+            pack = remote.board.get("status:light")["info"]["pack"]
             assert pack["segmenters"] == ["FastSAM-s.pt"]  # found by way of extra_model_paths
 
 
@@ -497,9 +497,9 @@ class TestVolume:
         lines, well = model_volume.upload(local, model_volume.LocalVolume(remote), put)
         told = "\n".join(lines)
         assert set(sent) == {"insertion_cp.safetensors", "another.safetensors"} and not well
-        assert "not sent: removal_cp.safetensors has" in told and "Copy it again" in told
-        assert "not sent: wb_cp.safetensors is no LoRA for Qwen-Image-Edit" in told
-        assert "not sent: page.safetensors is no safetensors file" in told
+        assert "not uploaded: removal_cp.safetensors has" in told and "Copy it again" in told
+        assert "not uploaded: wb_cp.safetensors is not a LoRA for Qwen-Image-Edit" in told
+        assert "not uploaded: page.safetensors is not a safetensors file" in told
         assert (
             "insertion      insertion_cp.safetensors" in told and "removal        missing" in told
         )
@@ -514,7 +514,8 @@ class TestVolume:
             model_volume.LocalVolume(remote),
             lambda files: (remote / "insertion_cp.safetensors").touch() or None,
         )
-        assert not well and "did not arrive whole: insertion_cp.safetensors. Send it again" in lines
+        assert "incomplete on the volume: insertion_cp.safetensors. Upload it again" in lines
+        assert not well
 
     def test_an_empty_folder_is_told(self, tmp_path: Path) -> None:
         lines, well = model_volume.upload(
@@ -573,7 +574,7 @@ class TestSmoke:
     def test_a_deployment_that_works(self, modal: FakeModal, tmp_path: Path) -> None:
         with served(modal, tmp_path) as one:
             lines, well = smoke.smoke(one.url, None)
-        assert well and "an edit by draft/" in lines[-1]
+        assert well and "edit: done by draft/" in lines[-1]
 
     def test_one_that_asks_for_a_token_and_one_that_is_not_there(
         self, modal: FakeModal, tmp_path: Path

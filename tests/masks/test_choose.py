@@ -139,7 +139,7 @@ def test_a_prompt_is_read_from_json() -> None:
     ],
 )
 def test_a_malformed_prompt_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ArtMancerError, match=r"^The prompt .* expected") as caught:
+    with pytest.raises(ArtMancerError, match=r"^The clicks .* expected") as caught:
         parse_clicks(text)
     assert caught.value.code == "invalid_request" and len(str(caught.value)) < 400
 
@@ -148,7 +148,7 @@ def test_a_malformed_prompt_is_refused_in_one_sentence(text: str) -> None:
 def test_prompts_that_do_not_belong_to_the_picture_are_refused(selector, example) -> None:
     photo = example("coffee")
     for prompt, said in (
-        (Clicks(((600, 10),)), r"point \(600, 10\) lies outside the picture of 600x400"),
+        (Clicks(((600, 10),)), r"point \(600, 10\) lies outside the image of 600x400"),
         (Clicks((), ((-1, 10),)), "lies outside"),
         (Clicks(box=(700, 10, 800, 20)), "covers no pixel"),
         (Clicks(brush=torch.ones(1, 50, 50)), "brush mask is 50x50 but the image is 600x400"),

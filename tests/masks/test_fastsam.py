@@ -155,7 +155,8 @@ def test_a_thin_stroke_chooses_what_it_lies_on(model: fastsam.FastSAM, thickness
 
 def test_where_nothing_is_it_says_so(model: fastsam.FastSAM) -> None:
     with pytest.raises(
-        ArtMancerError, match=r"none fits the prompt. Click on another part"
+        ArtMancerError,
+        match=r"None of the 0 masks in this image fits the clicks. Click on another part",
     ) as caught:
         model.select(torch.full((1, 200, 200, 3), 0.5), Clicks(((100, 100),)))
     assert caught.value.code == "object_not_found"

@@ -170,4 +170,4 @@ def test_what_is_no_edit_of_the_crop_is_refused(native: ComfyUI) -> None:
         "inputs": {"image": ["photo", 0], "amount": 2},
     }
     run = native.run(made)
-    assert "one photo at a time, and 2 came" in run.events[-1]["data"]["exception_message"]
+    assert "got a batch of 2 photos" in run.events[-1]["data"]["exception_message"]

@@ -441,7 +441,7 @@ def test_a_batch_comes_back_as_a_batch(comfyui: ComfyUI) -> None:
         ({"true_cfg_scale": 0.1}, "10", "the value is 0.1; expected 0.5 to 20"),
         ({"task_type": "repaint"}, "5", "expected one of: insertion, removal, white_balance"),
         ({"prompt": "a" * 4001}, "6", "4,001 characters; expected at most 4,000"),
-        ({"prompt": " "}, "6", "no text was given"),
+        ({"prompt": " "}, "6", "has no text"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_comfyui_with_our_sentence(
@@ -464,7 +464,7 @@ def test_a_picture_that_is_not_in_the_input_folder_is_refused(comfyui: ComfyUI, 
     status, answer = comfyui.queue(graph)
     assert status == 400
     said = json.dumps(answer["node_errors"]["1"]["errors"])
-    assert ("no picture was given" if name == "(none)" else "input folder") in said
+    assert ("has no image" if name == "(none)" else "input folder") in said
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_a_mistake_fails_the_node_with_our_sentence(comfyui: ComfyUI, tmp_path: 
     )
     nothing = generate(comfyui, **photo)
     nothing["1"]["inputs"]["image"] = None
-    assert "No picture was given for 'input_image'" in failure(comfyui, nothing)
+    assert "'input_image' is required and has no image" in failure(comfyui, nothing)
     words = generate(
         comfyui, **{**photo, "task_type": "insertion"}, mask_image=EXAMPLES / "coffee_mask.png"
     )
@@ -631,8 +631,8 @@ def test_a_folder_that_is_a_link_is_not_tidied(comfyui: ComfyUI, tmp_path: Path)
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"data": "{"}, "The body is no JSON object"),
-        ({"json": [1]}, "The body is no JSON object"),
+        ({"data": "{"}, "The body is not a JSON object"),
+        ({"json": [1]}, "The body is not a JSON object"),
         (
             {"json": {"max_age": "1", "max_bytes": 1, "keep": []}},
             "max_age is '1'; expected seconds",

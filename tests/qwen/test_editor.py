@@ -691,4 +691,6 @@ def test_the_command_takes_the_checkpoint_in_comfyuis_folder_and_says_so(
     assert seen[0].condition_pixels == round(0.05 * 2**20)
     lora.unlink()
     assert cli.main([*command, f"--mask={tmp_path / 'coffee_mask.png'}"]) == 0
-    assert "No checkpoint for removal was found: the base edits without one." in caplog.text
+    assert (
+        "No checkpoint for removal was found: the base model edits without a LoRA." in caplog.text
+    )

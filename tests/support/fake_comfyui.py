@@ -1,8 +1,9 @@
 """A ComfyUI that runs nothing: it takes pictures and graphs, and says what the real one would say,
 word for word.
 
-What a text input of the graph says, it does: "slow 2" takes two seconds, "fail mask_empty" fails
-with that code, "crash" fails as a bug would. tests/test_gateway.py holds what it says against a
+A text input of the graph controls it: "slow 2" takes two seconds, "hold" waits after three steps
+until it is released or interrupted, "fail mask_empty" fails with that code, "crash" fails as a bug
+would. tests/test_gateway.py holds what it says against a
 real ComfyUI.
 
     python tests/support/fake_comfyui.py PORT LOG
@@ -28,6 +29,9 @@ from PIL import Image
 RECORDED = json.loads((Path(__file__).parents[1] / "assets" / "comfyui.json").read_text())
 """Answers of a real ComfyUI, taken down by record_comfyui.py."""
 
+HELD_STEPS = 3
+"""Steps of ten that a run with "hold" makes before it waits."""
+
 PACK = "custom_nodes.artmancer.artmancer.errors"
 
 
@@ -44,6 +48,7 @@ class FakeComfyUI:
         self.uploads: list[str] = []
         self.counter = 0
         self.vanishing = 0  # how often it loses its files before one is fetched
+        self.released = asyncio.Event()
         self.woken = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -247,12 +252,16 @@ class FakeComfyUI:
             if node["class_type"] == "ArtMancer_EndpointText"
         ]
         said = next(
-            (text.split() for text in texts if text.split()[:1] in (["slow"], ["fail"], ["crash"])),
+            (
+                text.split()
+                for text in texts
+                if text.split()[:1] in (["slow"], ["hold"], ["fail"], ["crash"])
+            ),
             [""],
         )
         outputs: dict[str, Any] = {}
         failure = None
-        steps = 10 if said[0] == "slow" else 1
+        steps = 10 if said[0] in ("slow", "hold") else 1
         for node, about in graph.items():
             await self.say(
                 client, "executing", {"node": node, "display_node": node, "prompt_id": key}
@@ -262,6 +271,9 @@ class FakeComfyUI:
                 for step in range(steps):
                     if said[0] == "slow":
                         await asyncio.sleep(float(said[1]) / steps)
+                    elif said[0] == "hold" and step == HELD_STEPS:
+                        while not self.released.is_set() and key not in self.interrupted:
+                            await asyncio.sleep(0.005)
                     data = {"value": step + 1, "max": steps, "prompt_id": key, "node": node}
                     await self.say(client, "progress", data)
                     if key in self.interrupted:
@@ -344,7 +356,10 @@ class FakeComfyUI:
         return buffer.getvalue()
 
 
+def serve_fake_comfyui(port: int, log: Path) -> None:
+    """Serve one on a port of loopback until it is terminated."""
+    web.run_app(FakeComfyUI(log).app(), host="127.0.0.1", port=port, print=None)
+
+
 if __name__ == "__main__":
-    web.run_app(
-        FakeComfyUI(Path(sys.argv[2])).app(), host="127.0.0.1", port=int(sys.argv[1]), print=None
-    )
+    serve_fake_comfyui(int(sys.argv[1]), Path(sys.argv[2]))

@@ -4,23 +4,15 @@ replaced, a shared Dict.
 As Modal does, it answers a spawn at once, keeps results by the call's id, runs a call again whose
 worker died, tries one that raised some times more, ends one at its time limit, and gives a worker
 several calls at a time.
-
-A worker is started as:
-
-    PYTHONPATH=tests python -m support.fake_modal LANE PORT FOLDER RESULTS PREPARE COMMAND...
 """
 
 import asyncio
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.managers import BaseManager
 from pathlib import Path
@@ -28,7 +20,7 @@ from typing import Any
 
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
 
-from .paths import ROOT
+from .processes import ForkedProcess
 
 KEY = b"a test's"
 AT_ONCE = {"heavy": 3, "light": 20}
@@ -225,7 +217,7 @@ class FakeModal:
         self.server = Server(("127.0.0.1", 0), KEY).get_server()
         self.port = int(self.server.address[1])
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.workers: dict[str, ForkedProcess] = {}
         self.numbers = itertools.count()
         self.closing = False
         for lane in AT_ONCE:
@@ -239,38 +231,24 @@ class FakeModal:
             name = f"{lane}-{next(self.numbers)}"
             folder = self.folder / name
             folder.mkdir(parents=True)
-            command = [
-                sys.executable,
-                "-m",
-                "support.fake_modal",
+            worker = ForkedProcess(
+                run_worker,
                 lane,
-                str(self.port),
-                str(folder),
-                str(self.results),
-            ]
-            command += [str(int(self.prepare)), *self.command]
-            with (folder / "worker.log").open("wb") as log:
-                worker = subprocess.Popen(
-                    command,
-                    stdout=log,
-                    stderr=log,
-                    cwd=ROOT,
-                    env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-                    start_new_session=True,
-                )
+                self.port,
+                folder,
+                self.results,
+                self.prepare,
+                self.command,
+                log=folder / "worker.log",
+            )
             self.workers[lane] = worker
             worker.wait()
-            self.kill_group(worker)
+            worker.kill()  # what it left running
             self.board.gone(str(worker.pid))
 
     def kill(self, lane: str) -> None:
         """SIGKILL the container of a lane, and all that runs in it."""
-        self.kill_group(self.workers[lane])
-
-    @staticmethod
-    def kill_group(worker: "subprocess.Popen[bytes]") -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL)
+        self.workers[lane].kill()
 
     def __enter__(self) -> "FakeModal":
         return self
@@ -278,14 +256,22 @@ class FakeModal:
     def __exit__(self, *_: object) -> None:
         self.closing = True
         for worker in self.workers.values():
-            self.kill_group(worker)
+            worker.kill()
+
+
+def run_worker(
+    lane: str, port: int, folder: Path, results: Path, prepare: bool, command: list[str]
+) -> None:
+    """Run a worker in this process."""
+    asyncio.run(work(lane, port, folder, results, prepare, command))
 
 
 async def work(
     lane: str, port: int, folder: Path, results: Path, prepare: bool, command: list[str]
 ) -> None:
     from artmancer.hosting.worker import Worker
-    from support.gateway import free_port
+
+    from .comfyui import free_port
 
     Client.register("board")
     manager = Client(("127.0.0.1", port), KEY)
@@ -333,8 +319,3 @@ async def work(
     await asyncio.gather(*running.values(), return_exceptions=True)
     dropping.cancel()
     await worker.stop()
-
-
-if __name__ == "__main__":
-    lane, port, folder, results, prepare, *command = sys.argv[1:]
-    asyncio.run(work(lane, int(port), Path(folder), Path(results), prepare == "1", command))

@@ -4,6 +4,7 @@ and a fake ComfyUI beside it.
 
 import asyncio
 import base64
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import httpx
 import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
+from PIL import Image
 
 from artmancer.gateway.app import create_app
 from artmancer.gateway.settings import Settings
@@ -46,13 +48,17 @@ def settings(data: Path, **more: Any) -> Settings:
     return Settings(_env_file=None, data=data, **more)
 
 
-def until(met: Callable[[], Any], seconds: float = 10) -> Any:
-    """Wait until something is so; what it gave."""
-    end = time.monotonic() + seconds
-    while not (found := met()):
-        assert time.monotonic() < end, "it did not come to be"
+WAIT_TIMEOUT = 300.0
+"""Seconds after which a test gives up: far more than the slowest machine needs."""
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until a condition is true, and return its value."""
+    end = time.monotonic() + WAIT_TIMEOUT
+    while not (value := condition()):
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.02)
-    return found
+    return value
 
 
 class Served:
@@ -74,7 +80,7 @@ class Served:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT_TIMEOUT, trust_env=False)
         until(lambda: self.server.started)
 
     def __enter__(self) -> "Served":
@@ -83,11 +89,11 @@ class Served:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join()
 
     def connected(self) -> "Served":
         """Once it knows its ComfyUI."""
-        until(lambda: self.http.get("/api/health").json()["device_info"].get("comfyui_version"), 60)
+        until(lambda: self.http.get("/api/health").json()["device_info"].get("comfyui_version"))
         return self
 
     def submit(self, **more: Any) -> str:
@@ -98,9 +104,9 @@ class Served:
     def status(self, task_id: str) -> dict[str, Any]:
         return dict(self.http.get(f"/api/jobs/{task_id}").json())
 
-    def ended(self, task_id: str, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, task_id: str) -> dict[str, Any]:
         """Its status once it has ended."""
-        until(lambda: self.status(task_id)["status"] in ("done", "error", "cancelled"), seconds)
+        until(lambda: self.status(task_id)["status"] in ("done", "error", "cancelled"))
         return self.status(task_id)
 
 
@@ -127,7 +133,20 @@ class FakeHost:
                 self.runner, "127.0.0.1", int(self.url.rpartition(":")[2]), reuse_address=True
             ).start()
 
-        asyncio.run_coroutine_threadsafe(listen(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(listen(), self.loop).result()
+
+    def release(self) -> None:
+        """Let runs with "hold" go on, now and later."""
+        self.loop.call_soon_threadsafe(self.fake.released.set)
+
+    def interrupt_all(self) -> None:
+        """Interrupt the run that holds, and forget those that wait."""
+
+        def interrupt() -> None:
+            self.fake.waiting.clear()
+            self.fake.released.set()
+
+        self.loop.call_soon_threadsafe(interrupt)
 
     def die(self) -> None:
         async def end() -> None:
@@ -136,4 +155,19 @@ class FakeHost:
                     one._req.transport.abort()
             await self.runner.cleanup()
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def error(answer: httpx.Response) -> tuple[int, str]:
+    said = answer.json()
+    assert set(said) == {"detail", "error_type", "details"}
+    assert (
+        said["detail"].endswith(".")
+        and str(ROOT) not in said["detail"]
+        and "Traceback" not in said["detail"]
+    )
+    return answer.status_code, said["error_type"]

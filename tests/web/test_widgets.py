@@ -120,7 +120,7 @@ def errors(page: Any) -> Iterator[list[str]]:
 def picker(page: Any, comfyui: ComfyUI, errors: list[str], vue: bool) -> Picker:
     page.evaluate(BUILD, [photo(comfyui), vue])
     made = Picker(page)
-    made.wait_for("Click: this.")
+    made.wait_for("Click: the object.")
     page.wait_for_timeout(500)
     return made
 
@@ -190,7 +190,7 @@ def test_a_click_hits_the_same_pixel_when_zoomed_and_on_a_sharp_screen(
     )
     page.evaluate(BUILD, [photo(comfyui), False])
     made = Picker(page)
-    made.wait_for("Click: this.")
+    made.wait_for("Click: the object.")
     for scale in (0.6, 1.4):
         page.evaluate(
             "(scale) => { const { ds } = window.app.canvas; ds.scale = scale; "
@@ -217,7 +217,7 @@ def test_the_points_survive_saving_and_loading(picker: Picker) -> None:
     page.wait_for_timeout(2000)  # ComfyUI opens again what was open, and would lay it over ours
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
     again = Picker(page)
-    again.wait_for("Click: this.")
+    again.wait_for("Click: the object.")
     assert again.prompt == {"points": [[270, 60]], "labels": [1]}
 
 
@@ -225,7 +225,7 @@ def test_a_click_runs_the_node_in_a_subgraph(
     page: Any, comfyui: ComfyUI, errors: list[str]
 ) -> None:
     page.evaluate(BUILD, [photo(comfyui), False])
-    Picker(page).wait_for("Click: this.")
+    Picker(page).wait_for("Click: the object.")
     page.evaluate(
         """() => {
           const { app } = window;
@@ -236,7 +236,7 @@ def test_a_click_runs_the_node_in_a_subgraph(
     )
     page.wait_for_timeout(1500)
     inner = Picker(page)
-    inner.wait_for("Click: this.")
+    inner.wait_for("Click: the object.")
     inner.click(270, 60)
     inner.wait_for("Score")
 
@@ -272,7 +272,7 @@ def test_what_comfyui_does_not_run_is_not_waited_for(picker: Picker, errors: lis
     picker.page.evaluate(f"{PICK}.disconnectInput(0)")
     picker.click(270, 60)
     picker.page.wait_for_timeout(1500)
-    picker.wait_for("Click: this.")
+    picker.wait_for("Click: the object.")
     assert all("PromptExecutionError" in error for error in errors), "which ComfyUI itself logs"
     errors.clear()
 
@@ -314,7 +314,7 @@ def test_a_click_hits_the_photo_of_a_loader_that_is_connected_again(picker: Pick
     picker.click(270, 60)
     picker.wait_for("Score")
     page.evaluate(f"window.app.graph.nodes[0].connect(0, {PICK}, 0)")
-    picker.wait_for("Click: this.")
+    picker.wait_for("Click: the object.")
     picker.click(120, 230)
     x, y = picker.prompt["points"][-1]
     assert abs(x - 120) <= 2 and abs(y - 230) <= 2
@@ -368,7 +368,7 @@ def test_a_refused_prompt_is_told_in_the_node(picker: Picker) -> None:
     picker.page.evaluate("window.app.queuePrompt(0, 1)")
     picker.element.locator("input").focus()
     picker.page.keyboard.press("c")
-    picker.wait_for("lies outside the picture of 600x400")
+    picker.wait_for("lies outside the image of 600x400")
 
 
 def test_the_slider_moves_over_an_edit(

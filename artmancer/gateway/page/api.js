@@ -1,11 +1,11 @@
-// The gateway's HTTP contract, as far as this page uses it.
+// Client of the gateway's HTTP API: the requests that this page sends.
 
-/** What went wrong, in a sentence for the person at the page. */
+/** An error with a message for the user. */
 export class Failure extends Error {
   /**
    * @param {string} message
-   * @param {number} status of the answer; 0 where none came
-   * @param {string} [code] the contract's error_type
+   * @param {number} status HTTP status of the response; 0: there was none
+   * @param {string} [code] error_type of the response
    */
   constructor(message, status = 0, code) {
     super(message);
@@ -13,36 +13,43 @@ export class Failure extends Error {
     this.code = code;
   }
 
-  /** Whether the same request may succeed a moment later. */
-  get passing() {
+  /** True if the same request may succeed a moment later. */
+  get temporary() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 }
 
+/** Make the error for a response that is not a success. */
 async function failure(response) {
   const { detail, error_type: code } = await response.json().catch(() => ({}));
-  const sentence = detail ?? `The gateway answered ${response.status}, and did not say why.`;
-  const asksForToken = response.status === 401 ? "The gateway asks for a token, and this page has none. " : "";
-  return new Failure(asksForToken + sentence, response.status, code);
+  const message = detail ?? `The gateway answered ${response.status} without a reason.`;
+  const hint = response.status === 401 ? "The gateway requires a token, which this page cannot send. " : "";
+  return new Failure(hint + message, response.status, code);
 }
 
-async function call(path, options, read = "json") {
+/**
+ * Send a request and return the content of the response.
+ * @param {"json" | "blob"} type of the content
+ */
+async function call(path, options, type = "json") {
   try {
     const response = await fetch(`/api/${path}`, options);
     if (!response.ok) throw await failure(response);
-    return await response[read]();
+    return await response[type]();
   } catch (error) {
     if (error instanceof Failure || error.name === "AbortError") throw error;
     throw new Failure("The gateway cannot be reached. Check the connection, and try again.");
   }
 }
 
-const post = (path, body, signal) =>
-  call(path, {
-    method: "POST",
-    signal,
-    ...(body && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }),
-  });
+function post(path, body, signal) {
+  const options = { method: "POST", signal };
+  if (body) {
+    options.headers = { "Content-Type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  return call(path, options);
+}
 
 export const health = () => call("health");
 
@@ -55,5 +62,5 @@ export const cancel = (id) => post(`generate/async/cancel/${id}`);
 export const result = (id) => call(`generate/result/${id}`);
 export const resultImage = (id) => call(`generate/result-image/${id}`, {}, "blob");
 
-/** Opens the stream of a job's statuses. */
+/** Open the stream of a job's status. */
 export const stream = (id) => new EventSource(`/api/generate/stream/${id}`);

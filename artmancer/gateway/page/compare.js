@@ -1,14 +1,15 @@
-// The result, and how it was before, under one slider.
+// Shows the result over the photo, with a slider that reveals one or the other.
 const byId = (id) => document.getElementById(id);
 
 const slider = byId("slider");
 const frame = byId("compare");
-const follow = () => frame.style.setProperty("--at", `${slider.value}%`);
-slider.addEventListener("input", follow);
+const moveDivider = () => frame.style.setProperty("--at", `${slider.value}%`);
+slider.addEventListener("input", moveDivider);
 
 /**
- * @param {Blob} after
- * @param {Blob} [before] missing where the page was loaded anew since
+ * Show a result.
+ * @param {Blob} after the result
+ * @param {Blob} [before] the photo; missing if the page was reloaded since
  */
 export async function show(after, before) {
   await load(byId("after"), after);
@@ -17,7 +18,7 @@ export async function show(after, before) {
   frame.style.setProperty("--ratio", naturalWidth / naturalHeight);
   frame.classList.toggle("alone", !before);
   slider.value = 50;
-  follow();
+  moveDivider();
 }
 
 async function load(image, file) {

@@ -1,32 +1,33 @@
-// Picture files in and out.
+// Reads image files and masks: size, base64, and a canvas to draw.
 import { Failure } from "./api.js";
 
 /**
- * A picture file that the browser can show. Its size is that of the upright picture: the browser, like the gateway,
- * turns it as its EXIF data say.
+ * Open an image file. Width and height are those of the upright image: the browser turns it by its EXIF data, as the
+ * gateway does.
  * @param {Blob} file
  * @param {string} name
+ * @throws {Failure} if the browser cannot show it
  */
 export async function open(file, name) {
   const url = URL.createObjectURL(file);
   try {
-    const image = await decoded(url);
+    const image = await loadImage(url);
     return { file, name, url, width: image.naturalWidth, height: image.naturalHeight };
   } catch {
     URL.revokeObjectURL(url);
-    throw new Failure(`${name} cannot be shown here. Save it as PNG, JPEG or WebP, and choose it again.`);
+    throw new Failure(`This browser cannot show ${name}. Save it as PNG, JPEG or WebP, and choose it again.`);
   }
 }
 
-/** An image element that can be drawn. */
-export async function decoded(url) {
+/** Load an image; resolves to an image element that can be drawn. */
+export async function loadImage(url) {
   const image = new Image();
   image.src = url;
   await image.decode();
   return image;
 }
 
-/** A file's bytes as they are, base64 behind a data: prefix. */
+/** Return a file's bytes, unchanged, as a data: URL in base64. */
 export function toBase64(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
@@ -36,21 +37,28 @@ export function toBase64(file) {
   });
 }
 
-/** A mask that the gateway sent, white = marked, as a canvas of this size: `color` where it is marked, else clear. */
+/**
+ * Draw a mask from the gateway as a stencil: a canvas that has a color where the mask is white, and is clear elsewhere.
+ * @param {string} base64 PNG
+ * @param {number} width of the canvas
+ * @param {number} height of the canvas
+ * @param {number[]} color red, green and blue
+ */
 export async function toStencil(base64, width, height, [red, green, blue]) {
-  const mask = await decoded(`data:image/png;base64,${base64}`);
+  const mask = await loadImage(`data:image/png;base64,${base64}`);
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [width, height];
+  canvas.width = width;
+  canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(mask, 0, 0, width, height);
   const pixels = context.getImageData(0, 0, width, height);
-  for (let at = 0; at < pixels.data.length; at += 4) {
-    const marked = pixels.data[at];
-    pixels.data.set([red, green, blue, marked], at);
+  for (let offset = 0; offset < pixels.data.length; offset += 4) {
+    const alpha = pixels.data[offset];
+    pixels.data.set([red, green, blue, alpha], offset);
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
-/** The picture among the files that were dropped or pasted. */
-export const pictureIn = (transfer) => [...transfer.files].find((file) => file.type.startsWith("image/"));
+/** Return the first image among files that were dropped or pasted. */
+export const imageIn = (transfer) => [...transfer.files].find((file) => file.type.startsWith("image/"));

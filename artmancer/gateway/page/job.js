@@ -1,59 +1,64 @@
-// Where a job is, from its submission to its end.
+// Follows a job from its submission to its end: by its event stream, or else by polling.
 import * as api from "./api.js";
 
 const ENDED = new Set(["done", "error", "cancelled"]);
-const SILENCE = 15_000; // ms; the gateway says something every 5 s
-const PAUSE = 1_000; // ms between two questions
+
+/** Milliseconds without an event after which a stream counts as broken. The gateway sends an event every 5 s. */
+const STREAM_TIMEOUT = 15_000;
+
+/** Milliseconds between two requests for the status. */
+const POLL_INTERVAL = 1_000;
 
 /**
  * Follow a job to its end.
- * @param {(status: object | null) => void} tell hears of each status; null: the connection is lost for now
+ * @param {string} id
+ * @param {(status: object | null) => void} onStatus called with each status; null: the connection is lost for now
  * @returns the last status
  */
-export async function follow(id, tell) {
-  return (await watch(id, tell)) ?? poll(id, tell);
+export async function follow(id, onStatus) {
+  return (await followStream(id, onStatus)) ?? poll(id, onStatus);
 }
 
-/** By the stream; resolves to nothing where it breaks. */
-function watch(id, tell) {
+/** Follow a job by its stream; resolves to undefined if the stream breaks. */
+function followStream(id, onStatus) {
   return new Promise((resolve) => {
     const stream = api.stream(id);
     let timer;
-    const leave = (last) => {
+    const close = (last) => {
       clearTimeout(timer);
       stream.close();
       resolve(last);
     };
-    const wait = () => {
+    const restartTimer = () => {
       clearTimeout(timer);
-      timer = setTimeout(leave, SILENCE);
+      timer = setTimeout(close, STREAM_TIMEOUT);
     };
     stream.onmessage = (event) => {
       const status = JSON.parse(event.data);
-      tell(status);
-      if (ENDED.has(status.status)) leave(status);
-      else wait();
+      onStatus(status);
+      if (ENDED.has(status.status)) close(status);
+      else restartTimer();
     };
-    stream.onerror = () => leave();
-    wait();
+    stream.onerror = () => close();
+    restartTimer();
   });
 }
 
-async function poll(id, tell) {
+async function poll(id, onStatus) {
   for (;;) {
     try {
       const status = await api.status(id);
-      tell(status);
+      onStatus(status);
       if (ENDED.has(status.status)) return status;
     } catch (error) {
-      if (!error.passing) throw error;
-      tell(null);
+      if (!error.temporary) throw error;
+      onStatus(null);
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
   }
 }
 
-/** A status in words. */
+/** Describe a status to the user; null: the connection is lost. */
 export function describe(status) {
   if (!status) return "The connection is lost. Trying again.";
   const { queue_position: position, loading_message: message, current_step: step, total_steps: steps } = status;
@@ -61,9 +66,13 @@ export function describe(status) {
     case "queued":
       return position ? `Waiting, number ${position} in the queue` : "Waiting";
     case "loading_pipeline":
-      return sentence(message) || "Loading the model";
-    case "processing":
-      return [sentence(message), steps ? `Step ${step} of ${steps}` : ""].filter(Boolean).join(". ") || "Working";
+      return capitalize(message) || "Loading the model";
+    case "processing": {
+      const parts = [];
+      if (message) parts.push(capitalize(message));
+      if (steps) parts.push(`Step ${step} of ${steps}`);
+      return parts.join(". ") || "Working";
+    }
     case "done":
       return "Done";
     case "cancelled":
@@ -73,9 +82,9 @@ export function describe(status) {
   }
 }
 
-const sentence = (text) => text && text[0].toUpperCase() + text.slice(1);
+const capitalize = (text) => text && text[0].toUpperCase() + text.slice(1);
 
-// One job a tab is remembered, so that a reload finds it again.
+/** The key under which a tab stores its job, so that it follows the job again after a reload. */
 const KEY = "artmancer.job";
 
 export const remember = (job) => sessionStorage.setItem(KEY, JSON.stringify(job));

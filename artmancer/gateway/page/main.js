@@ -1,78 +1,87 @@
+// The page: the form, the request for an edit, its progress and its result.
 import * as api from "./api.js";
 import * as compare from "./compare.js";
 import * as jobs from "./job.js";
-import { open, pictureIn, toBase64 } from "./files.js";
+import { imageIn, open, toBase64 } from "./files.js";
 import { Reference } from "./reference.js";
 import { Stage } from "./stage.js";
 
-const HEALTH_PAUSE = 30_000; // ms between two looks at a gateway that is not well
+/** Milliseconds until the health of a gateway that is degraded is requested again. */
+const HEALTH_INTERVAL = 30_000;
 
-const TASKS = {
+/** The kinds of edits by task_type: texts for the user, the default prompt, and the tool to begin with. */
+const VARIANTS = {
   removal: {
-    hint: "Takes out what you mark and fills the gap.",
-    where: "What to remove",
+    hint: "Removes what you mark, and fills the gap.",
+    legend: "What to remove",
     prompt: "remove the object",
     tool: "click",
-    toMark: { click: "Click the object in the photo.", brush: "Paint over the object." },
-    unmarked: "Mark what to remove: click it in the photo, or paint over it.",
+    instructions: { click: "Click the object in the photo.", brush: "Paint over the object." },
+    maskMissing: "Mark what to remove: click it in the photo, or paint over it.",
   },
   insertion: {
-    hint: "Puts an object where you mark.",
-    where: "Where to put it",
+    hint: "Inserts an object where you mark.",
+    legend: "Where to insert it",
     prompt: "insert the object",
     tool: "brush",
-    toMark: { click: "Click something that it replaces.", brush: "Paint a place for it." },
-    unmarked: "Mark where the object goes: click something that it replaces, or paint a place for it.",
+    instructions: { click: "Click something that it replaces.", brush: "Paint a place for it." },
+    maskMissing: "Mark where the object goes: click something that it replaces, or paint a place for it.",
   },
   "white-balance": {
-    hint: "Takes a colour cast out. Without a mark, of the whole photo.",
-    where: "Where, if not everywhere",
+    hint: "Removes a color cast from what you mark, or from the whole photo.",
+    legend: "Where (optional)",
     prompt: "correct the white balance",
     tool: "brush",
-    toMark: { click: "Nothing is marked: the whole photo.", brush: "Nothing is marked: the whole photo." },
+    instructions: {
+      click: "Nothing is marked: the whole photo changes.",
+      brush: "Nothing is marked: the whole photo changes.",
+    },
   },
 };
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const prompt = byId("prompt");
-const stage = new Stage(fail);
-const reference = new Reference(fail);
+const stage = new Stage(showError);
+const reference = new Reference(showError);
 
-let result = null; // {file, name}: what was shown last
-let running = null; // {id, upload}: the job that is followed
+/** The image that was shown last as a result: {file, name}. */
+let result = null;
 
-// Failures
+/** The job that is followed: {id, upload}. `id` is null, and `upload` can be aborted, until the job is accepted. */
+let running = null;
 
-function fail(error) {
+// Errors
+
+function showError(error) {
   byId("error").textContent = error.message;
   byId("alert").classList.add("shown");
 }
 
-function settle() {
+function clearError() {
   byId("error").textContent = "";
   byId("alert").classList.remove("shown");
 }
 
-byId("dismiss").addEventListener("click", settle);
-// Whoever goes on has read it.
-for (const type of ["pointerdown", "keydown"]) byId("canvas").addEventListener(type, settle);
-form.addEventListener("change", settle);
+byId("dismiss").addEventListener("click", clearError);
+// A user who continues has read the message.
+for (const type of ["pointerdown", "keydown"]) byId("canvas").addEventListener(type, clearError);
+form.addEventListener("change", clearError);
 
-/** Run what may fail in front of the person. */
+/** Run an action, and show the user its error. */
 async function attempt(action) {
   try {
     return await action();
   } catch (error) {
-    fail(error);
+    showError(error);
   }
 }
 
-// Pictures come in
+// The photo and the reference image: chosen, dropped or pasted
 
 async function openPhoto(file, name) {
   stage.open(await open(file, name));
-  settle();
+  clearError();
   byId("where").disabled = false;
   byId("photo-drop").classList.add("small", "chosen");
   byId("photo-invitation").textContent = "Change photo";
@@ -81,75 +90,77 @@ async function openPhoto(file, name) {
 }
 
 async function openReference(file, name) {
-  const picture = await open(file, name);
-  settle();
-  byId("reference-invitation").textContent = "Change picture";
+  const image = await open(file, name);
+  clearError();
+  byId("reference-invitation").textContent = "Change image";
   byId("reference-hint").textContent = name;
   byId("reference-drop").classList.add("chosen");
-  await reference.open(picture);
+  await reference.open(image);
 }
 
-function receive(drop, take) {
-  const input = drop.querySelector("input");
-  const offer = (file) => file && attempt(() => take(file, file.name));
+/** Connect a zone's file input to a function that opens a file; return a function that offers it a file. */
+function connectZone(zone, openFile) {
+  const input = zone.querySelector("input");
+  const offer = (file) => file && attempt(() => openFile(file, file.name));
   input.addEventListener("change", () => {
     const [file] = input.files;
-    input.value = ""; // so that the same file can be chosen again
+    // Otherwise choosing the same file again would be no change.
+    input.value = "";
     offer(file);
   });
   return offer;
 }
 
-const offerPhoto = receive(byId("photo-drop"), openPhoto);
-const offerReference = receive(byId("reference-drop"), openReference);
+const offerPhoto = connectZone(byId("photo-drop"), openPhoto);
+const offerReference = connectZone(byId("reference-drop"), openReference);
 
-function dropTarget(event) {
+function targetZone(event) {
   return byId("reference").contains(event.target) ? byId("reference-drop") : byId("photo-drop");
 }
 
-function showDropTarget(target) {
-  for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("over", drop === target);
+function highlightZone(target) {
+  for (const zone of document.querySelectorAll(".drop")) zone.classList.toggle("over", zone === target);
 }
 
-// Dropped beside its zone, a picture is still the photo: the browser would leave the page to show it.
+// An image that is dropped outside the zones counts as the photo. Otherwise the browser would leave the page to show it.
 addEventListener("dragover", (event) => {
   event.preventDefault();
-  showDropTarget(dropTarget(event));
+  highlightZone(targetZone(event));
 });
 addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) showDropTarget(null);
+  if (!event.relatedTarget) highlightZone(null);
 });
 addEventListener("drop", (event) => {
   event.preventDefault();
-  showDropTarget(null);
-  const offer = dropTarget(event) === byId("photo-drop") ? offerPhoto : offerReference;
-  offer(pictureIn(event.dataTransfer));
+  highlightZone(null);
+  const offer = targetZone(event) === byId("photo-drop") ? offerPhoto : offerReference;
+  offer(imageIn(event.dataTransfer));
 });
 addEventListener("paste", (event) => {
-  const file = pictureIn(event.clipboardData);
+  const file = imageIn(event.clipboardData);
   if (!file) return;
   event.preventDefault();
-  if (stage.photo && task() === "insertion") offerReference(file);
+  if (stage.photo && variant() === "insertion") offerReference(file);
   else offerPhoto(file);
 });
 
-// The task, and the tools
+// The kind of edit, and the tools
 
-const task = () => form.elements.task.value;
+const variant = () => form.elements.task.value;
 
-function showTask() {
-  const { hint, where, prompt: words, tool, toMark } = TASKS[task()];
+function showVariant() {
+  const { hint, legend, prompt: defaultPrompt, tool, instructions } = VARIANTS[variant()];
   byId("task-hint").textContent = hint;
-  byId("where-legend").textContent = where;
-  byId("reference").hidden = task() !== "insertion";
-  // What the person wrote stays.
-  if (!prompt.value || prompt.value === prompt.defaultValue) prompt.value = words;
-  prompt.defaultValue = words;
-  stage.guide(tool, toMark);
+  byId("where-legend").textContent = legend;
+  byId("reference").hidden = variant() !== "insertion";
+  // A prompt that the user wrote stays.
+  if (!prompt.value || prompt.value === prompt.defaultValue) prompt.value = defaultPrompt;
+  prompt.defaultValue = defaultPrompt;
+  stage.guide(tool, instructions);
 }
 
-for (const choice of form.elements.task) choice.addEventListener("change", showTask);
-showTask();
+for (const choice of form.elements.task) choice.addEventListener("change", showVariant);
+showVariant();
 
 byId("next-candidate").addEventListener("click", () => stage.picker.next());
 byId("undo").addEventListener("click", () => stage.undo());
@@ -161,32 +172,41 @@ addEventListener("keydown", (event) => {
   stage.undo();
 });
 
-byId("more").addEventListener("toggle", ({ target }) => target.open && target.scrollIntoView({ block: "nearest" }));
-// A browser does not open it to show which field is wrong.
-form.addEventListener("invalid", (event) => byId("more").contains(event.target) && (byId("more").open = true), true);
+const more = byId("more");
+more.addEventListener("toggle", () => {
+  if (more.open) more.scrollIntoView({ block: "nearest" });
+});
+
+/** Open the section of a field with an invalid value: browsers do not open it by themselves. */
+function openSection(event) {
+  if (more.contains(event.target)) more.open = true;
+}
+// An "invalid" event does not bubble, so it is captured.
+form.addEventListener("invalid", openSection, true);
 
 // The request
 
-/** What still has to be done before a request can be made: the sentence, and where to do it. */
-function missing() {
-  if (!stage.photo) return ["Choose a photo first.", byId("photo-input")];
-  const { unmarked, prompt: words } = TASKS[task()];
-  if (unmarked && !stage.mask.coverage) return [unmarked, byId("canvas")];
-  if (task() === "insertion" && !reference.picture && prompt.value === words) {
-    return ["Choose a picture of the object, or describe it in words.", byId("reference-input")];
+/** Return the next step of the user that is missing: a message, and the element to do it with; null: none. */
+function missingStep() {
+  if (!stage.photo) return { message: "Choose a photo first.", element: byId("photo-input") };
+  const { maskMissing, prompt: defaultPrompt } = VARIANTS[variant()];
+  if (maskMissing && !stage.mask.coverage) return { message: maskMissing, element: byId("canvas") };
+  if (variant() === "insertion" && !reference.image && prompt.value === defaultPrompt) {
+    const message = "Choose an image of the object, or describe the object.";
+    return { message, element: byId("reference-input") };
   }
   return null;
 }
 
-/** The body of POST /api/generate/async. */
-async function request() {
+/** Return the body of POST /api/generate/async. */
+async function requestBody() {
   const { mask, photo } = stage;
-  const body = { prompt: prompt.value, input_image: await toBase64(photo.file), task_type: task() };
+  const body = { prompt: prompt.value, input_image: await toBase64(photo.file), task_type: variant() };
   if (mask.coverage) {
     body.mask_image = await toBase64(await mask.toPng());
-    if (mask.brushed) body.mask_tool_type = "brush";
+    if (mask.endsWithStroke) body.mask_tool_type = "brush";
   }
-  if (task() === "insertion") Object.assign(body, await reference.fields());
+  if (variant() === "insertion") Object.assign(body, await reference.fields());
   for (const name of ["num_inference_steps", "true_cfg_scale", "seed"]) {
     const { value, defaultValue } = form.elements[name];
     if (value !== "" && value !== defaultValue) body[name] = Number(value);
@@ -199,45 +219,52 @@ async function request() {
 
 // The job
 
-function showRunning(words) {
+/** Show the buttons that fit: Cancel while a job runs, Go otherwise. Focus moves from one to the other. */
+function showRunning(text) {
   const focused = document.activeElement;
-  byId("go").hidden = byId("again").disabled = Boolean(running);
-  byId("progress").hidden = byId("cancel").hidden = !running;
-  byId("progress-text").textContent = words;
-  if (running && focused === byId("go")) byId("cancel").focus();
-  if (!running && focused === byId("cancel")) byId("go").focus();
+  const isRunning = Boolean(running);
+  byId("go").hidden = isRunning;
+  byId("again").disabled = isRunning;
+  byId("progress").hidden = !isRunning;
+  byId("cancel").hidden = !isRunning;
+  byId("progress-text").textContent = text;
+  if (isRunning && focused === byId("go")) byId("cancel").focus();
+  if (!isRunning && focused === byId("cancel")) byId("go").focus();
 }
 
 function showStatus(status) {
-  byId("progress").value = status?.progress ?? byId("progress").value;
+  if (status) byId("progress").value = status.progress;
   byId("progress-text").textContent = jobs.describe(status);
 }
 
+/** Submit an edit, unless a job runs or a step is missing. */
 async function go() {
   await stage.picker.settled;
   if (running) return;
-  settle();
-  const lack = missing();
-  if (lack) {
-    const [sentence, place] = lack;
-    fail(new Error(sentence));
-    place.focus();
+  clearError();
+  const step = missingStep();
+  if (step) {
+    showError(new Error(step.message));
+    step.element.focus();
     return;
   }
   await run(async (job) => {
     const { photo } = stage;
-    const { task_id: id } = await api.submit(await request(), job.upload.signal);
+    const { task_id: id } = await api.submit(await requestBody(), job.upload.signal);
     jobs.remember({ id, name: photo.name });
     return { id, name: photo.name, before: photo.file };
   });
 }
 
-/** Follow a job to its end, and show what came of it. */
+/**
+ * Follow a job to its end, and show its result.
+ * @param start submits the job, or returns a job from before a reload: {id, name, before}
+ */
 async function run(start) {
   running = { id: null, upload: new AbortController() };
   byId("progress").value = 0;
   showRunning("Sending");
-  let words = "";
+  let text = "";
   try {
     const { id, name, before } = await start(running);
     running.id = id;
@@ -245,14 +272,14 @@ async function run(start) {
     if (last.status === "done") await showResult(id, name, before);
     else jobs.forget();
     if (last.status === "error") throw new Error(last.error);
-    words = jobs.describe(last);
+    text = jobs.describe(last);
   } catch (error) {
-    if (error.name === "AbortError") words = "Cancelled";
-    else fail(error);
+    if (error.name === "AbortError") text = "Cancelled";
+    else showError(error);
     if (error.status === 404) jobs.forget();
   } finally {
     running = null;
-    showRunning(words);
+    showRunning(text);
   }
 }
 
@@ -271,7 +298,8 @@ byId("cancel").addEventListener("click", () => {
 async function showResult(id, name, before) {
   byId("cancel").hidden = true;
   const file = await api.resultImage(id);
-  const waiting = [document.body, byId("cancel")].includes(document.activeElement);
+  // A user who did something else meanwhile keeps the focus there.
+  const isWaiting = [document.body, byId("cancel")].includes(document.activeElement);
   result = { file, name };
   byId("result").hidden = false;
   byId("facts").replaceChildren();
@@ -281,18 +309,19 @@ async function showResult(id, name, before) {
   download.href = URL.createObjectURL(file);
   download.download = `${name.replace(/\.[^.]*$/, "")}-edited.png`;
   await compare.show(file, before);
-  if (waiting) {
+  if (isWaiting) {
     byId("result-title").focus({ preventScroll: true });
     byId("result").scrollIntoView();
   }
-  const { parameters_used: used, generation_time: seconds, model_used: model } = await api.result(id);
-  showFacts({ Seed: used.seed, Time: `${seconds.toFixed(1)} s`, Model: model });
+  const { parameters_used: parameters, generation_time: seconds, model_used: model } = await api.result(id);
+  showFacts({ Seed: parameters.seed, Time: `${seconds.toFixed(1)} s`, Model: model });
 }
 
 function showFacts(facts) {
   const rows = Object.entries(facts).map(([name, value]) => {
     const row = document.createElement("div");
-    const [term, description] = [document.createElement("dt"), document.createElement("dd")];
+    const term = document.createElement("dt");
+    const description = document.createElement("dd");
     term.textContent = name;
     description.textContent = value;
     row.append(term, description);
@@ -314,23 +343,23 @@ byId("again").addEventListener("click", () => {
   form.requestSubmit();
 });
 
-// The gateway
+// The gateway's health
 
 async function showHealth() {
   const line = byId("health");
+  let degraded = true;
   try {
     const { status, reason, model_loaded: loaded, device, device_info: { bases } } = await api.health();
-    const model = loaded || bases.length > 0;
-    const editor = model ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft, for there is no model.";
-    line.textContent = status === "degraded" ? `${editor} ${reason}` : editor;
-    byId("prompt-hint").hidden = model;
-    line.classList.toggle("degraded", status === "degraded");
-    if (status === "degraded") setTimeout(showHealth, HEALTH_PAUSE);
+    const hasModel = loaded || bases.length > 0;
+    const editor = hasModel ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft. No model is installed.";
+    degraded = status === "degraded";
+    line.textContent = degraded ? `${editor} ${reason}` : editor;
+    byId("prompt-hint").hidden = hasModel;
   } catch (error) {
     line.textContent = error.message;
-    line.classList.add("degraded");
-    setTimeout(showHealth, HEALTH_PAUSE);
   }
+  line.classList.toggle("degraded", degraded);
+  if (degraded) setTimeout(showHealth, HEALTH_INTERVAL);
 }
 
 showHealth();

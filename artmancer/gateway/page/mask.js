@@ -1,24 +1,27 @@
-// The mask over the photo: brush strokes and picked objects, one upon the other, each of which can be undone.
-import { greyPng } from "./png.js";
+// The mask over the photo: a list of brush strokes and picked objects that can be undone one by one.
+import { grayPng } from "./png.js";
 
-// The canvas holds this many pixels at most, whatever the photo: finer than any screen shows, and quick to paint on.
-const MOST_PIXELS = 4_000_000;
+/** The most pixels of the canvas, however large the photo is: finer than any screen, and quick to paint on. */
+const MAX_PIXELS = 4_000_000;
 
+/** The color of the mask on the screen: red, green and blue. */
 export const COLOR = [255, 64, 160];
 
 /**
- * In pixels of the photo; the stencil in those of the canvas.
+ * A mark is a stroke of the brush, or an object that was picked by clicks. Points and widths are in pixels of the
+ * photo; a stencil has the size of the canvas.
  * @typedef {{points: number[][], width: number, erase: boolean}} Stroke
  * @typedef {{points: number[][], labels: number[], candidate: number, candidates: number, stencil: HTMLCanvasElement}}
- *   Picked
+ *   PickedObject
  */
 
 export class Mask {
-  /** @type {(Stroke | Picked)[]} what is on the mask now */
+  /** @type {(Stroke | PickedObject)[]} */
   marks = [];
-  /** How much of the photo is marked, 0..1. */
+  /** The share of the photo that is marked, 0..1. */
   coverage = 0;
-  #before = [];
+  /** Earlier values of `marks`, for undo. */
+  #history = [];
 
   constructor(canvas, onChange) {
     this.canvas = canvas;
@@ -26,52 +29,59 @@ export class Mask {
     this.context = canvas.getContext("2d", { willReadFrequently: true });
   }
 
-  /** Start anew, for a photo of this size. */
+  /** Start with an empty mask for a photo of this size. */
   reset(width, height) {
-    const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
-    [this.width, this.height] = [width, height];
+    const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
+    this.width = width;
+    this.height = height;
     this.canvas.width = Math.max(1, Math.round(width * scale));
     this.canvas.height = Math.max(1, Math.round(height * scale));
-    this.#before = [];
+    this.#history = [];
     this.#show([]);
   }
 
   get undoable() {
-    return this.#before.length > 0;
+    return this.#history.length > 0;
   }
 
-  /** Whether the brush was used last. */
-  get brushed() {
+  /** True if the last mark is a brush stroke. */
+  get endsWithStroke() {
     return "width" in (this.marks.at(-1) ?? {});
   }
 
+  /** The last mark, if it is a picked object; otherwise null. */
+  get lastObject() {
+    const last = this.marks.at(-1);
+    return last && "stencil" in last ? last : null;
+  }
+
   undo() {
-    this.#show(this.#before.pop() ?? []);
+    this.#show(this.#history.pop() ?? []);
   }
 
   clear() {
     if (this.marks.length) this.#change([]);
   }
 
-  /** Put an object on the mask, in the place of `old` where that is still there. */
-  put(picked, old) {
-    const at = this.marks.indexOf(old);
-    this.#change(at < 0 ? [...this.marks, picked] : this.marks.with(at, picked));
+  /** Add a picked object. It replaces `old`, if that is still there. */
+  addObject(object, old) {
+    const index = this.marks.indexOf(old);
+    this.#change(index < 0 ? [...this.marks, object] : this.marks.with(index, object));
   }
 
-  /** Lead a stroke that is not finished to a point, and show it. */
-  lead(stroke, x, y) {
+  /** Extend an unfinished stroke to a point, and draw it. */
+  extendStroke(stroke, x, y) {
     stroke.points.push([x, y]);
     this.#drawStroke(stroke, stroke.points.length - 1);
   }
 
-  /** Keep a stroke that was shown while it was led. */
-  keep(stroke) {
+  /** Add a stroke that is finished. */
+  addStroke(stroke) {
     this.#change([...this.marks, stroke]);
   }
 
   #change(marks) {
-    this.#before.push(this.marks);
+    this.#history.push(this.marks);
     this.#show(marks);
   }
 
@@ -82,16 +92,19 @@ export class Mask {
       if ("stencil" in mark) this.context.drawImage(mark.stencil, 0, 0);
       else mark.points.forEach((_, index) => this.#drawStroke(mark, index));
     }
-    this.coverage = this.#measure();
+    this.coverage = this.#measureCoverage();
     this.onChange();
   }
 
+  /** Draw the part of a stroke that ends at the point with this index. */
   #drawStroke({ points, width, erase }, index) {
     const { context, canvas } = this;
+    const color = `rgb(${COLOR})`;
     context.save();
     context.scale(canvas.width / this.width, canvas.height / this.height);
     context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.fillStyle = context.strokeStyle = `rgb(${COLOR})`;
+    context.fillStyle = color;
+    context.strokeStyle = color;
     context.lineWidth = width;
     context.lineCap = "round";
     context.beginPath();
@@ -107,26 +120,27 @@ export class Mask {
     context.restore();
   }
 
+  /** Return the mask of the canvas, one byte for each pixel; 255 = marked. */
   #alpha() {
     const { data } = this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
     const alpha = new Uint8Array(data.length / 4);
-    for (let at = 0; at < alpha.length; at++) alpha[at] = data[at * 4 + 3];
+    for (let index = 0; index < alpha.length; index++) alpha[index] = data[index * 4 + 3];
     return alpha;
   }
 
-  #measure() {
+  #measureCoverage() {
     const alpha = this.#alpha();
-    let marked = 0;
-    for (const value of alpha) marked += value;
-    return marked / 255 / alpha.length;
+    let sum = 0;
+    for (const value of alpha) sum += value;
+    return sum / 255 / alpha.length;
   }
 
-  /** A PNG of the photo's size: white = edit. */
+  /** Return the mask as a PNG of the photo's size; white = edit. Each pixel is that of the canvas at the same place. */
   toPng() {
     const alpha = this.#alpha();
     const { width, height, canvas } = this;
     const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * canvas.width) / width));
-    return greyPng(width, height, (y) => {
+    return grayPng(width, height, (y) => {
       const start = Math.floor(((y + 0.5) * canvas.height) / height) * canvas.width;
       const row = alpha.subarray(start, start + canvas.width);
       return canvas.width === width ? row : Uint8Array.from(columns, (x) => row[x]);

@@ -1,13 +1,15 @@
-// Clicks on the photo become objects on the mask.
+// Turns clicks on the photo into objects on the mask, by requests to /api/smart-mask.
 import * as api from "./api.js";
 import { COLOR } from "./mask.js";
 import { toBase64, toStencil } from "./files.js";
 
 export class Picker {
-  /** Resolves when no answer is awaited any more. */
+  /** Resolves when no request is under way any more. */
   settled = Promise.resolve();
-  #asked = null;
-  #request = null;
+  /** The clicks of the request that is under way, and the object that its answer replaces. */
+  #pending = null;
+  /** Aborts the request that is under way. */
+  #abort = null;
 
   /** @param {{onChange: () => void, onFailure: (error: Error) => void}} listener */
   constructor(mask, listener) {
@@ -15,6 +17,7 @@ export class Picker {
     this.listener = listener;
   }
 
+  /** Start with another photo. */
   open(photo) {
     this.drop();
     this.photo = photo;
@@ -22,71 +25,78 @@ export class Picker {
   }
 
   get busy() {
-    return this.#asked !== null;
+    return this.#pending !== null;
   }
 
-  /** The object that further clicks refine: what is asked for now, or else what was put on the mask last. */
+  /** The object that the next click refines: the one that is requested now, else the last one on the mask. */
   get object() {
-    const last = this.mask.marks.at(-1);
-    return this.#asked ?? (last && "stencil" in last ? last : null);
+    return this.#pending ?? this.mask.lastObject;
   }
 
-  /** @param {number} label 1: this, 0: not this */
+  /**
+   * Add a click to the present object, or begin an object with it.
+   * @param {number} label 1: on the object; 0: not on it
+   */
   click(x, y, label) {
     const { points, labels } = this.object ?? { points: [], labels: [] };
-    this.#ask({ points: [...points, [x, y]], labels: [...labels, label], candidate: 0 });
+    this.#start({ points: [...points, [x, y]], labels: [...labels, label], candidate: 0 });
   }
 
+  /** Request the next object that matches the same clicks. */
   next() {
     const { points, labels, candidate, candidates } = this.object;
-    this.#ask({ points, labels, candidate: (candidate + 1) % candidates });
+    this.#start({ points, labels, candidate: (candidate + 1) % candidates });
   }
 
-  /** Forget what is asked for. */
+  /** Abort the request that is under way. */
   drop() {
-    this.#request?.abort();
-    this.#request = this.#asked = null;
+    this.#abort?.abort();
+    this.#abort = null;
+    this.#pending = null;
     this.listener.onChange();
   }
 
-  #ask(said) {
-    const old = this.#asked?.old ?? this.object;
-    this.#request?.abort();
-    this.#request = new AbortController();
-    this.#asked = { ...said, old };
+  /** Start a request. It replaces one that is under way. */
+  #start(clicks) {
+    const old = this.#pending?.old ?? this.object;
+    this.#abort?.abort();
+    this.#abort = new AbortController();
+    this.#pending = { ...clicks, old };
     this.listener.onChange();
-    this.settled = this.#answer(said, old, this.#request.signal);
+    this.settled = this.#pick(clicks, old, this.#abort.signal);
   }
 
-  async #answer(said, old, signal) {
+  async #pick(clicks, old, signal) {
     try {
-      const { candidate, ...clicked } = said;
-      const answer = await this.#send(candidate ? said : clicked, signal);
+      const answer = await this.#send(clicks, signal);
       const { canvas } = this.mask;
       const stencil = await toStencil(answer.mask_base64, canvas.width, canvas.height, COLOR);
       if (signal.aborted) return;
-      this.#asked = null;
-      this.mask.put({ ...said, candidates: answer.candidates, stencil }, old);
+      this.#pending = null;
+      this.mask.addObject({ ...clicks, candidates: answer.candidates, stencil }, old);
     } catch (error) {
-      // A later click has overtaken this one.
+      // A later click has replaced this request.
       if (signal.aborted) return;
-      this.#asked = null;
+      this.#pending = null;
       this.listener.onFailure(error);
     }
     this.listener.onChange();
   }
 
-  /** Ask with the id that the gateway gave the picture, or with the picture where it has none, or has it no more. */
-  async #send(said, signal) {
+  /** Send the clicks with the image_id from an earlier answer. If there is none, or it has expired, send the photo. */
+  async #send({ points, labels, candidate }, signal) {
     const { photo } = this;
+    const body = { points, labels };
+    if (candidate) body.candidate = candidate;
     if (this.imageId) {
       try {
-        return await api.smartMask({ image_id: this.imageId, ...said }, signal);
+        return await api.smartMask({ image_id: this.imageId, ...body }, signal);
       } catch (error) {
         if (error.status !== 404 || error.code === "object_not_found") throw error;
       }
     }
-    const answer = await api.smartMask({ image: await toBase64(photo.file), ...said }, signal);
+    const answer = await api.smartMask({ image: await toBase64(photo.file), ...body }, signal);
+    // Another photo may have been opened meanwhile.
     if (photo === this.photo) this.imageId = answer.image_id;
     return answer;
   }

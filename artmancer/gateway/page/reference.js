@@ -1,15 +1,18 @@
-// The picture of the object to insert, and the mask that cuts it out.
+// The reference image of an insertion, with a mask that cuts the object out of it.
 import * as api from "./api.js";
-import { decoded, toBase64, toStencil } from "./files.js";
+import { loadImage, toBase64, toStencil } from "./files.js";
 
-const PREVIEW = 640; // pixels of its longer side
+/** Pixels of the preview's longer side. */
+const PREVIEW_SIDE = 640;
 
 const byId = (id) => document.getElementById(id);
 
 export class Reference {
-  picture = null;
-  #mask = null; // base64, as the gateway sent it
-  #request = null;
+  image = null;
+  /** The mask from the gateway, a PNG as base64. */
+  #mask = null;
+  /** Aborts the update that is under way. */
+  #abort = null;
 
   /** @param {(error: Error) => void} onFailure */
   constructor(onFailure) {
@@ -19,28 +22,28 @@ export class Reference {
     this.cutOut.addEventListener("change", () => this.#show());
   }
 
-  async open(picture) {
-    if (this.picture) URL.revokeObjectURL(this.picture.url);
-    this.picture = picture;
+  async open(image) {
+    if (this.image) URL.revokeObjectURL(this.image.url);
+    this.image = image;
     this.#mask = null;
     byId("reference-details").hidden = false;
     await this.#show();
   }
 
-  /** What a request says of it. */
+  /** Return the fields of an edit request that hold the reference. */
   async fields() {
-    if (!this.picture) return {};
+    if (!this.image) return {};
     await this.settled;
-    return {
-      reference_image: await toBase64(this.picture.file),
-      ...(this.cutOut.checked && { reference_mask_R: this.#mask }),
-    };
+    const fields = { reference_image: await toBase64(this.image.file) };
+    if (this.cutOut.checked) fields.reference_mask_R = this.#mask;
+    return fields;
   }
 
+  /** Show the preview; this replaces an update that is under way. */
   #show() {
-    this.#request?.abort();
-    this.#request = new AbortController();
-    this.settled = this.#update(this.#request.signal);
+    this.#abort?.abort();
+    this.#abort = new AbortController();
+    this.settled = this.#update(this.#abort.signal);
     return this.settled;
   }
 
@@ -56,7 +59,7 @@ export class Reference {
   async #detect(signal) {
     this.status.textContent = "Looking for the object";
     try {
-      const answer = await api.detectObject({ image: await toBase64(this.picture.file) }, signal);
+      const answer = await api.detectObject({ image: await toBase64(this.image.file) }, signal);
       if (signal.aborted) return;
       this.#mask = answer.mask_base64;
     } catch (error) {
@@ -67,20 +70,23 @@ export class Reference {
     this.status.textContent = "";
   }
 
+  /** Draw the image, or only its part under the mask. */
   async #draw(mask, signal) {
-    const { url, width, height } = this.picture;
-    const scale = Math.min(1, PREVIEW / Math.max(width, height));
-    const size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-    const image = await decoded(url);
-    const stencil = mask && (await toStencil(mask, ...size, [0, 0, 0]));
+    const { url, width, height } = this.image;
+    const scale = Math.min(1, PREVIEW_SIDE / Math.max(width, height));
+    const previewWidth = Math.max(1, Math.round(width * scale));
+    const previewHeight = Math.max(1, Math.round(height * scale));
+    const image = await loadImage(url);
+    const stencil = mask && (await toStencil(mask, previewWidth, previewHeight, [0, 0, 0]));
     if (signal.aborted) return;
     const canvas = byId("reference-preview");
-    [canvas.width, canvas.height] = size;
+    canvas.width = previewWidth;
+    canvas.height = previewHeight;
     const context = canvas.getContext("2d");
     if (stencil) {
       context.drawImage(stencil, 0, 0);
       context.globalCompositeOperation = "source-in";
     }
-    context.drawImage(image, 0, 0, ...size);
+    context.drawImage(image, 0, 0, previewWidth, previewHeight);
   }
 }

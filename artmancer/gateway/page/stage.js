@@ -1,19 +1,33 @@
-// The photo, and what hands do on it: clicks, brush strokes, and the same from the keyboard.
+// Shows the photo with its mask, and handles mouse, touch and keyboard on it: clicks and brush strokes.
 import { Mask } from "./mask.js";
 import { Picker } from "./picker.js";
 
-const KEY_STEP = 0.02; // of the photo's longer side: what an arrow key moves the cursor by
-const MUCH = 40; // percent of the photo that few objects are larger than
-const WIDEST = 0.25; // of the photo's longer side: the largest brush
+/** How far an arrow key moves the cursor, as a share of the photo's longer side. */
+const KEY_STEP = 0.02;
+
+/** Percent of the photo that few objects cover: above it, the user gets a hint. */
+const LARGE_PERCENT = 40;
+
+/** Width of the largest brush, as a share of the photo's longer side. */
+const MAX_BRUSH = 0.25;
+
+const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const byId = (id) => document.getElementById(id);
+
+/** Return the value of the radio button that is chosen in a group. */
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
+
+const clamp = (value, max) => Math.min(max, Math.max(0, value));
 
 export class Stage {
   photo = null;
+  /** The stroke that is being painted. */
   #stroke = null;
-  #cursor = null; // for the keyboard: [x, y] in pixels of the photo
-  #toMark = {};
+  /** The cursor of the keyboard, [x, y] in pixels of the photo. */
+  #cursor = null;
+  /** What to do with each tool, as a text for the user. */
+  #instructions = {};
 
   /** @param {(error: Error) => void} onFailure */
   constructor(onFailure) {
@@ -21,16 +35,17 @@ export class Stage {
     this.canvas = byId("canvas");
     this.ring = byId("ring");
     this.size = byId("brush-size");
-    this.mask = new Mask(this.canvas, () => this.#changed());
-    this.picker = new Picker(this.mask, { onChange: () => this.#changed(), onFailure });
+    this.mask = new Mask(this.canvas, () => this.#update());
+    this.picker = new Picker(this.mask, { onChange: () => this.#update(), onFailure });
     this.#listen();
   }
 
-  /** Show a photo, with nothing marked on it. */
+  /** Show a photo with an empty mask. */
   open(photo) {
     if (this.photo) URL.revokeObjectURL(this.photo.url);
     this.photo = photo;
-    this.#stroke = this.#cursor = null;
+    this.#stroke = null;
+    this.#cursor = null;
     this.ring.hidden = true;
     byId("photo").src = photo.url;
     this.frame.style.setProperty("--ratio", photo.width / photo.height);
@@ -40,11 +55,12 @@ export class Stage {
   }
 
   /**
-   * @param {string} tool to begin with, where nothing is marked yet
-   * @param {Record<string, string>} toMark what to do with each tool, in words
+   * Set up the tools for a kind of edit.
+   * @param {string} tool the tool to begin with, if nothing is marked yet
+   * @param {Record<string, string>} instructions what to do with each tool, as a text for the user
    */
-  guide(tool, toMark) {
-    this.#toMark = toMark;
+  guide(tool, instructions) {
+    this.#instructions = instructions;
     if (!this.undoable) byId(`tool-${tool}`).checked = true;
     this.#switchTool();
   }
@@ -66,10 +82,10 @@ export class Stage {
   #listen() {
     const { canvas } = this;
     canvas.addEventListener("click", (event) => {
-      if (chosen("tool") === "click") this.#click(this.#place(event), event.shiftKey);
+      if (chosen("tool") === "click") this.#click(this.#position(event), event.shiftKey);
     });
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
-    // A quick stroke is no swipe: after one, a phone takes the next tap for the end of a scroll.
+    // A stroke must not count as a swipe: after a swipe, phones take the next tap for the end of the scrolling.
     canvas.addEventListener("touchstart", (event) => chosen("tool") === "brush" && event.preventDefault(), {
       passive: false,
     });
@@ -97,76 +113,75 @@ export class Stage {
     this.canvas.dataset.tool = tool;
     byId("click-tool").hidden = tool !== "click";
     byId("brush-tool").hidden = tool !== "brush";
-    this.#changed();
+    this.#update();
   }
 
-  /** Where an event is, in pixels of the photo. */
-  #place({ clientX, clientY }) {
+  /** Return the position of an event, in pixels of the photo. */
+  #position({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
     const { width, height } = this.photo;
     return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
   }
 
+  /** The width of the brush, in pixels of the photo. */
   get #brushWidth() {
-    return (this.size.value / this.size.max) * WIDEST * Math.max(this.photo.width, this.photo.height);
+    return (this.size.value / this.size.max) * MAX_BRUSH * Math.max(this.photo.width, this.photo.height);
   }
 
   #click([x, y], exclude) {
-    const inside = (value, size) => Math.min(size - 1, Math.max(0, Math.floor(value)));
     const label = exclude ? 0 : Number(chosen("sign"));
     if (!label && !this.picker.object) {
-      byId("mask-status").textContent = "First click what you mean, then what does not belong to it.";
+      byId("mask-status").textContent = "First click the object, then what does not belong to it.";
       return;
     }
-    this.picker.click(inside(x, this.photo.width), inside(y, this.photo.height), label);
+    const { width, height } = this.photo;
+    this.picker.click(clamp(Math.floor(x), width - 1), clamp(Math.floor(y), height - 1), label);
   }
 
-  #begin(x, y) {
+  #beginStroke([x, y]) {
     this.#stroke = { points: [], width: this.#brushWidth, erase: chosen("brush") === "erase" };
-    this.mask.lead(this.#stroke, x, y);
+    this.mask.extendStroke(this.#stroke, x, y);
   }
 
   #press(event) {
     if (chosen("tool") !== "brush" || !event.isPrimary || event.button !== 0) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.#begin(...this.#place(event));
-    this.#showRing(this.#place(event));
+    this.#beginStroke(this.#position(event));
+    this.#showRing(this.#position(event));
   }
 
   #move(event) {
     if (chosen("tool") !== "brush" || !event.isPrimary) return;
-    this.#showRing(this.#place(event));
+    this.#showRing(this.#position(event));
     if (!this.#stroke) return;
-    // A quick hand leaves more points than there are frames. Over plain HTTP browsers do not tell them.
-    const all = event.getCoalescedEvents?.() ?? [];
-    for (const one of all.length ? all : [event]) this.mask.lead(this.#stroke, ...this.#place(one));
+    // A browser sends one event for each frame, and a fast pointer reaches several points between two frames. The
+    // event has them as coalesced events, except on pages over plain HTTP.
+    const coalesced = event.getCoalescedEvents?.() ?? [];
+    const events = coalesced.length ? coalesced : [event];
+    for (const point of events) this.mask.extendStroke(this.#stroke, ...this.#position(point));
   }
 
   #release() {
     if (!this.#stroke) return;
     const stroke = this.#stroke;
     this.#stroke = null;
-    this.mask.keep(stroke);
+    this.mask.addStroke(stroke);
   }
 
   #key(event) {
-    const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { width, height } = this.photo;
     const [x, y] = this.#cursor ?? [width / 2, height / 2];
-    if (directions[event.key]) {
-      const [right, down] = directions[event.key];
+    if (DIRECTIONS[event.key]) {
+      const [right, down] = DIRECTIONS[event.key];
       const step = KEY_STEP * Math.max(width, height);
-      this.#cursor = [
-        Math.min(width - 1, Math.max(0, x + right * step)),
-        Math.min(height - 1, Math.max(0, y + down * step)),
-      ];
+      this.#cursor = [clamp(x + right * step, width - 1), clamp(y + down * step, height - 1)];
     } else if (event.key === "Enter" || event.key === " ") {
       this.#cursor = [x, y];
       if (chosen("tool") === "click") {
         this.#click(this.#cursor, event.shiftKey);
       } else {
-        this.#begin(x, y);
+        this.#beginStroke(this.#cursor);
         this.#release();
       }
     } else {
@@ -176,7 +191,7 @@ export class Stage {
     this.#showRing(this.#cursor);
   }
 
-  /** The brush's outline, or for clicks a small ring, around a point of the photo. */
+  /** Show the outline of the brush around a point of the photo; for clicks it is a small ring. */
   #showRing([x, y]) {
     const { width, height } = this.photo;
     const { style } = this.ring;
@@ -186,38 +201,45 @@ export class Stage {
     this.ring.hidden = false;
   }
 
+  /** Hide the ring, unless the keyboard is used. */
   #hideRing() {
     if (!this.#cursor) this.ring.hidden = true;
   }
 
-  #changed() {
+  /** Update everything that depends on the mask and the picker. */
+  #update() {
     const { object } = this.picker;
-    const markers = (object?.points ?? []).map(([x, y], index) => {
+    const markers = object && chosen("tool") === "click" ? this.#markers(object) : [];
+    byId("markers").replaceChildren(...markers);
+    byId("undo").disabled = !this.undoable;
+    byId("clear-mask").disabled = !this.picker.busy && !this.mask.marks.length;
+    byId("next-candidate").disabled = this.picker.busy || !(object?.candidates > 1);
+    byId("mask-status").textContent = this.#statusText(object);
+    this.frame.setAttribute("aria-busy", this.picker.busy);
+  }
+
+  /** Make a marker for each click of an object. */
+  #markers({ points, labels }) {
+    return points.map(([x, y], index) => {
       const marker = document.createElement("span");
-      marker.className = object.labels[index] ? "marker" : "marker not";
-      marker.textContent = object.labels[index] ? "+" : "−";
+      marker.className = labels[index] ? "marker" : "marker not";
+      marker.textContent = labels[index] ? "+" : "−";
       marker.style.left = `${(100 * (x + 0.5)) / this.photo.width}%`;
       marker.style.top = `${(100 * (y + 0.5)) / this.photo.height}%`;
       return marker;
     });
-    byId("markers").replaceChildren(...(chosen("tool") === "click" ? markers : []));
-    byId("undo").disabled = !this.undoable;
-    byId("clear-mask").disabled = !this.picker.busy && !this.mask.marks.length;
-    byId("next-candidate").disabled = this.picker.busy || !(object?.candidates > 1);
-    byId("mask-status").textContent = this.#words(object);
-    this.frame.setAttribute("aria-busy", this.picker.busy);
   }
 
-  #words(object) {
+  #statusText(object) {
     if (!this.photo) return "";
     if (this.picker.busy) return "Looking for the object";
-    if (!this.mask.coverage) return this.#toMark[chosen("tool")];
+    if (!this.mask.coverage) return this.#instructions[chosen("tool")];
     const percent = 100 * this.mask.coverage;
     const share = `${percent < 1 ? "Under 1" : Math.round(percent)} % marked.`;
     if (!object) return share;
     const { candidate, candidates } = object;
-    const which = candidates > 1 ? ` Candidate ${candidate + 1} of ${candidates}.` : "";
-    const help = percent > MUCH ? " Too much? Choose Not this, and click what is to stay." : "";
-    return share + which + help;
+    const position = candidates > 1 ? ` Candidate ${candidate + 1} of ${candidates}.` : "";
+    const hint = percent > LARGE_PERCENT ? " Too much? Choose Not this, and click what should stay." : "";
+    return share + position + hint;
   }
 }

@@ -1,1 +1,1 @@
-"""The routes of the contract, a module for each part of it."""
+"""The HTTP routes, one module for each part of the API."""

@@ -1,17 +1,15 @@
-"""What routes share: the gateway, the caller, and how pictures, jobs and failures are answered."""
+"""Responses that routes share: JSON with images, job status, event streams, files and errors."""
 
-import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pybase64
-from fastapi import Depends, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from ...errors import CODES, ArtMancerError
 from .. import schemas
@@ -19,63 +17,36 @@ from ..jobs import Job, check_done
 from ..service import Gateway
 
 HEARTBEAT = 5.0
-_PART = 3 * 2**15
-"""Bytes of a picture that are encoded at a time; a multiple of 3, so that the parts' base64 makes
-that of the whole.
+"""Longest pause between two events of a stream, in seconds. The page takes a stream for broken
+after three such pauses (page/job.js).
 """
 
+_CHUNK_BYTES = 3 * 2**15
+"""Bytes of an image that are encoded at a time. It is a multiple of 3, so that the base64 of the
+chunks, joined, is the base64 of the file.
+"""
 
-# Coroutines, for FastAPI gives a function a thread.
-async def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-async def _client(request: Request) -> str:
-    return request.client.host if request.client else "local"
+_COMMON_ERRORS = ("invalid_request", "unauthorized", "image_too_large", "timeout")
+"""Error codes of every route: from the middleware and from parsing the request."""
 
 
-Here = Annotated[Gateway, Depends(_gateway)]
-Client = Annotated[str, Depends(_client)]
+def error_responses(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses that a route documents, by HTTP status.
 
-
-class _PictureRequest(Request):
-    async def json(self) -> Any:
-        try:
-            return from_json(await self.body())
-        except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
-
-
-class PictureRoute(APIRoute):
-    """Its requests hold pictures, megabytes of base64; pydantic's parser takes a tenth of json's
-    time for them.
+    Parameters
+    ----------
+    codes : the route's error codes, besides those of every route
     """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def with_pictures(request: Request) -> Response:
-            return await handle(_PictureRequest(request.scope, request.receive))
-
-        return with_pictures
-
-
-_OF_ANY_ROUTE = ("invalid_request", "unauthorized", "image_too_large", "timeout")
-"""What the guard and the parsing of a request answer."""
+    codes_by_status: dict[int, list[str]] = defaultdict(list)
+    for code in (*_COMMON_ERRORS, *codes):
+        codes_by_status[CODES[code].status].append(code)
+    return {
+        status: {"model": schemas.Failure, "description": "; ".join(names)}
+        for status, names in codes_by_status.items()
+    }
 
 
-def failures(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The answers besides success that a route documents."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for code in (*_OF_ANY_ROUTE, *codes):
-        row = CODES[code]
-        about = found.setdefault(row.status, {"model": schemas.Failure, "description": ""})
-        about["description"] = f"{about['description']}; {code}".strip("; ")
-    return found
-
-
-RUN_RESPONSES = failures(
+RUN_RESPONSES = error_responses(
     "invalid_image",
     "mask_missing",
     "mask_empty",
@@ -89,40 +60,61 @@ RUN_RESPONSES = failures(
     "comfyui_unavailable",
     "out_of_memory",
 )
-"""Of a route that runs a job."""
+"""Error responses of a route that runs a job."""
+
+STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **error_responses("not_found"),
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The job's status, as Server-Sent Events.",
+    },
+}
+"""Responses of a route that streams a job's status."""
+
+PNG_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **RUN_RESPONSES,
+    200: {
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The image.",
+    },
+}
+"""Responses of a route that returns an image file."""
 
 
-def invalid(field: str, expected: str, got: str, do: str = "Change it.") -> ArtMancerError:
-    """A mistake in one field of a request."""
+def invalid(field: str, expected: str, got: str) -> ArtMancerError:
+    """Make the error for a mistake in one field of a request."""
     details = {"field": field, "expected": expected, "got": got}
-    return ArtMancerError("invalid_request", f"{field}: {expected}; got {got}. {do}", details)
+    return ArtMancerError("invalid_request", f"{field}: {expected}; got {got}.", details)
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
-    """An answer with pictures in it, which is not validated again on its way out."""
-    return Response(to_json(model, by_alias=True), status, media_type="application/json")
+def json_response(model: BaseModel) -> Response:
+    """Return a model as JSON. It is not validated a second time: it may hold large images."""
+    return Response(to_json(model, by_alias=True), media_type="application/json")
 
 
-def answer_with_picture(model: schemas.GenerateAnswer, picture: Path) -> Response:
-    """An answer whose `image`, still empty, is this file;
-    encoded as it is sent, for it may be large.
+def json_response_with_image(model: schemas.GenerateAnswer, image: Path) -> Response:
+    """Return a model as JSON, with this file in its field `image`, which is empty so far.
+
+    The file may be large, so it is encoded while it is sent.
     """
     head, field, tail = to_json(model).partition(b'"image":"')
 
     async def body() -> AsyncIterator[bytes]:
         yield head + field
-        with picture.open("rb") as file:
-            while part := file.read(_PART):
-                yield pybase64.b64encode(part)
+        with image.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield pybase64.b64encode(chunk)
         yield tail
 
-    length = len(head + field + tail) + 4 * math.ceil(picture.stat().st_size / 3)
+    base64_length = 4 * math.ceil(image.stat().st_size / 3)
+    length = len(head + field + tail) + base64_length
     return StreamingResponse(
         body(), headers={"Content-Length": str(length)}, media_type="application/json"
     )
 
 
-def status_of(gateway: Gateway, job: Job) -> schemas.JobStatus:
+def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:
+    """Return the status of a job as clients get it."""
     return schemas.JobStatus(
         task_id=job.id,
         status=job.state,
@@ -135,54 +127,44 @@ def status_of(gateway: Gateway, job: Job) -> schemas.JobStatus:
     )
 
 
-def stream(
-    gateway: Gateway, job: Job, last: Callable[[Job], Awaitable[dict[str, Any]]]
+def event_stream(
+    gateway: Gateway, job: Job, result_fields: Callable[[Job], Awaitable[dict[str, Any]]]
 ) -> Response:
-    """Server-Sent Events, each one `data:` line:
-    the status at once, at each change, and every few seconds.
+    """Stream a job's status as Server-Sent Events: at once, at each change, and every HEARTBEAT
+    seconds. Each event is one `data:` line.
 
     Parameters
     ----------
-    last : what the event of a job that is done carries besides
+    result_fields : returns the fields that the last event of a successful job has besides the
+        status
     """
 
     async def events() -> AsyncIterator[bytes]:
-        async for one in gateway.jobs.follow(job.id, HEARTBEAT):
-            event = status_of(gateway, one).model_dump()
-            if one.state == "done":
-                event |= await last(one)
+        async for update in gateway.jobs.follow(job.id, HEARTBEAT):
+            event = job_status(gateway, update).model_dump()
+            if update.state == "done":
+                event |= await result_fields(update)
             yield b"data: " + to_json(event) + b"\n\n"
 
+    # Neither a cache nor nginx may hold events back.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
 
-async def cancel(gateway: Gateway, job_id: str) -> schemas.Cancelled:
+async def cancel_job(gateway: Gateway, job_id: str) -> schemas.Cancelled:
+    """Cancel a job in any state. A job that is cancelled already counts as a success."""
     if await gateway.jobs.cancel(job_id):
         return schemas.Cancelled(success=True, message="The job is cancelled.", task_id=job_id)
     state = (await gateway.jobs.get(job_id)).state
     return schemas.Cancelled(
-        success=state == "cancelled", message=f"The job had ended before: {state}.", task_id=job_id
+        success=state == "cancelled",
+        message=f"The job had already ended: {state}.",
+        task_id=job_id,
     )
 
 
-async def picture(gateway: Gateway, job: Job, name: str) -> FileResponse:
-    """The first picture of a result, as a file."""
+async def image_file(gateway: Gateway, job: Job, name: str) -> FileResponse:
+    """Return the first image of a result as a PNG file."""
     check_done(job)
-    return FileResponse((await gateway.jobs.result_paths(job, name))[0], media_type="image/png")
-
-
-STREAM: dict[int | str, dict[str, Any]] = {
-    **failures("not_found"),
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "The job's status.",
-    },
-}
-PNG: dict[int | str, dict[str, Any]] = {
-    **RUN_RESPONSES,
-    200: {
-        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        "description": "The picture.",
-    },
-}
+    paths = await gateway.jobs.result_paths(job, name)
+    return FileResponse(paths[0], media_type="image/png")

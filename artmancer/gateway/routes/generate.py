@@ -1,4 +1,4 @@
-"""/api/generate: edits, and the jobs they are."""
+"""/api/generate: edits, at once or as background jobs."""
 
 import json
 import secrets
@@ -16,138 +16,151 @@ from ..jobs import Job, check_done
 from ..schemas import GenerateRequest
 from ..service import Gateway
 from . import answers
-from .answers import Client, Here
+from .dependencies import ClientAddress, FastJsonRoute, GatewayDependency
 
-router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=answers.PictureRoute)
+router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRoute)
 
 WORKFLOW = "generate"
-_NAME_LENGTH, _MOST_NAMES = 80, 50
-"""Of fields that are not known: as much as is told again."""
-
-_HEADER = 2**16
-"""Bytes of a result in which its size stands."""
+"""Name of the workflow that these routes run."""
 
 BRUSH_GROWTH = 8
-"""Pixels a brush mask is grown by: a hand paints short of an object's edge."""
+"""Pixels that a brush mask is grown by: people paint short of an object's edge."""
+
+_MAX_IGNORED_NAMES = 50
+"""Number of unknown field names that are echoed in `ignored`."""
+
+_MAX_IGNORED_LENGTH = 80
+"""Characters of an unknown field name that are echoed in `ignored`."""
+
+_HEADER_BYTES = 2**16
+"""Leading bytes of a PNG that hold its width and height."""
+
+_ECHOED_SETTINGS = (
+    "task_type",
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "num_inference_steps",
+    "true_cfg_scale",
+)
+"""Inputs of the workflow that `parameters_used` repeats."""
 
 
 @router.post("", responses=answers.RUN_RESPONSES, response_model=schemas.GenerateAnswer)
-async def generate(request: GenerateRequest, gateway: Here, client: Client) -> Response:
-    """Edit a picture, and wait for it."""
+async def generate(
+    request: GenerateRequest, gateway: GatewayDependency, client: ClientAddress
+) -> Response:
+    """Edit a photo, and wait for the result."""
     job = await gateway.finish(await _submit(gateway, request, client))
-    return answers.answer_with_picture(*await _result(gateway, job))
+    return answers.json_response_with_image(*await _result(gateway, job))
 
 
 @router.post("/async", status_code=202, responses=answers.RUN_RESPONSES)
 async def generate_async(
-    request: GenerateRequest, gateway: Here, client: Client
+    request: GenerateRequest, gateway: GatewayDependency, client: ClientAddress
 ) -> schemas.Accepted:
-    """Edit a picture in the background."""
+    """Edit a photo in the background."""
     return schemas.Accepted(task_id=(await _submit(gateway, request, client)).id)
 
 
-@router.get("/status/{task_id}", responses=answers.failures("not_found"))
-async def status(task_id: str, gateway: Here) -> schemas.JobStatus:
-    """Where a job is."""
-    return answers.status_of(gateway, await _job(gateway, task_id))
+@router.get("/status/{task_id}", responses=answers.error_responses("not_found"))
+async def status(task_id: str, gateway: GatewayDependency) -> schemas.JobStatus:
+    """Return a job's status and progress."""
+    return answers.job_status(gateway, await _job(gateway, task_id))
 
 
-@router.get("/stream/{task_id}", responses=answers.STREAM, response_class=Response)
-async def stream(task_id: str, gateway: Here) -> Response:
-    """Where a job is, as Server-Sent Events; the last one carries the result."""
+@router.get("/stream/{task_id}", responses=answers.STREAM_RESPONSES, response_class=Response)
+async def stream(task_id: str, gateway: GatewayDependency) -> Response:
+    """Stream a job's status as Server-Sent Events. The last event carries the result."""
 
-    async def last(job: Job) -> dict[str, Any]:
-        done, _ = await _result(gateway, job)
-        (picture,) = await gateway.result_base64(job, "image")
-        return {"result": picture, "debug_info": done.debug_info.model_dump()}
+    async def result_fields(job: Job) -> dict[str, Any]:
+        answer, _ = await _result(gateway, job)
+        (image,) = await gateway.result_base64(job, "image")
+        return {"result": image, "debug_info": answer.debug_info.model_dump()}
 
-    return answers.stream(gateway, await _job(gateway, task_id), last)
+    return answers.event_stream(gateway, await _job(gateway, task_id), result_fields)
 
 
 @router.get(
     "/result/{task_id}", responses=answers.RUN_RESPONSES, response_model=schemas.GenerateAnswer
 )
-async def result(task_id: str, gateway: Here) -> Response:
-    """The answer of /api/generate, or the error the job failed with."""
+async def result(task_id: str, gateway: GatewayDependency) -> Response:
+    """Return the answer of /api/generate for a job, or the error that it failed with."""
     job = await _job(gateway, task_id)
     check_done(job)
-    return answers.answer_with_picture(*await _result(gateway, job))
+    return answers.json_response_with_image(*await _result(gateway, job))
 
 
-@router.get("/result-image/{task_id}", responses=answers.PNG, response_class=Response)
-async def result_image(task_id: str, gateway: Here) -> Response:
-    """The edited picture's bytes."""
-    return await answers.picture(gateway, await _job(gateway, task_id), "image")
+@router.get("/result-image/{task_id}", responses=answers.PNG_RESPONSES, response_class=Response)
+async def result_image(task_id: str, gateway: GatewayDependency) -> Response:
+    """Return the edited photo as a PNG file."""
+    return await answers.image_file(gateway, await _job(gateway, task_id), "image")
 
 
-@router.post("/async/cancel/{task_id}", responses=answers.failures("not_found"))
-async def cancel(task_id: str, gateway: Here) -> schemas.Cancelled:
-    """End a job in whatever state it is."""
-    return await answers.cancel(gateway, (await _job(gateway, task_id)).id)
+@router.post("/async/cancel/{task_id}", responses=answers.error_responses("not_found"))
+async def cancel(task_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
+    """Cancel a job in any state."""
+    return await answers.cancel_job(gateway, (await _job(gateway, task_id)).id)
 
 
 async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Job:
-    given = request.conditional_images or []
-    mask = request.mask_image or (given[0] if given else None)
+    """Submit the edit that a request describes."""
+    conditional_images = request.conditional_images or []
+    first_image = conditional_images[0] if conditional_images else None
+    mask = request.mask_image or first_image
     variant = _variant(request, mask)
     check_mask_given(variant, mask is not None)
-    pictures = {
+    images_base64 = {
         "input_image": request.input_image,
         "mask_image": mask,
         "reference_image": request.reference_image,
         "reference_mask_R": request.reference_mask_R,
-        **{f"extra_{index}": text for index, text in enumerate(given[1:], 1)},
     }
+    for index, image in enumerate(conditional_images[1:], 1):
+        images_base64[f"extra_{index}"] = image
     settings = _settings(request, variant)
-    unknown = sorted(name[:_NAME_LENGTH] for name in request.model_extra or {})[:_MOST_NAMES]
-    ignored = [
-        name for name in schemas.WITHOUT_EFFECT if getattr(request, name) is not None
-    ] + unknown
     parameters = {
-        "task_type": variant,
-        **{
-            name: settings[name]
-            for name in (
-                "prompt",
-                "negative_prompt",
-                "seed",
-                "num_inference_steps",
-                "true_cfg_scale",
-            )
-        },
+        **{name: settings[name] for name in _ECHOED_SETTINGS},
         "input_quality": request.input_quality or "original",
         "mask_tool_type": request.mask_tool_type,
-        "ignored": ignored,
+        "ignored": _ignored_fields(request),
     }
-    names = {field: await gateway.keep(field, text) for field, text in pictures.items()}
-    input_width, input_height = gateway.uploads.size(str(names["input_image"]))
+    names = {field: await gateway.keep(field, text) for field, text in images_base64.items()}
+    width, height = gateway.uploads.size(str(names["input_image"]))
     debug = bool(request.enable_debug)
     return await gateway.submit(
         WORKFLOW,
         {**names, **settings},
         client=client,
         include=["conditions"] if debug else [],
-        context={
-            "parameters": parameters,
-            "input_size": f"{input_width}x{input_height}",
-            "debug": debug,
-        },
+        context={"parameters": parameters, "input_size": f"{width}x{height}", "debug": debug},
     )
+
+
+def _ignored_fields(request: GenerateRequest) -> list[str]:
+    """Return the names of a request's fields that have no effect, and of its unknown fields."""
+    without_effect = [name for name in schemas.WITHOUT_EFFECT if getattr(request, name) is not None]
+    unknown = sorted(name[:_MAX_IGNORED_LENGTH] for name in request.model_extra or {})
+    return without_effect + unknown[:_MAX_IGNORED_NAMES]
 
 
 def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
-    """The workflow's inputs besides the pictures."""
-    seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-    cfg = next(
-        (one for one in (request.true_cfg_scale, request.guidance_scale) if one is not None),
-        DEFAULT_SAMPLING.cfg,
-    )
+    """Return the workflow's inputs besides the images; None keeps the workflow's default."""
+    seed = request.seed
+    if seed is None:
+        seed = secrets.randbelow(MAX_SEED + 1)
+    cfg = request.true_cfg_scale
+    if cfg is None:
+        cfg = request.guidance_scale
+    if cfg is None:
+        cfg = DEFAULT_SAMPLING.cfg
+    negative_prompt = request.negative_prompt
+    if negative_prompt is None:
+        negative_prompt = DEFAULT_SAMPLING.negative
     return {
         "task_type": variant,
         "prompt": request.prompt,
-        "negative_prompt": DEFAULT_SAMPLING.negative
-        if request.negative_prompt is None
-        else request.negative_prompt,
+        "negative_prompt": negative_prompt,
         "seed": seed,
         "num_inference_steps": request.num_inference_steps or DEFAULT_SAMPLING.steps,
         "true_cfg_scale": cfg,
@@ -159,6 +172,7 @@ def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
 
 
 def _variant(request: GenerateRequest, mask: str | None) -> str:
+    """Return the variant that a request names, else the one that its images suggest."""
     if request.task_type:
         return request.task_type.replace("-", "_")
     if request.reference_image:
@@ -167,37 +181,46 @@ def _variant(request: GenerateRequest, mask: str | None) -> str:
 
 
 async def _job(gateway: Gateway, task_id: str) -> Job:
+    """Return a job that one of these routes accepted.
+
+    Raises
+    ------
+    ArtMancerError : not_found
+    """
     job = await gateway.jobs.get(task_id)
-    if (
-        job.workflow != WORKFLOW or "input_size" not in job.record.context
-    ):  # one of /api/workflows/generate is not of here
+    # /api/workflows/generate runs the same workflow, but stores no input size: `_result` could not
+    # answer its jobs.
+    if job.workflow != WORKFLOW or "input_size" not in job.record.context:
         raise ArtMancerError(
-            "not_found", "The job of this id is no edit. Ask under /api/jobs for it."
+            "not_found",
+            "The job with this id does not come from /api/generate. Use /api/jobs for it.",
         )
     return job
 
 
 async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, Path]:
-    """The answer to an edit that is done, with its picture apart."""
+    """Return the answer to a finished edit, with an empty `image`, and the image's file."""
+    context = job.record.context
     report = json.loads(job.result_value("report"))
-    (picture,) = await gateway.jobs.result_paths(job, "image")
-    with picture.open("rb") as file:
-        _, width, height = images.inspect(file.read(_HEADER))
-    shown = await gateway.result_base64(job, "conditions") if job.record.context["debug"] else None
+    adapters = report["adapters"]
+    (image,) = await gateway.jobs.result_paths(job, "image")
+    with image.open("rb") as file:
+        _, width, height = images.inspect(file.read(_HEADER_BYTES))
+    conditions = await gateway.result_base64(job, "conditions") if context["debug"] else None
     answer = schemas.GenerateAnswer(
         image="",
         generation_time=job.seconds,
         model_used=report["editor"],
-        parameters_used={**job.record.context["parameters"], "width": width, "height": height},
+        parameters_used={**context["parameters"], "width": width, "height": height},
         request_id=job.id,
         debug_info=schemas.DebugInfo(
-            conditional_images=shown,
+            conditional_images=conditions,
             conditional_labels=report["conditions"],
-            input_image_size=job.record.context["input_size"],
+            input_image_size=context["input_size"],
             output_image_size=f"{width}x{height}",
-            lora_adapter=next(iter(report["adapters"]), None),
-            loaded_adapters=report["adapters"],
+            lora_adapter=adapters[0] if adapters else None,
+            loaded_adapters=adapters,
         ),
         report=report,
     )
-    return answer, picture
+    return answer, image

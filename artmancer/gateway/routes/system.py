@@ -10,7 +10,7 @@ from .. import metrics, schemas
 from ..jobs import HEAVY, LIGHT, LaneName
 from ..service import Gateway
 from . import answers
-from .answers import Here
+from .dependencies import GatewayDependency
 
 router = APIRouter(tags=["system"])
 debug_router = APIRouter(prefix="/api/debug", tags=["debug"])
@@ -18,72 +18,73 @@ debug_router = APIRouter(prefix="/api/debug", tags=["debug"])
 
 @router.get("/ping")
 async def ping() -> schemas.Ping:
-    """Alive."""
+    """Tell that the gateway is alive. This route needs no token."""
     return schemas.Ping()
 
 
-@router.get("/api/health", responses=answers.failures())
-async def health(gateway: Here) -> schemas.Health:
-    """What works here, as of a few seconds ago."""
-    host = gateway.jobs.comfy_status(HEAVY if gateway.serves(HEAVY) else LIGHT)
-    about = dict(host.info)
-    pack = about.pop("pack", None) or {}
-    checkpoints = pack.get("checkpoints", {})
-    reason = host.reason
-    if host.up and not pack:
+@router.get("/api/health", responses=answers.error_responses())
+async def health(gateway: GatewayDependency) -> schemas.Health:
+    """Return the state of ComfyUI and its models, as of a few seconds ago."""
+    comfyui = gateway.jobs.comfy_status(HEAVY if gateway.serves(HEAVY) else LIGHT)
+    info = dict(comfyui.info)
+    pack = info.pop("pack", None) or {}
+    reason = comfyui.reason
+    if comfyui.up and not pack:
         reason = "ComfyUI has no ArtMancer pack in its custom_nodes."
+    checkpoints: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for variant, file in pack.get("checkpoints", {}).items():
+        if file:
+            checkpoints[variant] = file
+        else:
+            missing[variant] = pack["expected"][variant]
     return schemas.Health(
         status="degraded" if reason else "healthy",
         reason=reason,
-        model_loaded=bool(host.up and pack.get("model_loaded")),
-        device=about.get("device", "unknown"),
+        model_loaded=bool(comfyui.up and pack.get("model_loaded")),
+        device=info.get("device", "unknown"),
         device_info={
-            **about,
+            **info,
             "jobs_unfinished": sum(sum(gateway.jobs.load(lane)) for lane in gateway.jobs.lanes),
             "bases": pack.get("bases", []),
-            "checkpoints": {variant: file for variant, file in checkpoints.items() if file},
-            "missing": {
-                variant: pack["expected"][variant]
-                for variant, file in checkpoints.items()
-                if not file
-            },
+            "checkpoints": checkpoints,
+            "missing": missing,
         },
     )
 
 
-@router.get("/api/system/health", responses=answers.failures())
-async def system_health(gateway: Here) -> schemas.SystemHealth:
-    """Which of the services answer."""
-    services: dict[schemas.ServiceName, schemas.Service] = {
-        "generation": _service(gateway, HEAVY, ["generate"]),
-        "segmentation": _service(gateway, LIGHT, ["smart-mask"]),
-        "image-utils": _service(
-            gateway,
-            LIGHT,
-            ["remove-background", "extract-object", "add-shadow-preview", "white-balance"],
-        ),
+@router.get("/api/system/health", responses=answers.error_responses())
+async def system_health(gateway: GatewayDependency) -> schemas.SystemHealth:
+    """Return the state of each service. Only services of this deployment count for `status`."""
+    tools = ["remove-background", "extract-object", "add-shadow-preview", "white-balance"]
+    workflows: dict[schemas.ServiceName, tuple[LaneName, list[str]]] = {
+        "generation": (HEAVY, ["generate"]),
+        "segmentation": (LIGHT, ["smart-mask"]),
+        "image-utils": (LIGHT, tools),
     }
-    here = [
-        service
-        for name, service in services.items()
-        if gateway.serves(HEAVY if name == "generation" else LIGHT)
-    ]
-    healthy = all(service.status == "healthy" for service in here)
+    services: dict[schemas.ServiceName, schemas.Service] = {}
+    healthy = True
+    for name, (lane, names) in workflows.items():
+        service = _service(gateway, lane, names)
+        services[name] = service
+        if gateway.serves(lane) and service.status != "healthy":
+            healthy = False
     return schemas.SystemHealth(status="healthy" if healthy else "degraded", services=services)
 
 
-@router.get("/metrics", responses=answers.failures(), response_class=Response)
-async def prometheus(gateway: Here) -> Response:
-    """Requests, jobs and hosts, in Prometheus' text format."""
+@router.get("/metrics", responses=answers.error_responses(), response_class=Response)
+async def prometheus(gateway: GatewayDependency) -> Response:
+    """Return counts of requests and jobs and the state of each ComfyUI, for Prometheus."""
     return Response(metrics.text(gateway.jobs), media_type="text/plain; version=0.0.4")
 
 
 def _service(gateway: Gateway, lane: LaneName, names: list[str]) -> schemas.Service:
+    """Return the state of a service that needs these workflows."""
     if not gateway.serves(lane):
         return schemas.Service(status="degraded", reason=f"It belongs to the {lane} deployment.")
-    host = gateway.jobs.comfy_status(lane)
-    if not host.up:
-        return schemas.Service(status="degraded", reason=host.reason)
+    comfyui = gateway.jobs.comfy_status(lane)
+    if not comfyui.up:
+        return schemas.Service(status="degraded", reason=comfyui.reason)
     for name in names:
         try:
             reason = gateway.refusal_reason(gateway.workflows.get(name))
@@ -94,76 +95,86 @@ def _service(gateway: Gateway, lane: LaneName, names: list[str]) -> schemas.Serv
     return schemas.Service(status="healthy")
 
 
-@debug_router.get("/status", responses=answers.failures())
-async def debug_status(gateway: Here) -> schemas.DebugStatus:
-    """Whether debug sessions are written, and how many there are."""
-    found = [gateway.debug_sessions.describe(name) for name in gateway.debug_sessions.names()]
+@debug_router.get("/status", responses=answers.error_responses())
+async def debug_status(gateway: GatewayDependency) -> schemas.DebugStatus:
+    """Tell whether debug sessions are recorded, how many there are, and their size."""
+    store = gateway.debug_sessions
+    descriptions = [store.describe(name) for name in store.names()]
     return schemas.DebugStatus(
         enabled=gateway.settings.debug,
-        sessions=len(found),
-        bytes=sum(session["bytes"] for session in found),
+        sessions=len(descriptions),
+        bytes=sum(description["bytes"] for description in descriptions),
     )
 
 
-@debug_router.get("/sessions", responses=answers.failures("not_found"))
-async def sessions(gateway: Here) -> list[schemas.DebugSession]:
-    """The newest first."""
-    await _check_on(gateway)
-    return [
-        schemas.DebugSession(**gateway.debug_sessions.describe(name))
-        for name in gateway.debug_sessions.names()
-    ]
+@debug_router.get("/sessions", responses=answers.error_responses("not_found"))
+async def sessions(gateway: GatewayDependency) -> list[schemas.DebugSession]:
+    """List the debug sessions, the newest first."""
+    await _open_sessions(gateway)
+    store = gateway.debug_sessions
+    return [schemas.DebugSession(**store.describe(name)) for name in store.names()]
 
 
-@debug_router.get("/sessions/{name}", responses=answers.failures("not_found"))
-async def session(name: str, gateway: Here) -> schemas.DebugSessionDetails:
-    """What is known of one job."""
-    await _check_on(gateway)
-    about: dict[str, Any] = gateway.debug_sessions.describe(name)
-    return schemas.DebugSessionDetails(**about, parameters=gateway.debug_sessions.parameters(name))
+@debug_router.get("/sessions/{name}", responses=answers.error_responses("not_found"))
+async def session(name: str, gateway: GatewayDependency) -> schemas.DebugSessionDetails:
+    """Return a debug session: its files and the parameters of its job."""
+    await _open_sessions(gateway)
+    description: dict[str, Any] = gateway.debug_sessions.describe(name)
+    parameters = gateway.debug_sessions.parameters(name)
+    return schemas.DebugSessionDetails(**description, parameters=parameters)
 
 
-@debug_router.get("/sessions/{name}/images/{image}", responses=answers.PNG, response_class=Response)
-async def session_image(name: str, image: str, gateway: Here) -> FileResponse:
-    """One of its pictures."""
-    await _check_on(gateway)
-    return FileResponse(gateway.debug_sessions.picture(name, image))
+@debug_router.get(
+    "/sessions/{name}/images/{image}",
+    responses=answers.PNG_RESPONSES,
+    response_class=Response,
+)
+async def session_image(name: str, image: str, gateway: GatewayDependency) -> FileResponse:
+    """Return an image of a debug session."""
+    await _open_sessions(gateway)
+    return FileResponse(gateway.debug_sessions.image_path(name, image))
 
 
 @debug_router.get(
     "/sessions/{name}/download",
     responses={
-        **answers.failures("not_found"),
+        **answers.error_responses("not_found"),
         200: {
             "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-            "description": "ZIP",
+            "description": "The ZIP file.",
         },
     },
     response_class=Response,
 )
-async def session_download(name: str, gateway: Here) -> Response:
-    """All of it, as a ZIP."""
-    await _check_on(gateway)
+async def session_download(name: str, gateway: GatewayDependency) -> Response:
+    """Return all files of a debug session as a ZIP file."""
+    await _open_sessions(gateway)
     headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
     return Response(
-        gateway.debug_sessions.zipped(name), media_type="application/zip", headers=headers
+        gateway.debug_sessions.as_zip(name), media_type="application/zip", headers=headers
     )
 
 
-@debug_router.post("/cleanup", responses=answers.failures("not_found"))
+@debug_router.post("/cleanup", responses=answers.error_responses("not_found"))
 async def cleanup(
-    gateway: Here, keep_last_n: int = Query(50, ge=0, le=100_000)
+    gateway: GatewayDependency, keep_last_n: int = Query(50, ge=0, le=100_000)
 ) -> schemas.DebugCleanup:
-    """Remove all but the newest."""
-    await _check_on(gateway)
+    """Remove all debug sessions except the newest."""
+    await _open_sessions(gateway)
     removed = gateway.debug_sessions.clean(keep_last_n)
     await gateway.debug_sessions.publish()
     return schemas.DebugCleanup(removed=removed)
 
 
-async def _check_on(gateway: Gateway) -> None:
+async def _open_sessions(gateway: Gateway) -> None:
+    """Read the list of debug sessions anew.
+
+    Raises
+    ------
+    ArtMancerError : not_found where debug sessions are off
+    """
     if not gateway.settings.debug:
         raise ArtMancerError(
-            "not_found", "Debug sessions are off. Set DEBUG=true, and start the gateway again."
+            "not_found", "Debug sessions are off. Set DEBUG=true and restart the gateway."
         )
     await gateway.debug_sessions.refresh()

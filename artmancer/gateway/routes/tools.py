@@ -1,4 +1,4 @@
-"""/api/smart-mask and /api/image-utils: what answers while a person waits."""
+"""/api/smart-mask and /api/image-utils: masks and tools, which take seconds."""
 
 import json
 import uuid
@@ -13,47 +13,53 @@ from ..jobs import LIGHT, Job
 from ..schemas import ExtractObjectRequest, RemoveBackgroundRequest, ShadowRequest, SmartMaskRequest
 from ..service import Gateway, file_base64
 from . import answers
-from .answers import Client, Here
+from .dependencies import ClientAddress, FastJsonRoute, GatewayDependency
 
-router = APIRouter(prefix="/api", tags=["masks and tools"], route_class=answers.PictureRoute)
+router = APIRouter(prefix="/api", tags=["masks and tools"], route_class=FastJsonRoute)
 
-BLUR = 8
-"""Pixels over which a mask fades out where use_blur is set."""
+FEATHER = 8
+"""Pixels over which the edge of a mask fades out when use_blur is set."""
 
 
-@router.get("/", responses=answers.failures())
+@router.get("/", responses=answers.error_responses())
 async def welcome() -> schemas.Welcome:
-    """What answers here."""
+    """Return the name and version of this server."""
     return schemas.Welcome(
-        message="ArtMancer edits photos where a mask says. See /docs.", version=__version__
+        message="ArtMancer edits photos where a mask is white. See /docs.", version=__version__
     )
 
 
-@router.post("/clear-cache", responses=answers.failures("comfyui_unavailable"))
-async def clear_cache(gateway: Here) -> schemas.Cleared:
-    """Unload all models and empty all caches."""
+@router.post("/clear-cache", responses=answers.error_responses("comfyui_unavailable"))
+async def clear_cache(gateway: GatewayDependency) -> schemas.Cleared:
+    """Unload all models and empty all caches of ComfyUI."""
     freed = await gateway.jobs.free()
-    return schemas.Cleared(message="Models are unloaded, and caches are empty.", freed_bytes=freed)
+    return schemas.Cleared(
+        message="All models are unloaded and all caches are empty.", freed_bytes=freed
+    )
 
 
 @router.post("/smart-mask", responses=answers.RUN_RESPONSES, response_model=schemas.SmartMaskAnswer)
-async def smart_mask(request: SmartMaskRequest, gateway: Here, client: Client) -> Response:
-    """The mask of the object that was clicked."""
+async def smart_mask(
+    request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
+) -> Response:
+    """Make a mask of the object at the clicks."""
     return await _smart_mask(request, gateway, client)
 
 
 @router.post(
     "/smart-mask/detect", responses=answers.RUN_RESPONSES, response_model=schemas.SmartMaskAnswer
 )
-async def detect(request: SmartMaskRequest, gateway: Here, client: Client) -> Response:
-    """The mask of the main object."""
+async def detect(
+    request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
+) -> Response:
+    """Make a mask of the main object; clicks, box and rough mask are ignored."""
     return await _smart_mask(request.model_copy(update={"auto_detect": True}), gateway, client)
 
 
-@router.post("/smart-mask/cancel/{request_id}", responses=answers.failures("not_found"))
-async def cancel(request_id: str, gateway: Here) -> schemas.Cancelled:
-    """Give up a click."""
-    return await answers.cancel(gateway, request_id)
+@router.post("/smart-mask/cancel/{request_id}", responses=answers.error_responses("not_found"))
+async def cancel(request_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
+    """Cancel a request for a mask by its request_id."""
+    return await answers.cancel_job(gateway, request_id)
 
 
 @router.post(
@@ -62,19 +68,19 @@ async def cancel(request_id: str, gateway: Here) -> schemas.Cancelled:
     response_model=schemas.RemoveBackgroundAnswer,
 )
 async def remove_background(
-    request: RemoveBackgroundRequest, gateway: Here, client: Client
+    request: RemoveBackgroundRequest, gateway: GatewayDependency, client: ClientAddress
 ) -> Response:
-    """The subject of a picture, transparent where the background was."""
+    """Cut out the subject of an image: the background becomes transparent."""
     inputs = {
         "image": await gateway.keep("image", request.image),
-        "model": _choice(gateway, "remove-background", "model", request.model),
+        "model": _checked_choice(gateway, "remove-background", "model", request.model),
         "alpha_matting": request.alpha_matting,
     }
-    job = await gateway.finish(await gateway.submit("remove-background", inputs, client=client))
-    return answers.answer(
+    job = await _run(gateway, "remove-background", inputs, client)
+    return answers.json_response(
         schemas.RemoveBackgroundAnswer(
-            image=(await gateway.result_base64(job, "image"))[0],
-            mask_base64=(await gateway.result_base64(job, "mask"))[0],
+            image=await _result_image(gateway, job, "image"),
+            mask_base64=await _result_image(gateway, job, "mask"),
             model_used=json.loads(job.result_value("report"))["model"],
         )
     )
@@ -85,16 +91,17 @@ async def remove_background(
     responses=answers.RUN_RESPONSES,
     response_model=schemas.ExtractObjectAnswer,
 )
-async def extract_object(request: ExtractObjectRequest, gateway: Here, client: Client) -> Response:
-    """The object, centred on a white square of 512 or 1024 pixels."""
+async def extract_object(
+    request: ExtractObjectRequest, gateway: GatewayDependency, client: ClientAddress
+) -> Response:
+    """Center the object on a white square of 512 or 1024 pixels."""
     inputs = {
         "image": await gateway.keep("image", request.image),
         "mask": await gateway.keep("mask", request.mask),
     }
-    job = await gateway.finish(await gateway.submit("extract-object", inputs, client=client))
-    return answers.answer(
-        schemas.ExtractObjectAnswer(extracted_image=(await gateway.result_base64(job, "image"))[0])
-    )
+    job = await _run(gateway, "extract-object", inputs, client)
+    image = await _result_image(gateway, job, "image")
+    return answers.json_response(schemas.ExtractObjectAnswer(extracted_image=image))
 
 
 @router.post(
@@ -102,8 +109,10 @@ async def extract_object(request: ExtractObjectRequest, gateway: Here, client: C
     responses=answers.RUN_RESPONSES,
     response_model=schemas.ShadowAnswer,
 )
-async def add_shadow_preview(request: ShadowRequest, gateway: Here, client: Client) -> Response:
-    """The object with a soft shadow."""
+async def add_shadow_preview(
+    request: ShadowRequest, gateway: GatewayDependency, client: ClientAddress
+) -> Response:
+    """Add a soft shadow to an object."""
     inputs = {
         "image": await gateway.keep("extracted_image", request.extracted_image),
         "mask": await gateway.keep("mask", request.mask),
@@ -112,10 +121,9 @@ async def add_shadow_preview(request: ShadowRequest, gateway: Here, client: Clie
         "opacity": request.shadow_opacity,
         "blur": request.blur_radius,
     }
-    job = await gateway.finish(await gateway.submit("add-shadow-preview", inputs, client=client))
-    return answers.answer(
-        schemas.ShadowAnswer(preview_image=(await gateway.result_base64(job, "image"))[0])
-    )
+    job = await _run(gateway, "add-shadow-preview", inputs, client)
+    image = await _result_image(gateway, job, "image")
+    return answers.json_response(schemas.ShadowAnswer(preview_image=image))
 
 
 @router.post(
@@ -124,96 +132,115 @@ async def add_shadow_preview(request: ShadowRequest, gateway: Here, client: Clie
     response_model=schemas.WhiteBalanceAnswer,
 )
 async def white_balance(
-    gateway: Here,
-    client: Client,
+    gateway: GatewayDependency,
+    client: ClientAddress,
     file: Annotated[UploadFile, File(description="The photo.")],
     method: Annotated[Literal["auto", "manual", "ai"], Form()] = "auto",
     temperature: Annotated[float, Form(ge=-100, le=100, allow_inf_nan=False)] = 0,
     tint: Annotated[float, Form(ge=-100, le=100, allow_inf_nan=False)] = 0,
 ) -> Response:
-    """Remove a colour cast: by itself, by hand, or with the editor (ai), which takes longer."""
+    """Remove a color cast: automatically, manually, or with the editor (ai), which takes longer."""
     name = await gateway.uploads.keep(await file.read(), "file")
     parameters: dict[str, Any] = {"temperature": temperature, "tint": tint}
+    inputs: dict[str, Any]
     if method == "ai":
+        workflow = "generate"
         inputs = {
             "input_image": name,
             "task_type": "white_balance",
             "prompt": "correct the white balance",
         }
-        job = await gateway.submit("generate", inputs, client=client)
     else:
+        workflow = "white-balance"
         parameters["automatic"] = 1.0 if method == "auto" else 0.0
-        job = await gateway.submit("white-balance", {"image": name, **parameters}, client=client)
-    job = await gateway.finish(job)
-    return answers.answer(
+        inputs = {"image": name, **parameters}
+    job = await _run(gateway, workflow, inputs, client)
+    return answers.json_response(
         schemas.WhiteBalanceAnswer(
             original_image=await file_base64(await gateway.uploads.path(name)),
-            corrected_image=(await gateway.result_base64(job, "image"))[0],
+            corrected_image=await _result_image(gateway, job, "image"),
             method_used=method,
             parameters=parameters,
         )
     )
 
 
+async def _run(
+    gateway: Gateway, workflow: str, inputs: dict[str, Any], client: str, job_id: str | None = None
+) -> Job:
+    """Run a workflow, and wait until it is done."""
+    job = await gateway.submit(workflow, inputs, client=client, job_id=job_id)
+    return await gateway.finish(job)
+
+
+async def _result_image(gateway: Gateway, job: Job, name: str) -> str:
+    """Return the first image of a result as base64."""
+    images = await gateway.result_base64(job, name)
+    return images[0]
+
+
 async def _smart_mask(request: SmartMaskRequest, gateway: Gateway, client: str) -> Response:
+    """Run the workflow smart-mask."""
     if request.request_id is not None and not _is_uuid(request.request_id):
-        raise answers.invalid(
-            "request_id", "a UUID in lower case is expected", "another text", "Send a new one."
-        )
+        raise answers.invalid("request_id", "expected a UUID in lower case", "another text")
     if request.image is not None:
         image = await gateway.keep("image", request.image)
     elif request.image_id is not None:
         image = (await gateway.uploads.path(request.image_id)).name
     else:
         raise answers.invalid(
-            "image", "a picture, or the image_id of one, is expected", "neither", "Send the image."
+            "image",
+            "expected an image, or the image_id of an image that was sent before",
+            "neither",
         )
-    said = (
-        {}
-        if request.auto_detect
-        else {"points": request.points, "labels": request.labels, "bbox": request.bbox}
-    )
-    asked = {name: value for name, value in said.items() if value is not None}
+    clicks: dict[str, Any] = {}
+    if not request.auto_detect:
+        fields = {"points": request.points, "labels": request.labels, "bbox": request.bbox}
+        clicks = {name: value for name, value in fields.items() if value is not None}
     inputs = {
         "image": image,
-        "prompt": json.dumps(asked) if asked else "",
+        "prompt": json.dumps(clicks) if clicks else "",
         "model": _segmenter(gateway, request.model_type),
         "candidate": request.candidate,
         "grow": request.border_adjustment,
-        "feather": BLUR if request.use_blur else None,
-        "brush": None if request.auto_detect else await gateway.keep("mask", request.mask),
+        "feather": FEATHER if request.use_blur else None,
     }
-    job = await gateway.finish(
-        await gateway.submit("smart-mask", inputs, client=client, job_id=request.request_id)
-    )
-    return answers.answer(await _mask_of(gateway, job))
-
-
-async def _mask_of(gateway: Gateway, job: Job) -> schemas.SmartMaskAnswer:
-    return schemas.SmartMaskAnswer(
-        mask_base64=(await gateway.result_base64(job, "mask"))[0],
-        image_id=job.record.inputs["image"],
-        request_id=job.id,
-        candidates=int(job.result_value("candidates")),
-        score=float(job.result_value("score")),
+    if not request.auto_detect:
+        inputs["brush"] = await gateway.keep("mask", request.mask)
+    job = await _run(gateway, "smart-mask", inputs, client, request.request_id)
+    return answers.json_response(
+        schemas.SmartMaskAnswer(
+            mask_base64=await _result_image(gateway, job, "mask"),
+            image_id=job.record.inputs["image"],
+            request_id=job.id,
+            candidates=int(job.result_value("candidates")),
+            score=float(job.result_value("score")),
+        )
     )
 
 
 def _segmenter(gateway: Gateway, model_type: str | None) -> str:
+    """Return the value of the workflow's input `model` for a request's model_type.
+
+    Raises
+    ------
+    ArtMancerError : checkpoint_missing
+    """
     if model_type == "draft":
         return "draft"
     pack = gateway.jobs.comfy_status(LIGHT).info.get("pack") or {}
     if model_type == "fastsam" and not pack.get("segmenters"):
         raise ArtMancerError(
             "checkpoint_missing",
-            "There is no FastSAM; it was looked for in models/fastsam and models/ultralytics/segm. "
-            "Run `artmancer models fetch fastsam-s` there, or ask for the model_type draft.",
+            "There is no FastSAM model in models/fastsam or models/ultralytics/segm. Run "
+            "`artmancer models fetch fastsam-s` on ComfyUI's machine, or choose the model_type "
+            "draft.",
         )
     return "auto"
 
 
-def _choice(gateway: Gateway, workflow: str, name: str, value: str | None) -> str | None:
-    """A value for a choice of a workflow's.
+def _checked_choice(gateway: Gateway, workflow: str, name: str, value: str | None) -> str | None:
+    """Return a value for a choice input of a workflow, if it is a choice.
 
     Raises
     ------
@@ -221,9 +248,7 @@ def _choice(gateway: Gateway, workflow: str, name: str, value: str | None) -> st
     """
     choices = gateway.workflows.get(workflow).inputs[name].settings["choices"].splitlines()
     if value is not None and value not in choices:
-        raise answers.invalid(
-            name, f"one of {', '.join(choices)} is expected", f"'{value}'", "Send one of them."
-        )
+        raise answers.invalid(name, f"expected one of {', '.join(choices)}", f"'{value}'")
     return value
 
 

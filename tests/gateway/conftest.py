@@ -1,0 +1,70 @@
+"""Gateways in front of a fake ComfyUI, a real one, and on the stand-in for Modal."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fake_modal import FakeModal
+from support.gateway import FakeHost, Served, settings
+from support.paths import FAKE_COMFYUI
+
+from artmancer.hosting.web import web_app
+
+REAL = pytest.param("real", marks=pytest.mark.comfyui)
+
+
+@pytest.fixture(scope="session")
+def running_fake() -> Iterator[FakeHost]:
+    host = FakeHost()
+    yield host
+    host.die()
+
+
+@pytest.fixture
+def fake(running_fake: FakeHost) -> Iterator[FakeHost]:
+    """A fake ComfyUI without runs, at one address for all tests."""
+    running_fake.fake.released.clear()
+    yield running_fake
+    running_fake.interrupt_all()
+
+
+@pytest.fixture(scope="session")
+def modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The gateway as it runs on Modal, its workers in processes of their own."""
+    folder = tmp_path_factory.mktemp("modal")
+    command = [
+        sys.executable,
+        str(FAKE_COMFYUI),
+        "{port}",
+        "{folder}/told.log",
+    ]
+    made = settings(folder / "data", debug=True)
+    with FakeModal(folder, command) as modal:
+        app = web_app(modal.remote(), folder / "checkpoints", modal.results, nothing, nothing, made)
+        with Served(made, app) as served:
+            yield served.connected()
+
+
+async def nothing() -> None:
+    pass
+
+
+@pytest.fixture(scope="session", params=["fake", REAL, "modal"])
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    if request.param == "modal":
+        yield request.getfixturevalue("modal_served")
+        return
+    host = request.getfixturevalue("comfyui" if request.param == "real" else "running_fake")
+    data = tmp_path_factory.mktemp("gateway")
+    with Served(settings(data, comfyui_url=host.url, debug=True)) as served:
+        yield served.connected()
+
+
+@pytest.fixture
+def quick(fake: FakeHost, tmp_path: Path) -> Iterator[Served]:
+    """A gateway in front of the fake ComfyUI, with nothing in it."""
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
+        yield served.connected()

@@ -1,0 +1,323 @@
+"""/api/generate: edits and their jobs."""
+
+import base64
+import io
+import json
+import re
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_comfyui import HELD_STEPS
+from support.gateway import (
+    FakeHost,
+    Served,
+    encoded,
+    error,
+    picture,
+    removal,
+    settings,
+    until,
+)
+
+
+def test_an_edit_answers_with_every_field_of_the_contract(gateway: Served) -> None:
+    said = gateway.http.post(
+        "/api/generate", json=removal(angle=3, colour="red", mask_tool_type="brush")
+    ).json()
+    assert said["success"] is True
+    assert said["generation_time"] > 0
+    assert re.fullmatch(r"(draft|qwen-image-edit)/removal", said["model_used"])
+    used = said["parameters_used"]
+    assert (used["seed"], used["width"], used["height"]) == (7, 600, 400)
+    assert used["ignored"] == ["angle", "colour"]
+    assert gateway.status(said["request_id"])["status"] == "done"
+    debug = said["debug_info"]
+    assert debug["input_image_size"] == debug["output_image_size"] == "600x400"
+    assert (
+        debug["conditional_labels"] == ["mask", "background", "object"]
+        and debug["conditional_images"] is None
+    )
+    assert debug["loaded_adapters"] == [] and debug["lora_adapter"] is None
+    assert said["report"]["outside_psnr"] == "infinite"
+    assert picture(said["image"]).size == (600, 400)
+
+
+def test_older_clients_send_the_mask_as_the_first_conditional_image(gateway: Served) -> None:
+    body = removal(conditional_images=[f"data:image/png;base64,{encoded('coffee_mask')}"])
+    body["mask_image"] = None
+    assert (
+        gateway.http.post("/api/generate", json=body).json()["parameters_used"]["task_type"]
+        == "removal"
+    )
+
+
+def test_the_task_follows_from_what_was_sent(gateway: Served) -> None:
+    body = {"prompt": "balance it", "input_image": encoded("coffee")}
+    used = gateway.http.post("/api/generate", json=body).json()["parameters_used"]
+    assert used["task_type"] == "white_balance"
+    assert 0 <= used["seed"] < 2**53
+    body |= {"mask_image": encoded("coffee_mask"), "reference_image": encoded("chelsea")}
+    assert (
+        gateway.http.post("/api/generate", json=body).json()["parameters_used"]["task_type"]
+        == "insertion"
+    )
+
+
+def test_enable_debug_answers_the_conditions_and_writes_a_session(gateway: Served) -> None:
+    said = gateway.http.post("/api/generate", json=removal(enable_debug=True)).json()
+    assert len(said["debug_info"]["conditional_images"]) >= 1
+    sessions = gateway.http.get("/api/debug/sessions").json()
+    found = next(one for one in sessions if one["name"].endswith(said["request_id"][:8]))
+    assert {"input_image.png", "mask_image.png", "image-0.png", "conditions-0.png"} <= set(
+        found["files"]
+    )
+    about = gateway.http.get(f"/api/debug/sessions/{found['name']}").json()["parameters"]
+    assert about["parameters"]["seed"] == 7 and about["seconds"]["running"] > 0
+    shown = gateway.http.get(f"/api/debug/sessions/{found['name']}/images/image-0.png")
+    assert shown.headers["content-type"] == "image/png" and shown.content == base64.b64decode(
+        said["image"]
+    )
+    archive = gateway.http.get(f"/api/debug/sessions/{found['name']}/download").content
+    assert len(zipfile.ZipFile(io.BytesIO(archive)).namelist()) == len(found["files"])
+
+
+def test_the_same_pictures_are_sent_to_comfyui_once(fake: FakeHost, quick: Served) -> None:
+    before = len(fake.fake.uploads)
+    quick.http.post("/api/generate", json=removal(seed=1))
+    quick.http.post("/api/generate", json=removal(seed=2))
+    assert len(fake.fake.uploads) == before + 2
+    sent = json.dumps(fake.fake.posted[-1])
+    assert encoded("coffee")[:100] not in sent and re.search(
+        r"artmancer/[0-9a-f]{64}\.png \[temp\]", sent
+    )
+
+
+def test_pictures_that_vanished_from_comfyui_are_sent_again(fake: FakeHost, quick: Served) -> None:
+    quick.http.post("/api/generate", json=removal())
+    fake.fake.temp.clear()
+    assert quick.http.post("/api/generate", json=removal()).status_code == 200
+
+
+def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> None:
+    extra = [encoded("coffee_mask"), encoded("chelsea")]
+    body = removal(
+        prompt="take it away",
+        negative_prompt="no",
+        num_inference_steps=3,
+        guidance_scale=2.5,
+        seed=5,
+        width=512,
+        height=256,
+        input_quality="resized",
+        mask_tool_type="brush",
+        conditional_images=extra,
+    )
+    assert quick.http.post("/api/generate", json=body).status_code == 200
+    graph = fake.fake.posted[-1]["prompt"]
+    sent = {
+        node["inputs"]["name"]: node["inputs"].get("value", node["inputs"].get("image"))
+        for node in graph.values()
+        if node["class_type"].startswith("ArtMancer_Endpoint")
+        and node["class_type"] != "ArtMancer_EndpointResult"
+    }
+    assert sent["prompt"] == "take it away" and sent["negative_prompt"] == "no"
+    assert (sent["num_inference_steps"], sent["true_cfg_scale"], sent["seed"]) == (3, 2.5, 5)
+    assert (sent["width"], sent["height"], sent["max_megapixels"]) == (512, 256, 1.0)
+    assert sent["grow_mask"] > 0
+    assert sent["extra_1"].startswith("artmancer/") and sent["extra_2"] == "(none)"
+
+
+def test_the_first_scale_that_is_present_is_the_cfg_scale(gateway: Served) -> None:
+    said = gateway.http.post(
+        "/api/generate", json=removal(true_cfg_scale=3, guidance_scale=5)
+    ).json()
+    assert said["parameters_used"]["true_cfg_scale"] == 3
+
+
+def test_a_job_is_accepted_watched_and_fetched(gateway: Served) -> None:
+    task = gateway.submit(seed=21)
+    assert gateway.ended(task)["progress"] == 1
+    assert gateway.http.get(f"/api/generate/status/{task}").json()["status"] == "done"
+    said = gateway.http.get(f"/api/generate/result/{task}").json()
+    assert said["status"] == "done" and said["request_id"] == task
+    image = gateway.http.get(f"/api/generate/result-image/{task}")
+    assert image.content == base64.b64decode(said["image"])
+    assert image.headers["content-type"] == "image/png"
+    assert int(image.headers["content-length"]) == len(image.content) and image.headers["etag"]
+
+
+def test_the_stream_can_be_split_by_hand(gateway: Served) -> None:
+    task = gateway.submit(seed=22)
+    with gateway.http.stream("GET", f"/api/generate/stream/{task}") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        raw = b"".join(stream.iter_raw())
+    assert b"\r" not in raw and raw.endswith(b"\n\n")
+    blocks = raw.removesuffix(b"\n\n").split(b"\n\n")
+    assert all(block.startswith(b"data: {") and b"\n" not in block for block in blocks)
+    events = [json.loads(block.removeprefix(b"data: ")) for block in blocks]
+    fields = {
+        *(
+            "task_id",
+            "status",
+            "progress",
+            "current_step",
+            "total_steps",
+            "loading_message",
+            "error",
+        ),
+        "queue_position",
+    }
+    assert all(fields <= set(event) and event["error"] is None for event in events)
+    assert [event["progress"] for event in events] == sorted(event["progress"] for event in events)
+    assert "result" not in events[0] or len(events) == 1
+    assert (
+        events[-1]["status"] == "done"
+        and events[-1]["debug_info"]["output_image_size"] == "600x400"
+    )
+    assert picture(events[-1]["result"]).size == (600, 400)
+
+
+def test_a_stream_begins_with_the_present_status_and_beats(
+    fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artmancer.gateway.routes.answers.HEARTBEAT", 0.05)
+    running = quick.submit(prompt="hold", seed=1)
+    until(lambda: quick.status(running)["status"] == "processing")
+    waiting = quick.submit(prompt="now", seed=2)
+    events: list[dict[str, Any]] = []
+    with quick.http.stream("GET", f"/api/generate/stream/{waiting}") as stream:
+        for line in stream.iter_lines():
+            if line:
+                events.append(json.loads(line.removeprefix("data: ")))
+            if len(events) == 5:
+                fake.release()
+    assert events[0]["status"] == "queued" and events[0]["queue_position"] == 1
+    assert all(event["status"] == "queued" for event in events[:5])
+    assert events[-1]["status"] == "done"
+
+
+def test_steps_are_counted(fake: FakeHost, quick: Served) -> None:
+    job_id = quick.submit(prompt="hold")
+    until(lambda: quick.status(job_id)["current_step"] == HELD_STEPS)
+    status = quick.status(job_id)
+    assert status["status"] == "processing" and status["total_steps"] == 10
+    assert 0 < status["progress"] < 1
+    assert status["loading_message"] == "sampling" and status["queue_position"] is None
+
+
+def test_an_edit_by_another_route_is_asked_for_there(fake: FakeHost, quick: Served) -> None:
+    body = {"prompt": "x", "input_image": encoded("coffee")}
+    task = quick.http.post("/api/workflows/generate/async", json=body).json()["task_id"]
+    assert quick.ended(task)["status"] == "done"
+    assert error(quick.http.get(f"/api/generate/result/{task}")) == (404, "not_found")
+    assert quick.http.get(f"/api/jobs/{task}/result").status_code == 200
+
+
+def test_a_job_that_is_not_finished_has_no_result(fake: FakeHost, quick: Served) -> None:
+    job_id = quick.submit(prompt="hold")
+    assert error(quick.http.get(f"/api/generate/result/{job_id}")) == (409, "not_finished")
+    assert error(quick.http.get(f"/api/generate/result-image/{job_id}")) == (409, "not_finished")
+
+
+def test_a_failure_is_kept(fake: FakeHost, quick: Served) -> None:
+    task = quick.submit(prompt="fail mask_empty")
+    status = quick.ended(task)
+    assert status["status"] == "error" and status["error"].startswith("It was asked to fail")
+    assert error(quick.http.get(f"/api/generate/result/{task}")) == (400, "mask_empty")
+    with quick.http.stream("GET", f"/api/generate/stream/{task}") as stream:
+        assert json.loads(stream.read().decode()[6:])["error"] == status["error"]
+
+
+def test_cancel_ends_a_job_in_every_state(fake: FakeHost, quick: Served) -> None:
+    running = quick.submit(prompt="hold", seed=1)
+    until(lambda: quick.status(running)["status"] == "processing")
+    waiting = [quick.submit(prompt="hold", seed=seed) for seed in range(2, 7)]
+    for job_id in [*reversed(waiting), running]:
+        url = f"/api/generate/async/cancel/{job_id}"
+        answer = quick.http.post(url).json()
+        assert answer["success"] is True and answer["task_id"] == job_id
+        assert quick.status(job_id)["status"] == "cancelled"
+        assert quick.http.post(url).json()["success"] is True
+    assert quick.ended(quick.submit(seed=9))["status"] == "done"
+    assert error(quick.http.get(f"/api/generate/result/{running}")) == (409, "not_finished")
+    assert not fake.fake.waiting
+
+
+def test_cancelling_what_is_done_changes_nothing(gateway: Served) -> None:
+    task = gateway.submit(seed=30)
+    gateway.ended(task)
+    assert gateway.http.post(f"/api/generate/async/cancel/{task}").json()["success"] is False
+    assert gateway.status(task)["status"] == "done"
+
+
+@pytest.mark.comfyui
+def test_cancel_reaches_a_real_comfyui(comfyui: Any, tmp_path: Path) -> None:
+    with Served(settings(tmp_path, comfyui_url=comfyui.url)) as served:
+        served.connected()
+        tasks = [served.submit(seed=seed) for seed in range(100, 104)]
+        for task in tasks:
+            served.http.post(f"/api/generate/async/cancel/{task}")
+        assert served.ended(served.submit(seed=110))["status"] == "done"
+        queue = comfyui.get("/queue")
+        assert not queue["queue_running"] and not queue["queue_pending"]
+
+
+def test_clients_take_turns(fake: FakeHost, tmp_path: Path) -> None:
+    from artmancer.gateway.fair_queue import FairQueue
+    from artmancer.gateway.job_store import LocalJob
+    from artmancer.gateway.jobs import JobRecord
+
+    queue = FairQueue()
+    for number, client in enumerate("aaaabbc"):
+        record = JobRecord(str(number), "w", "heavy", client, {}, [], {}, {}, 0.0)
+        queue.put(LocalJob(record=record, graph={}, number=number))
+    assert [job.number for job in queue] == [0, 4, 6, 1, 5, 2, 3]
+    assert "".join(queue.take().record.client for _ in range(7)) == "abcabaa"
+
+
+def test_a_full_queue_says_when_to_come_back(fake: FakeHost, tmp_path: Path) -> None:
+    with Served(settings(tmp_path, comfyui_url=fake.url, max_per_client=2)) as served:
+        served.connected()
+        job_ids = [served.submit(prompt="hold", seed=seed) for seed in range(2)]
+        answer = served.http.post("/api/generate/async", json=removal())
+        assert error(answer) == (429, "queue_full") and int(answer.headers["retry-after"]) > 0
+        for job_id in job_ids:
+            served.http.post(f"/api/generate/async/cancel/{job_id}")
+        assert served.ended(served.submit())["status"] == "done"
+
+
+def test_a_click_goes_before_the_edits_that_wait(fake: FakeHost, quick: Served) -> None:
+    running = quick.submit(prompt="hold", seed=0)
+    until(lambda: quick.status(running)["status"] == "processing")
+    edits = [quick.submit(prompt="now", seed=seed) for seed in range(1, 5)]
+    until(lambda: len(fake.fake.waiting) == 2)  # the gateway submits three at a time
+    with ThreadPoolExecutor() as pool:
+        body = {"image": encoded("coffee")}
+        click = pool.submit(quick.http.post, "/api/smart-mask", json=body)
+        until(lambda: len(fake.fake.waiting) == 3)
+        fake.release()
+        assert click.result().status_code == 200
+    for edit in edits:
+        quick.ended(edit)
+    mask = click.result().json()["request_id"]
+    order = [job_id for job_id in fake.fake.history if job_id in (running, mask, *edits)]
+    assert order == [running, mask, *edits]
+
+
+def test_a_click_does_not_wait_where_it_has_a_comfyui_of_its_own(
+    fake: FakeHost, tmp_path: Path
+) -> None:
+    other = FakeHost()
+    made = settings(tmp_path, comfyui_url=fake.url, comfyui_light_url=other.url)
+    with Served(made) as served:
+        served.connected()
+        until(lambda: served.http.get("/api/system/health").json()["status"] == "healthy")
+        edit = served.submit(prompt="hold")
+        until(lambda: served.status(edit)["status"] == "processing")
+        answer = served.http.post("/api/smart-mask", json={"image": encoded("coffee")})
+        assert answer.status_code == 200
+        assert served.status(edit)["status"] == "processing"
+    other.die()

@@ -28,8 +28,8 @@ from gateway import shapes_to_click
 from PIL import Image
 from report import Row, finish
 from support.fake_modal import FakeModal, StandIn
-from support.gateway import Served, free_port, settings, until
-from support.paths import EXAMPLES, FAKE_COMFYUI, ROOT
+from support.gateway import Served, free_port, until
+from support.paths import EXAMPLES, ROOT
 from support.shapes import scene
 
 from artmancer.gateway import comfy_process
@@ -38,16 +38,7 @@ from artmancer.gateway.workflows import WorkflowFolder
 from artmancer.hosting import container
 from artmancer.hosting.modal_jobs import make_order
 from artmancer.hosting.shared import SharedUploadStore
-from artmancer.hosting.web import web_app
 from artmancer.hosting.worker import Worker
-
-FAKE = [
-    sys.executable,
-    str(FAKE_COMFYUI),
-    "{port}",
-    "{folder}/told.log",
-]
-"""Command that starts the fake ComfyUI of a worker."""
 
 ENDED = ("done", "error", "cancelled")
 
@@ -58,16 +49,8 @@ LIMIT_MS = 15
 """Most milliseconds that the gateway may add to a click."""
 
 
-async def nothing() -> None:
+async def _nothing() -> None:
     pass
-
-
-def serve(modal: FakeModal, folder: Path) -> Served:
-    gateway_settings = settings(folder / "gateway")
-    app = web_app(
-        modal.remote(), folder / "checkpoints", modal.results, nothing, nothing, gateway_settings
-    )
-    return Served(gateway_settings, app)
 
 
 def make_job_order(name: str, lane: LaneName, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -86,12 +69,12 @@ def kills(rounds: int) -> Iterator[Row]:
     seconds = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        FakeModal(Path(folder) / "modal", FAKE) as modal,
-        serve(modal, Path(folder)) as gateway,
+        FakeModal(Path(folder) / "modal") as modal,
+        modal.gateway(Path(folder) / "gateway") as gateway,
     ):
         for index in range(rounds):
             job_ids = [gateway.submit(prompt="slow 0.5", seed=seed) for seed in range(2)]
-            until(lambda ids=job_ids: gateway.status(ids[0])["status"] == "processing", 60)
+            until(lambda ids=job_ids: gateway.status(ids[0])["status"] == "processing")
             # A later moment of the run in each round.
             time.sleep(0.4 * index / rounds)
             modal.kill("heavy")
@@ -111,7 +94,7 @@ def kills(rounds: int) -> Iterator[Row]:
 
 def _state_at_end(gateway: Served, job_id: str) -> str:
     """Wait until a job has ended; return "done", "error", or "lost" for any other end."""
-    until(lambda: gateway.status(job_id)["status"] in ENDED, 120)
+    until(lambda: gateway.status(job_id)["status"] in ENDED)
     status = gateway.status(job_id)
     state = str(status["status"])
     if state == "done":
@@ -141,7 +124,10 @@ def added(requests: int) -> list[Row]:
         weights.parent.mkdir(parents=True)
         weights.symlink_to(ROOT / "tests" / "assets" / "tiny_fastsam.pt")
         command = comfyui_command(folder / "base", "{folder}/comfyui", "{port}")
-        with FakeModal(folder / "modal", command) as modal, serve(modal, folder) as gateway:
+        with (
+            FakeModal(folder / "modal", command) as modal,
+            modal.gateway(folder / "gateway") as gateway,
+        ):
             gateway.http.timeout = httpx.Timeout(300)
             return asyncio.run(_added(requests, gateway, modal.remote(), folder))
 
@@ -256,7 +242,7 @@ async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
     """Start a worker and run one edit; return the seconds of each stage."""
     port = free_port()
     command = comfyui_command(folder / "base", str(folder / "comfyui"), str(port))
-    with FakeModal(folder / "modal", FAKE) as modal:
+    with FakeModal(folder / "modal") as modal:
         remote = modal.remote()
         worker = Worker(
             "heavy",
@@ -265,8 +251,8 @@ async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
             port,
             folder / "worker",
             folder / "results",
-            sync=nothing,
-            on_dead=nothing,
+            sync=_nothing,
+            on_dead=_nothing,
         )
         if prepare:
             worker.prepare()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.gateway import FakeHost, Served, free_port, settings, until
+from support.gateway import WAIT_TIMEOUT, FakeHost, Served, free_port, settings, until
 from support.paths import EXAMPLES, ROOT
 
 from artmancer.client import Client, EditResponse, JobStatus
@@ -52,7 +52,7 @@ def test_an_edit_from_files(client: Client, tmp_path: Path) -> None:
 
 
 def test_an_edit_from_bytes_step_by_step(client: Client) -> None:
-    task = client.submit(PHOTO.read_bytes(), "slow 5", mask=MASK.read_bytes(), task="removal")
+    task = client.submit(PHOTO.read_bytes(), "hold", mask=MASK.read_bytes(), task="removal")
     assert client.status(task).state in ("queued", "processing")
     with pytest.raises(ArtMancerError) as refused:
         client.result(task)
@@ -80,7 +80,7 @@ def test_an_edit_that_is_interrupted_is_cancelled(client: Client, served: Served
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        client.edit(PHOTO, "slow 20", mask=MASK, on_progress=stop)
+        client.edit(PHOTO, "hold", mask=MASK, on_progress=stop)
     until(lambda: 'artmancer_jobs_total{state="cancelled"' in served.http.get("/metrics").text)
 
 
@@ -91,7 +91,7 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
         f"PORT={port}\nCOMFYUI_URL=http://127.0.0.1:1\nARTMANCER_PAGE=false\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "artmancer.cli", "serve"],
+        [sys.executable, "-m", "artmancer", "serve"],
         cwd=tmp_path,
         env={**env, "PYTHONPATH": str(ROOT)},
     )
@@ -104,12 +104,12 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
                 except httpx.HTTPError:
                     return False
 
-            until(healthy, 30)  # the environment wins over .env
+            until(healthy)  # the environment wins over .env
             assert http.get("/").status_code == 404
             assert http.get("/api/health", headers={"host": "evil.example:8003"}).status_code == 401
     finally:
         process.send_signal(signal.SIGINT)
-    assert process.wait(15) in (0, -signal.SIGINT, 130)
+    assert process.wait(WAIT_TIMEOUT) in (0, -signal.SIGINT, 130)
 
 
 @pytest.mark.parametrize("url", ["http://10.1.2.3:8188", "http://comfy.example:80"])
@@ -123,7 +123,7 @@ def test_a_comfyui_is_started_on_this_machine_alone(tmp_path: Path, url: str) ->
     command = [
         sys.executable,
         "-m",
-        "artmancer.cli",
+        "artmancer",
         "serve",
         "--with-comfyui",
         "--comfyui-url",
@@ -244,7 +244,7 @@ def test_threads_may_share_a_gateway(client: Client) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(WAIT_TIMEOUT)
     assert len(done) == 8
 
 

@@ -1,15 +1,11 @@
 """Gateways in front of a fake ComfyUI, a real one, and on the stand-in for Modal."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.fake_modal import FakeModal
 from support.gateway import FakeHost, Served, settings
-from support.paths import FAKE_COMFYUI
-
-from artmancer.hosting.web import web_app
 
 REAL = pytest.param("real", marks=pytest.mark.comfyui)
 
@@ -33,21 +29,8 @@ def fake(running_fake: FakeHost) -> Iterator[FakeHost]:
 def modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The gateway as it runs on Modal, its workers in processes of their own."""
     folder = tmp_path_factory.mktemp("modal")
-    command = [
-        sys.executable,
-        str(FAKE_COMFYUI),
-        "{port}",
-        "{folder}/told.log",
-    ]
-    made = settings(folder / "data", debug=True)
-    with FakeModal(folder, command) as modal:
-        app = web_app(modal.remote(), folder / "checkpoints", modal.results, nothing, nothing, made)
-        with Served(made, app) as served:
-            yield served.connected()
-
-
-async def nothing() -> None:
-    pass
+    with FakeModal(folder) as modal, modal.gateway(folder / "data", debug=True) as served:
+        yield served.connected()
 
 
 @pytest.fixture(scope="session", params=["fake", REAL, "modal"])

@@ -80,7 +80,7 @@ def test_the_light_part_has_its_white_balance_by_model_made_where_edits_run(
 
 
 def test_health_says_what_works(gateway: Served) -> None:
-    until(lambda: gateway.http.get("/api/health").json()["device_info"]["queue_length"] == 0, 30)
+    until(lambda: gateway.http.get("/api/health").json()["device_info"]["queue_length"] == 0)
     said = gateway.http.get("/api/health").json()
     assert said["status"] == "healthy" and said["device"] == "cpu" and said["model_loaded"] is False
     about = said["device_info"]

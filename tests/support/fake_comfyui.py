@@ -20,6 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +209,15 @@ class FakeComfyUI:
 
     async def say(self, client: str, kind: str, data: dict[str, Any]) -> None:
         if socket := self.sockets.get(client):
-            await socket.send_json({"type": kind, "data": data})
+            with suppress(ConnectionError):  # the client was killed a moment ago
+                await socket.send_json({"type": kind, "data": data})
 
     async def tell(self, client: str, node: str, text: str) -> None:
         if socket := self.sockets.get(client):
-            await socket.send_bytes(
-                struct.pack(">II", 3, len(node)) + node.encode() + text.encode()
-            )
+            with suppress(ConnectionError):
+                await socket.send_bytes(
+                    struct.pack(">II", 3, len(node)) + node.encode() + text.encode()
+                )
 
     async def work(self) -> None:
         while True:

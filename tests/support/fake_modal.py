@@ -9,22 +9,27 @@ several calls at a time.
 import asyncio
 import itertools
 import os
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
+from artmancer.hosting.web import web_app
 
+from .gateway import Served, settings
+from .paths import FAKE_COMFYUI
 from .processes import ForkedProcess
 
 KEY = b"a test's"
 AT_ONCE = {"heavy": 3, "light": 20}
 RETRIES = 3
+RUN_FAKE_COMFYUI = (sys.executable, str(FAKE_COMFYUI), "{port}", "{folder}/told.log")
 
 
 @dataclass
@@ -206,11 +211,11 @@ class FakeModal:
     def __init__(
         self,
         folder: Path,
-        command: list[str],
+        command: Sequence[str] = RUN_FAKE_COMFYUI,
         timeouts: Mapping[str, float] | None = None,
         prepare: bool = False,
     ) -> None:
-        self.folder, self.command, self.prepare = folder, command, prepare
+        self.folder, self.command, self.prepare = folder, list(command), prepare
         self.results = folder / "results"
         self.board = Board(timeouts or {"heavy": 600, "light": 300})
         Server.register("board", callable=lambda: self.board)
@@ -225,6 +230,18 @@ class FakeModal:
 
     def remote(self) -> StandIn:
         return StandIn(self.board, self.results)
+
+    def gateway(self, folder: Path, **options: Any) -> Served:
+        """Serve a container of the gateway.
+
+        Parameters
+        ----------
+        options : settings of the gateway
+        """
+        made = settings(folder, **options)
+        checkpoints = folder / "checkpoints"
+        app = web_app(self.remote(), checkpoints, self.results, _nothing, _nothing, made)
+        return Served(made, app)
 
     def _keep_one(self, lane: str) -> None:
         while not self.closing:
@@ -257,6 +274,10 @@ class FakeModal:
         self.closing = True
         for worker in self.workers.values():
             worker.kill()
+
+
+async def _nothing() -> None:
+    pass
 
 
 def run_worker(

@@ -144,7 +144,8 @@ class FakeHost:
 
         def interrupt() -> None:
             self.fake.waiting.clear()
-            self.fake.released.set()
+            if self.fake.running:
+                self.fake.interrupted.add(self.fake.running[1])
 
         self.loop.call_soon_threadsafe(interrupt)
 

@@ -1,0 +1,12 @@
+"""A stand-in for Modal."""
+
+from collections.abc import Iterator
+
+import pytest
+from support.fake_modal import FakeModal
+
+
+@pytest.fixture(scope="session")
+def modal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeModal]:
+    with FakeModal(tmp_path_factory.mktemp("modal")) as modal:
+        yield modal

@@ -28,6 +28,8 @@ test: lint comfyui browser  ## all tests, JOBS=auto at a time; those in a real C
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
+	@# ComfyUI imports the repository as one package. The link gives it a name, whatever its folder's name is.
+	@mkdir -p build/types && ln -sfn ../.. build/types/artmancer_pack
 	$(BIN)/mypy
 
 serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pack, COMFYUI_PORT=8188

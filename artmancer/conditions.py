@@ -162,7 +162,7 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
     Parameters
     ----------
     image : IMAGE [B or 1, H, W, 3]; it is scaled to fit into the crop's size, its aspect ratio
-        kept, centred on white
+        kept, centered on white
 
     Raises
     ------
@@ -247,8 +247,8 @@ def condition(sources: Sources, name: str) -> Tensor:
 
 
 def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference:
-    """Place each object on an empty canvas, scaled to fit a box and centred in it, its aspect ratio
-    kept.
+    """Place each object on an empty canvas, scaled to fit a box and centered in it. Its aspect
+    ratio is kept.
 
     Parameters
     ----------

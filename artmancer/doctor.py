@@ -49,7 +49,7 @@ _ALTERNATIVES = {
 """Packages that serve as well as the named package, by its name."""
 
 _NVIDIA_SMI_TIMEOUT = 10.0
-"""Seconds after which nvidia-smi is taken for hanging."""
+"""Timeout of nvidia-smi in seconds."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> Finding:
-    """Make the finding on the device that models run on. torch, which knows it, takes seconds to
-    import.
+    """Make the finding on the device that models run on. It does not import torch, which takes
+    seconds.
     """
     if gpu := _nvidia_gpu():
         name, free, total = gpu

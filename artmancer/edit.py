@@ -24,7 +24,7 @@ from .spill import spill
 
 REALIGNED_PIXELS = (0.1, 16.0)
 """Smallest and largest shift that is moved back, in pixels of the crop: less is invisible, more is
-another picture.
+another image.
 """
 
 _BLACK = 2 / 255

@@ -1,4 +1,4 @@
-"""Errors with a code, from one table, and the exception that carries them."""
+"""Table of error codes, and the exception that carries a code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class ErrorCode:
 
     Attributes
     ----------
-    meaning : what happened, for a developer; docs/api.md lists it
-    hint : what the user can do
+    meaning : cause of the error, for a developer; docs/api.md lists it
+    hint : advice for the user
     status : HTTP status of an endpoint's answer
     """
 
@@ -24,7 +24,7 @@ class ErrorCode:
 CODES = {
     # requests
     "invalid_request": ErrorCode(
-        "a value has the wrong type, size or range", "Change the value that is named.", 422
+        "a value has the wrong type, size or range", "Change the value that the message names.", 422
     ),
     "invalid_image": ErrorCode(
         "the bytes are not an image that can be read", "Save the image as PNG or JPEG.", 400
@@ -44,18 +44,18 @@ CODES = {
     ),
     # models
     "checkpoint_missing": ErrorCode(
-        "a model's file or folder is not there",
-        "Put it where the message says, or name another.",
+        "a model's file or folder is missing",
+        "Put the model where the message says, or choose another model.",
         503,
     ),
     "download_failed": ErrorCode(
-        "a model could not be downloaded; only the command line answers this",
+        "a model could not be downloaded; only the command line reports this",
         "Run the command again: whole files are kept.",
         502,
     ),
     "generation_failed": ErrorCode(
         "a model or a workflow cannot be loaded or run",
-        "See the message; try another checkpoint.",
+        "Read the message, or choose another checkpoint.",
         500,
     ),
     "out_of_memory": ErrorCode(
@@ -64,12 +64,14 @@ CODES = {
         507,
     ),
     # jobs and the gateway
-    "not_found": ErrorCode("there is nothing with this name or id", "Check the name.", 404),
+    "not_found": ErrorCode("nothing has this name or id", "Check the name or id.", 404),
     "not_finished": ErrorCode(
-        "the job has no result yet", "Ask for its status until it is done.", 409
+        "the job has no result yet", "Request the status until the job is done.", 409
     ),
     "queue_full": ErrorCode(
-        "too many jobs are waiting", "Wait as long as Retry-After says, and send it again.", 429
+        "too many jobs are waiting",
+        "Wait for the time in Retry-After, then send the request again.",
+        429,
     ),
     "unauthorized": ErrorCode(
         "the bearer token, host or origin is not accepted", "Send Authorization: Bearer TOKEN.", 401
@@ -77,7 +79,9 @@ CODES = {
     "comfyui_unavailable": ErrorCode(
         "ComfyUI does not answer", "Start ComfyUI, or check COMFYUI_URL.", 503
     ),
-    "timeout": ErrorCode("it took too long", "Make the image smaller, or use fewer steps.", 504),
+    "timeout": ErrorCode(
+        "the work took too long", "Make the image smaller, or use fewer steps.", 504
+    ),
 }
 """Errors by code, in the order of docs/api.md."""
 
@@ -86,15 +90,15 @@ class ArtMancerError(Exception):
     """An error with a code, a message and a hint.
 
     Each code has a subclass with its name, for example `mask_empty`, so that
-    `raise ArtMancerError("mask_empty", ...)` raises an `errors.mask_empty`: ComfyUI reports an
-    exception's class name and message to its clients, and nothing else of it.
+    `raise ArtMancerError("mask_empty", ...)` raises an `errors.mask_empty`. The reason: ComfyUI
+    reports only the class name and the message of an exception to its clients.
 
     Parameters
     ----------
     code : a key of CODES
-    message : one sentence: what was expected, what came, what to do
-    details : the same for a program, where there is more to say than the code: "field",
-        "expected", "got"
+    message : expected value, actual value and advice, in one sentence
+    details : the same for a program, where the code alone is not enough: "field", "expected",
+        "got"
     """
 
     def __new__(
@@ -108,17 +112,17 @@ class ArtMancerError(Exception):
         self.details = dict(details or {})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as it goes over the wire and into the job database."""
+        """Return the fields for JSON answers and for the job database."""
         return {"error_type": self.code, "detail": str(self), "details": self.details}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArtMancerError":
-        """Make it from what `as_dict` returned."""
+        """Make an error from the fields that `as_dict` returned."""
         return ArtMancerError(fields["error_type"], fields["detail"], fields["details"])
 
     @property
     def hint(self) -> str:
-        """What the user can do."""
+        """Advice for the user."""
         return CODES[self.code].hint
 
     @property

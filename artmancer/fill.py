@@ -106,7 +106,8 @@ def _patchmatch(
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+                # Ctrl-C reaches only this process, which then ends the other process.
+                start_new_session=True,
             ) as process,
         ):
             try:

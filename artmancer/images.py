@@ -76,7 +76,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.er
 
 _UNKNOWN = (UnidentifiedImageError, ImportError)
 """Exceptions for bytes in no known format. ImportError: once ultralytics is imported, it tries HEIF
-on files that Pillow does not know, and fails to import its HEIF plugin.
+on files that Pillow cannot read, and fails to import its HEIF plugin.
 """
 
 

@@ -48,7 +48,7 @@ def inventory() -> list[FoundModel]:
     files = lora_files()
     variants = {checkpoints.find(variant, files): variant for variant in CHECKPOINT_FILES}
     hidden = checkpoints.hidden_files(files)
-    # A checkpoint from the environment may lie outside ComfyUI's folders.
+    # A checkpoint from the environment may be outside ComfyUI's folders.
     paths = dict.fromkeys([*files, *(path for path in variants if path)])
     inventory = [FoundModel("base", folder) for folder in base_folders()]
     for path in paths:

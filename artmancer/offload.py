@@ -92,7 +92,7 @@ def move_model(model: Module, device: torch.device, progress: Progress) -> None:
     except BaseException:
         model.to("cpu")
         raise
-    # Moves what is neither a parameter nor a buffer.
+    # Moves tensors that are neither parameters nor buffers.
     model.to(device)
 
 

@@ -5,7 +5,7 @@ only the copy of the result reads the whole image.
 
 Words of this module:
 - image: the photo as it came, [B, H, W, 3]
-- box: the part of the image that the editor gets to see, in pixels of the image
+- box: the part of the image that the editor sees, in pixels of the image
 - crop: the box, scaled to the size the editor works at, [B, h, w, 3]
 - window: any rectangle of whole pixels
 - fade: the feathered mask of one image, inside the smallest window that holds it
@@ -378,7 +378,7 @@ def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
 
 
 def bounds(mask: Tensor, name: str = "The mask") -> Window:
-    """Return the bounding box of what is above 0 in a mask [H, W].
+    """Return the bounding box of the values above 0 in a mask [H, W].
 
     Raises
     ------
@@ -460,8 +460,8 @@ def _round_down(value: float) -> int:
 
 
 def _start(start: int, end: int, size: int, limit: int) -> int:
-    """Return the first pixel of a box of this size, centred on [start, end) and moved into
-    [0, limit) where it fits; else centred on that.
+    """Return the first pixel of a box of this size, centered on [start, end) and moved into
+    [0, limit) where it fits; else centered on [0, limit).
     """
     if size >= limit:
         return -((size - limit) // 2)

@@ -17,7 +17,7 @@ class Report:
     adapters : file names of the LoRAs it used, the checkpoint first
     recipe : the recipe's name
     conditions : names of the conditioning images, in order
-    seed : seed of the first image of the batch; None: whoever made the edit knows it
+    seed : seed of the first image of the batch; None: unknown, because the edit was not made here
     crop_size : (height, width) of the crop
     box : (top, left, height, width) of the first image's box, in pixels of the image
     seconds : seconds by stage: crop, split, edit, stitch

@@ -49,7 +49,7 @@ def opaque(image: Tensor) -> Tensor:
 def resize(
     image: Tensor, mask: Tensor | None = None, width: int = 0, height: int = 0, max_pixels: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """Resize images and their masks. What has the size already stays as it is.
+    """Resize images and their masks. Images that already have the size stay as they are.
 
     Parameters
     ----------

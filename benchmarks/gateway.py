@@ -1,9 +1,9 @@
 """Benchmark of the gateway, compared with a client that uses ComfyUI's own API by hand.
 
-By hand means: upload, prompt, wait, view. Two real ComfyUIs run with the draft editor and the
-tests' tiny FastSAM. The gateway is a process in front of them, the client is this process. Both
-ways take turns. Each request has an image or a parameter that was not sent before, so that no cache
-can answer it.
+By hand means four requests: upload, prompt, wait, view. Two real ComfyUIs run with the draft editor
+and the tests' tiny FastSAM. The gateway is a process in front of them, the client is this process.
+The two ways take turns. Each request has an image or a parameter that was not sent before, so that
+no cache can answer it.
 
 Usage: python benchmarks/gateway.py [--json] [--edits N] [--seconds N]
 """
@@ -61,7 +61,7 @@ FLOOD = 200
 """Jobs that are submitted at once."""
 
 POLLED_JOBS = 8
-"""Jobs of the flood whose status is requested at a time."""
+"""Jobs of the flood whose status is requested in each round of polling."""
 
 DISTINCT_VALUES = 9973
 """Different values of a parameter before they repeat: more than any run needs."""
@@ -94,7 +94,7 @@ def small_mask(side: int) -> bytes:
     return cv2.imencode(".png", mask)[1].tobytes()
 
 
-def distinct(number: int) -> float:
+def distinct_value(number: int) -> float:
     """Return a value in 0..1 that differs from those of other numbers."""
     return number % DISTINCT_VALUES / DISTINCT_VALUES
 
@@ -104,17 +104,17 @@ class ByHand:
 
     Attributes
     ----------
-    uploaded : names of uploaded images by their content
-    ended : for each run, a future with its outputs
-    outputs : for each run, outputs by node id so far
+    upload_names : names of uploaded images by their content
+    futures : for each run, a future that receives its outputs
+    outputs : for each run, its outputs so far by node id
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.client = uuid.uuid4().hex
         self.http = aiohttp.ClientSession(url, raise_for_status=True)
-        self.uploaded: dict[bytes, str] = {}
-        self.ended: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.upload_names: dict[bytes, str] = {}
+        self.futures: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
 
     async def listen(self) -> None:
@@ -126,27 +126,27 @@ class ByHand:
                 event = json.loads(message.data)
                 data = event["data"]
                 key = data.get("prompt_id")
-                if key not in self.ended:
+                if key not in self.futures:
                     continue
                 if event["type"] == "executed":
                     self.outputs[key][data["node"]] = data["output"]
                 elif event["type"] == "execution_success":
-                    self.ended[key].set_result(self.outputs[key])
+                    self.futures[key].set_result(self.outputs[key])
                 elif event["type"] == "execution_error":
-                    self.ended[key].set_exception(RuntimeError(data["exception_message"]))
+                    self.futures[key].set_exception(RuntimeError(data["exception_message"]))
 
     async def upload(self, data: bytes) -> str:
         """Upload an image once, as the gateway does, and return its name."""
-        if data in self.uploaded:
-            return self.uploaded[data]
+        if data in self.upload_names:
+            return self.upload_names[data]
         form = aiohttp.FormData({"type": "temp", "subfolder": "by_hand"})
         form.add_field(
             "image", io.BytesIO(data), filename=f"{uuid.uuid4().hex}.jpg", content_type="image/jpeg"
         )
         async with self.http.post("/upload/image", data=form) as response:
             name = (await response.json())["name"]
-        self.uploaded[data] = f"by_hand/{name} [temp]"
-        return self.uploaded[data]
+        self.upload_names[data] = f"by_hand/{name} [temp]"
+        return self.upload_names[data]
 
     async def run(self, graph: dict[str, Any], images: dict[str, bytes]) -> dict[str, bytes]:
         """Run a graph and return its result images by node id.
@@ -163,13 +163,13 @@ class ByHand:
             if node["class_type"] == "ArtMancer_EndpointResult":
                 inputs["folder"] = "temp"
         key = str(uuid.uuid4())
-        self.ended[key] = asyncio.get_running_loop().create_future()
+        self.futures[key] = asyncio.get_running_loop().create_future()
         self.outputs[key] = {}
         body = {"prompt": graph, "client_id": self.client, "prompt_id": key}
         async with self.http.post("/prompt", json=body):
             pass
-        outputs = await self.ended[key]
-        del self.ended[key]
+        outputs = await self.futures[key]
+        del self.futures[key]
         del self.outputs[key]
         return {
             node: await self.view(output["images"][0])
@@ -204,7 +204,7 @@ class ByGateway:
 
 
 def graph(name: str, **values: Any) -> dict[str, Any]:
-    """Return a served graph with these values, and without the results on request."""
+    """Return a served graph with these values, without the results that come only on request."""
     nodes: dict[str, Any] = json.loads((GRAPHS / f"{name}.json").read_text())
     for key, node in list(nodes.items()):
         inputs = node["inputs"]
@@ -215,7 +215,7 @@ def graph(name: str, **values: Any) -> dict[str, Any]:
     return nodes
 
 
-def encoded(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     """Return bytes as base64."""
     return base64.b64encode(data).decode()
 
@@ -237,7 +237,7 @@ async def edits(
         return outputs["14"]
 
     async def edit_by_gateway(image: bytes) -> str:
-        body = {"prompt": "balance", "input_image": encoded(image)}
+        body = {"prompt": "balance", "input_image": to_base64(image)}
         answer = await gateway.post("/api/generate", body)
         return str(answer["image"])
 
@@ -262,7 +262,7 @@ async def edits(
             milliseconds[way].append(seconds * 1000)
             if way == GATEWAY:
                 cpu += cpu_seconds(process) - cpu_before
-    added = [
+    differences = [
         with_gateway - without
         for with_gateway, without in zip(milliseconds[GATEWAY], milliseconds[BY_HAND], strict=True)
     ]
@@ -275,8 +275,13 @@ async def edits(
             )
             for way, values in milliseconds.items()
         ),
-        Row("added by the gateway, median of the differences", statistics.median(added), "ms", 25),
-        Row("CPU of the gateway an edit", cpu / rounds * 1000, "ms", 20),
+        Row(
+            "added by the gateway, median of the differences",
+            statistics.median(differences),
+            "ms",
+            25,
+        ),
+        Row("CPU time of the gateway for each edit", cpu / rounds * 1000, "ms", 20),
     ]
 
 
@@ -300,14 +305,14 @@ def shapes_to_click(side: int) -> tuple[bytes, Callable[[int], list[float]]]:
 
     def click_at(number: int) -> list[float]:
         x, y = positions[number % len(positions)]
-        return [x + distinct(number), y]
+        return [x + distinct_value(number), y]
 
     return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes(), click_at
 
 
 async def upload_by_click(gateway: ByGateway, image: bytes, point: list[float]) -> str:
     """Click an image once, and return the image_id for further clicks."""
-    body = {"image": encoded(image), "points": [point]}
+    body = {"image": to_base64(image), "points": [point]}
     return str((await gateway.post("/api/smart-mask", body))["image_id"])
 
 
@@ -316,7 +321,8 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
 
     Both ways send the clicked image once. Further clicks use its name or its image_id.
     """
-    image, mask = photo(512), small_mask(512)
+    image = photo(512)
+    mask = small_mask(512)
     shapes, click_at = shapes_to_click(512)
     image_id = await upload_by_click(gateway, shapes, click_at(0))
     errors = 0
@@ -327,9 +333,9 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
         if number % 2:
             path = "/api/image-utils/add-shadow-preview"
             body = {
-                "extracted_image": encoded(image),
-                "mask": encoded(mask),
-                "shadow_opacity": distinct(number),
+                "extracted_image": to_base64(image),
+                "mask": to_base64(mask),
+                "shadow_opacity": distinct_value(number),
             }
             result = "preview_image"
         else:
@@ -345,14 +351,14 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
     async def request_by_hand() -> None:
         number = next(_counter)
         if number % 2:
-            nodes = graph("add-shadow-preview", opacity=distinct(number))
+            nodes = graph("add-shadow-preview", opacity=distinct_value(number))
             assert await by_hand.run(nodes, {"image": image, "mask": mask})
         else:
             nodes = graph("smart-mask", prompt=json.dumps({"points": [click_at(number)]}))
             assert await by_hand.run(nodes, {"image": shapes})
 
     latencies: dict[str, list[float]] = {BY_HAND: [], GATEWAY: []}
-    spent = {BY_HAND: 0.0, GATEWAY: 0.0}
+    durations = {BY_HAND: 0.0, GATEWAY: 0.0}
 
     async def client(way: str, request: Callable[[], Awaitable[None]], end: float) -> None:
         while (start := time.perf_counter()) < end:
@@ -364,8 +370,8 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
             start = time.perf_counter()
             end = start + seconds / TURNS
             await asyncio.gather(*(client(way, request, end) for _ in range(CLIENTS)))
-            spent[way] += time.perf_counter() - start
-    rates = {way: len(values) / spent[way] for way, values in latencies.items()}
+            durations[way] += time.perf_counter() - start
+    rates = {way: len(values) / durations[way] for way, values in latencies.items()}
     sorted_latencies = sorted(latencies[GATEWAY])
     p99 = sorted_latencies[int(len(sorted_latencies) * 0.99)]
     return [
@@ -378,7 +384,7 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
             for way, rate in rates.items()
         ),
         Row(
-            "its throughput over that by hand, at least",
+            "throughput of the gateway over by hand, at least",
             rates[GATEWAY] / rates[BY_HAND],
             "x",
             0.95,
@@ -393,12 +399,12 @@ async def load(gateway: ByGateway, by_hand: ByHand, seconds: float) -> list[Row]
 async def flood(gateway: ByGateway, process: psutil.Process) -> list[Row]:
     """Submit many jobs at once; measure time and memory, and count their correct results."""
     bodies = [
-        {"prompt": "balance", "input_image": encoded(photo(256)), "seed": seed}
+        {"prompt": "balance", "input_image": to_base64(photo(256)), "seed": seed}
         for seed in range(FLOOD)
     ]
     start = time.perf_counter()
     answers = await asyncio.gather(*(gateway.post("/api/generate/async", body) for body in bodies))
-    accepted = time.perf_counter() - start
+    accept_seconds = time.perf_counter() - start
     job_ids = [answer["task_id"] for answer in answers]
     memory = process.memory_info().rss
     states: dict[str, str] = {}
@@ -410,24 +416,24 @@ async def flood(gateway: ByGateway, process: psutil.Process) -> list[Row]:
             if state in ("done", "error", "cancelled"):
                 states[job_id] = state
         await asyncio.sleep(0.01)
-    ended = time.perf_counter() - start
-    correct = 0
+    end_seconds = time.perf_counter() - start
+    correct_results = 0
     for seed, job_id in enumerate(job_ids):
         result = await gateway.get(f"/api/jobs/{job_id}/result")
-        correct += json.loads(result["outputs"]["report"])["seed"] == seed
-    done = sum(state == "done" for state in states.values())
+        correct_results += json.loads(result["outputs"]["report"])["seed"] == seed
+    done_jobs = sum(state == "done" for state in states.values())
     name = f"{FLOOD} jobs at once"
     return [
-        Row(f"{name}: accepted within", accepted, "s"),
-        Row(f"{name}: ended within", ended, "s"),
-        Row(f"{name}: done, at least", done, "", FLOOD),
-        Row(f"{name}: own results read back, at least", correct, "", FLOOD),
+        Row(f"{name}: accepted within", accept_seconds, "s"),
+        Row(f"{name}: ended within", end_seconds, "s"),
+        Row(f"{name}: done, at least", done_jobs, "", FLOOD),
+        Row(f"{name}: own results read back, at least", correct_results, "", FLOOD),
         Row(f"{name}, 256x256: memory of the gateway", memory / 2**20, "MB", 200),
     ]
 
 
 def out_of_order(database: Path) -> Row:
-    """Count the jobs of the flood that ended before the job that was accepted before them."""
+    """Count the jobs of the flood that ended before a job that was accepted earlier."""
     with closing(sqlite3.connect(database)) as jobs:
         rows = jobs.execute(
             f"SELECT finished FROM jobs ORDER BY number DESC LIMIT {FLOOD}"
@@ -438,7 +444,7 @@ def out_of_order(database: Path) -> Row:
 
 
 async def clicks(gateway: ByGateway) -> list[Row]:
-    """Measure clicks and status routes while edits run."""
+    """Measure clicks, and requests for the status, while edits run."""
     mask = small_mask(1024)
     image, click_at = shapes_to_click(1024)
     points = [click_at(number) for number in range(CLICKS)]
@@ -449,12 +455,12 @@ async def clicks(gateway: ByGateway) -> list[Row]:
         if edit is None or edit.done():
             body = {
                 "prompt": "remove",
-                "input_image": encoded(photo(1024)),
-                "mask_image": encoded(mask),
+                "input_image": to_base64(photo(1024)),
+                "mask_image": to_base64(mask),
                 "seed": index,
             }
             edit = asyncio.create_task(gateway.post("/api/generate", body))
-            # The edit is at the ComfyUI before the next click.
+            # The edit reaches ComfyUI before the next click.
             await asyncio.sleep(0.1)
         for path in ("/ping", "/api/health"):
             start = time.perf_counter()
@@ -467,7 +473,7 @@ async def clicks(gateway: ByGateway) -> list[Row]:
     if edit:
         await edit
     slowest = f"slowest of {CLICKS}"
-    click = "click on a known picture, 1024x1024, while an edit runs"
+    click = "click on a known image, 1024x1024, while an edit runs"
     return [
         Row(f"/ping while an edit runs, {slowest}", max(milliseconds["/ping"]), "ms", 50),
         Row(
@@ -479,7 +485,7 @@ async def clicks(gateway: ByGateway) -> list[Row]:
 
 
 def make_base(base: Path) -> None:
-    """Make a base directory for ComfyUI with the pack and the tiny FastSAM."""
+    """Make a base folder for ComfyUI with the pack and the tiny FastSAM."""
     pack = base / "custom_nodes" / "artmancer"
     pack.parent.mkdir(parents=True)
     pack.symlink_to(ROOT)
@@ -497,7 +503,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
         heavy_url = f"http://127.0.0.1:{free_port()}"
         light_url = f"http://127.0.0.1:{free_port()}"
         command = [
-            *(sys.executable, "-m", "artmancer.cli", "serve", "--port", str(port)),
+            *(sys.executable, "-m", "artmancer", "serve", "--port", str(port)),
             *("--with-comfyui", "--cpu", "--comfyui-base", str(folder / "base")),
             *("--comfyui-url", heavy_url, "--comfyui-light-url", light_url),
         ]

@@ -1,9 +1,9 @@
 """Benchmarks of hosting on Modal: cold starts, the time a gateway adds, and jobs whose worker is
 killed.
 
-Modal is the tests' stand-in; the workers are real ones, in processes of their own. Workers that are
-killed have the tests' fake ComfyUI, so that fifty of them take minutes. The other measurements use
-a real ComfyUI.
+The tests' stand-in takes the place of Modal. The workers are real, each in its own process. Workers
+that are killed have the tests' fake ComfyUI, so that fifty of them take minutes. The other
+measurements use a real ComfyUI.
 
 Usage: python benchmarks/hosting.py [--json] [--kills N] [--requests N] [--starts N]
 """
@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import httpx
-from gateway import shapes_to_click
+from gateway import SHAPES_SEED, shapes_to_click
 from PIL import Image
 from report import Row, finish
 from support.fake_modal import FakeModal, StandIn
@@ -63,7 +63,7 @@ def make_job_order(name: str, lane: LaneName, inputs: dict[str, Any]) -> dict[st
 def kills(rounds: int) -> Iterator[Row]:
     """Kill the worker of two jobs in each round, and count how the jobs end.
 
-    One of the two jobs is on the GPU, the other is next.
+    One of the two jobs runs when the worker is killed, the other waits for it.
     """
     states: list[str] = []
     seconds = []
@@ -75,18 +75,18 @@ def kills(rounds: int) -> Iterator[Row]:
         for index in range(rounds):
             job_ids = [gateway.submit(prompt="slow 0.5", seed=seed) for seed in range(2)]
             until(lambda ids=job_ids: gateway.status(ids[0])["status"] == "processing")
-            # A later moment of the run in each round.
+            # Each round kills the worker at a later moment of the run.
             time.sleep(0.4 * index / rounds)
             modal.kill("heavy")
             start = time.perf_counter()
             states += [_state_at_end(gateway, job_id) for job_id in job_ids]
             seconds.append(time.perf_counter() - start)
-    name = f"{rounds} workers killed in mid-job, 2 jobs each"
+    name = f"{rounds} workers killed during a job, 2 jobs each"
     yield Row(f"{name}: run again elsewhere", states.count("done"), "")
     yield Row(f"{name}: failed with a reason", states.count("error"), "")
     yield Row(f"{name}: lost", states.count("lost"), "", 0)
     yield Row(
-        f"{name}: until both have ended, a worker's start included, median",
+        f"{name}: until both have ended, with the start of a worker, median",
         statistics.median(seconds),
         "s",
     )
@@ -104,19 +104,18 @@ def _state_at_end(gateway: Served, job_id: str) -> str:
 
 
 def photo(number: int) -> bytes:
-    """Return a PNG, 512x512, of shapes that the tests' FastSAM finds; each number gives a new
-    image.
-    """
-    pixels, _ = scene(507, 512)
+    """Make a new PNG, 512x512, for each number, of shapes that the tests' FastSAM finds."""
+    pixels, _ = scene(SHAPES_SEED, 512)
     pixels[:8, :8] = number % 256, number // 256, 7
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def added(requests: int) -> list[Row]:
-    """Measure clicks through the gateway and through the worker's method, in turn, each with a new
-    photo.
+def clicks(requests: int) -> list[Row]:
+    """Measure clicks through the gateway and through the worker's method, in turns.
+
+    Each click is in a new photo.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -129,10 +128,12 @@ def added(requests: int) -> list[Row]:
             modal.gateway(folder / "gateway") as gateway,
         ):
             gateway.http.timeout = httpx.Timeout(300)
-            return asyncio.run(_added(requests, gateway, modal.remote(), folder))
+            return asyncio.run(_measure_clicks(requests, gateway, modal.remote(), folder))
 
 
-async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) -> list[Row]:
+async def _measure_clicks(
+    requests: int, gateway: Served, remote: StandIn, folder: Path
+) -> list[Row]:
     _, click_at = shapes_to_click(512)
     uploads = SharedUploadStore(folder / "pictures", remote)
     milliseconds: dict[str, list[float]] = {"gateway": [], "worker": []}
@@ -177,7 +178,7 @@ async def _added(requests: int, gateway: Served, remote: StandIn, folder: Path) 
             "ms",
         ),
         Row(
-            f"{name}: by the gateway's app, median of {requests}",
+            f"{name}: through the gateway's app, median of {requests}",
             statistics.median(milliseconds["gateway"]),
             "ms",
         ),
@@ -204,7 +205,7 @@ def comfyui_command(base: Path, folder: str, port: str) -> list[str]:
     pack = custom_nodes / "artmancer"
     if not pack.exists():
         pack.symlink_to(ROOT)
-    # comfy_process.command needs a real folder and port, which are replaced afterwards.
+    # comfy_process.command needs a real folder and port, which are replaced below.
     real_folder = base.parent / "comfyui"
     command = comfy_process.command(1, real_folder, base=base, cpu=True)
     command[command.index("1")] = port
@@ -213,7 +214,7 @@ def comfyui_command(base: Path, folder: str, port: str) -> list[str]:
 
 
 def starts(rounds: int) -> Iterator[Row]:
-    """Measure starts of a worker: from nothing, and after the part that a memory snapshot holds."""
+    """Measure starts of a worker, without a memory snapshot and from one."""
     stages: dict[str, list[Mapping[str, float]]] = {"plain": [], "prepared": []}
     for _ in range(rounds):
         for way, measurements in stages.items():
@@ -226,13 +227,11 @@ def starts(rounds: int) -> Iterator[Row]:
 
     plain = median("plain", "comfyui")
     from_snapshot = median("prepared", "comfyui")
-    yield Row("cold start, before: ComfyUI with the pack, from nothing", plain, "s")
-    yield Row(
-        "cold start, after: imports, kept in the snapshot", median("prepared", "imports"), "s"
-    )
-    yield Row("cold start, after: ComfyUI with the pack, from the snapshot", from_snapshot, "s")
-    yield Row("cold start: share of it that the snapshot saves", 1 - from_snapshot / plain, "")
-    for way, name in (("plain", "before"), ("prepared", "after")):
+    yield Row("cold start, no snapshot: ComfyUI with the pack", plain, "s")
+    yield Row("cold start, snapshot: imports, which it holds", median("prepared", "imports"), "s")
+    yield Row("cold start, snapshot: ComfyUI with the pack", from_snapshot, "s")
+    yield Row("cold start: share that the snapshot saves", 1 - from_snapshot / plain, "")
+    for way, name in (("plain", "no snapshot"), ("prepared", "snapshot")):
         yield Row(
             f"cold start, {name}: the first draft edit, 600x400", median(way, "first edit"), "s"
         )
@@ -273,15 +272,18 @@ async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
 
 
 def main() -> int:
+    """Run all benchmarks and print their rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--kills", type=int, default=50, help="workers to kill")
-    parser.add_argument("--requests", type=int, default=100, help="clicks of each kind")
-    parser.add_argument("--starts", type=int, default=3, help="starts of each kind")
+    parser.add_argument("--kills", type=int, default=50, help="workers to kill (default: 50)")
+    parser.add_argument(
+        "--requests", type=int, default=100, help="clicks of each kind (default: 100)"
+    )
+    parser.add_argument("--starts", type=int, default=3, help="starts of each kind (default: 3)")
     options = parser.parse_args()
-    rows = [*starts(options.starts), *added(options.requests), *kills(options.kills)]
+    rows = [*starts(options.starts), *clicks(options.requests), *kills(options.kills)]
     return finish(rows, options.json)
 
 

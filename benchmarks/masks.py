@@ -1,8 +1,7 @@
-"""Times of a click in Smart Mask and of a background removal, beside ultralytics' and rembg's own
-calls.
+"""Benchmark of clicks in Smart Mask and of background removal.
 
-Both sides run in turn in one process. FastSAM is the tests' tiny model; rembg's model is u2netp,
-which the tests download.
+They are compared with ultralytics' and rembg's own calls, which run in turns with ours in one
+process. FastSAM is the tests' tiny model. rembg's model is u2netp, which the tests download.
 
 Usage: python benchmarks/masks.py [--json] [--rounds N]
 """
@@ -42,8 +41,11 @@ WEIGHTS = ROOT / "tests" / "assets" / "tiny_fastsam.pt"
 HEIGHT, WIDTH = 2160, 3840
 """Size of the images that are clicked, in pixels."""
 
+SCENE_SEED = 507
+"""Seed of a scene whose shapes the tiny FastSAM finds."""
+
 SCENE_SIDE = 1024
-"""Side of the scene that is scaled to that size, in pixels."""
+"""Side of the scene before it is scaled to that size, in pixels."""
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -65,14 +67,14 @@ def click(model: fastsam.FastSAM, image: torch.Tensor, point: tuple[float, float
 
 
 def clicks(rounds: int) -> Iterator[Row]:
-    """Time our first click and the further clicks in an image, beside ultralytics' call."""
+    """Time our first click and the further clicks in an image, and ultralytics' call."""
     from ultralytics import FastSAM
 
-    pixels, shapes = scene(507, SCENE_SIDE)
+    pixels, shapes = scene(SCENE_SEED, SCENE_SIDE)
     large = resize(torch.from_numpy(pixels).float()[None] / 255, (HEIGHT, WIDTH))
-    # Each image is a little darker than the last, so that no result is in a cache.
+    # Each image is a little darker than the one before, so that no cache holds its result.
     images = [large.mul(1 - index / 1000).contiguous() for index in range(rounds)]
-    # Eroded, so that the mean place of a shape's pixels is well inside the shape.
+    # Eroded, so that the mean position of a shape's pixels is well inside the shape.
     cores = [cv2.erode(shape.astype(np.uint8), np.ones((61, 61))) for shape in shapes]
     centers = [np.argwhere(core).mean(0) for core in cores]
     points = [(float(x) * WIDTH / SCENE_SIDE, float(y) * HEIGHT / SCENE_SIDE) for y, x in centers]
@@ -90,12 +92,14 @@ def clicks(rounds: int) -> Iterator[Row]:
             verbose=False,
         )
 
-    # The first call imports libraries, and prepares what is prepared once in a process.
+    # The first call imports libraries and does the work that is done once in a process.
     ultralytics_click(images[0])
-    fresh, first, further = [], [], []
+    fresh_times: list[float] = []
+    first_times: list[float] = []
+    further_times: list[float] = []
     for image in images:
-        fresh.append(seconds(lambda image=image: ultralytics_click(image)))
-        first.append(
+        fresh_times.append(seconds(lambda image=image: ultralytics_click(image)))
+        first_times.append(
             seconds(lambda image=image: click(fastsam.load(WEIGHTS), image.clone(), points[0]))
         )
         model = fastsam.load(WEIGHTS)
@@ -103,36 +107,34 @@ def clicks(rounds: int) -> Iterator[Row]:
         for point in points:
             start = time.perf_counter()
             mask = click(model, image, point)
-            further.append(time.perf_counter() - start)
+            further_times.append(time.perf_counter() - start)
             if not mask.any():
                 sys.exit("A click gave an empty mask.")
     size = f"{WIDTH}x{HEIGHT}"
-    fresh_time, first_time, further_time = (
-        1000 * statistics.median(times) for times in (fresh, first, further)
-    )
-    yield Row(f"{size}: a fresh ultralytics FastSAM(...)(image, points=...)", fresh_time, "ms")
-    yield Row(f"{size}: our first click, model loaded anew", first_time, "ms")
-    yield Row("first click over ultralytics", first_time / fresh_time, "x", 1.1)
-    yield Row(f"{size}: each further click, mask at full size", further_time, "ms", 30)
+    fresh_ms = 1000 * statistics.median(fresh_times)
+    first_ms = 1000 * statistics.median(first_times)
+    further_ms = 1000 * statistics.median(further_times)
+    yield Row(f"{size}: a fresh ultralytics FastSAM(...)(image, points=...)", fresh_ms, "ms")
+    yield Row(f"{size}: our first click, model loaded anew", first_ms, "ms")
+    yield Row("first click over ultralytics", first_ms / fresh_ms, "x", 1.1)
+    yield Row(f"{size}: each further click, mask at full size", further_ms, "ms", 30)
     yield Row(
         "further click, as many times faster than ultralytics, at least",
-        fresh_time / further_time,
+        fresh_ms / further_ms,
         "x",
         50,
     )
 
 
 def many_masks(rounds: int) -> Iterator[Row]:
-    """Time clicks among the largest number of masks, of the size that FastSAM's own network
-    makes.
-    """
+    """Time clicks among the largest number of masks, at the size of FastSAM's own network."""
     generator = torch.Generator().manual_seed(0)
 
     def network(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         height, width = image.shape[2:]
         coarse = torch.randn(1, 32, 6, 10, generator=generator)
         prototypes = functional.interpolate(coarse, (height // 4, width // 4), mode="bicubic")
-        # Non-maximum suppression drops some of them.
+        # Twice as many as are kept: non-maximum suppression drops some of them.
         count = 2 * fastsam.MAX_MASKS
         size = torch.tensor([width, height])[:, None]
         centers = torch.rand(1, 2, count, generator=generator) * size
@@ -160,7 +162,7 @@ def many_masks(rounds: int) -> Iterator[Row]:
 
 
 def backgrounds(rounds: int) -> Iterator[Row]:
-    """Time our background removal, beside rembg.remove with the same session."""
+    """Time our background removal, and rembg.remove with the same session."""
     from rembg import remove
 
     folder = rembg_weights.fetch()
@@ -178,21 +180,25 @@ def backgrounds(rounds: int) -> Iterator[Row]:
     )
     session = remover.sessions["auto"]
     pixels = to_pil(image[0])
-    ours, theirs = [], []
+    our_times: list[float] = []
+    rembg_times: list[float] = []
     for _ in range(rounds):
-        ours.append(seconds(lambda: remover.cut_out(image, decontaminate=False)))
-        theirs.append(seconds(lambda: remove(pixels, session=session)))
-    yield Row("remove background, 1024x1024: rembg.remove", 1000 * statistics.median(theirs), "ms")
-    yield Row("remove background, 1024x1024: ours", 1000 * statistics.median(ours), "ms")
-    ratio = statistics.median(ours) / statistics.median(theirs)
+        our_times.append(seconds(lambda: remover.cut_out(image, decontaminate=False)))
+        rembg_times.append(seconds(lambda: remove(pixels, session=session)))
+    yield Row(
+        "remove background, 1024x1024: rembg.remove", 1000 * statistics.median(rembg_times), "ms"
+    )
+    yield Row("remove background, 1024x1024: ours", 1000 * statistics.median(our_times), "ms")
+    ratio = statistics.median(our_times) / statistics.median(rembg_times)
     yield Row("remove background, warm, over rembg.remove with the same session", ratio, "x", 1.15)
 
 
 def main() -> int:
+    """Run all benchmarks and print their rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=7, help="repetitions; default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)

@@ -1,11 +1,12 @@
 """Benchmark of crop and stitch, of the pack's import, and of the memory of an edit.
 
 The time of a crop is compared with a search of the mask (one amax), the time of a stitch with a
-copy of the image (one clone): no machine can do it in less.
+copy of the image (one clone). A crop cannot do less than the first, a stitch not less than the
+second.
 
 Each size is measured in a fresh process. Results are kept alive, as in ComfyUI's cache, so that
 each copy and each stitch needs new memory. The order of the calls is random in each round. The rows
-"in used memory" have no limit: there each result takes the memory of the result before it, and a
+"in used memory" have no limit: each result is there in the memory of the result before it, and a
 copy of a small image never leaves the processor's cache.
 
 Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
@@ -38,6 +39,7 @@ from artmancer import mask_ops, region
 from artmancer.folders import comfyui_folder
 
 ROOT = Path(__file__).parents[1]
+
 SIZES = ((1024, 1024), (3840, 2160), (7680, 4320))
 """(width, height) of the images that are cropped, in pixels."""
 
@@ -54,14 +56,16 @@ MAX_STITCH_COPIES = 1.3
 """Largest time of a stitch, as a multiple of the time of a copy of the image."""
 
 MAX_IMPORT_SECONDS = 0.1
+"""Longest import of the pack in ComfyUI."""
 
 MAX_EDIT_GIGABYTES = 2
+"""Largest peak memory of `artmancer edit`."""
 
 PHOTO_SIZE = (6000, 4000)
 """(width, height) of the photo whose edit's memory is measured: 24 megapixels."""
 
 PHOTO_HOLE = (2500, 1500, 3300, 2100)
-"""Box of its mask: left, top, right, bottom."""
+"""Box of that photo's mask: left, top, right, bottom."""
 
 
 def median_ms(calls: dict[str, Callable[[], object]], rounds: int, keep: bool) -> dict[str, float]:
@@ -85,7 +89,8 @@ def median_ms(calls: dict[str, Callable[[], object]], rounds: int, keep: bool) -
 def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> list[Row]:
     """Measure crop and stitch at one size of the image."""
     torch.set_num_threads(THREADS)
-    # A virtual machine gets its memory from its host at the first touch.
+    # Memory is written once before the measurement: a virtual machine receives it from its host
+    # only at the first write.
     torch.ones(MAX_KEPT // 4)
     image = torch.rand(1, height, width, 3)
     mask = torch.zeros(1, height, width)
@@ -101,17 +106,22 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
         "stitch": lambda: region.stitch(edited, image, crop.region),
     }
     rounds = min(rounds, MAX_KEPT // (2 * image.nbytes))
-    fresh = median_ms(calls, rounds, keep=True)
-    used = median_ms(calls, rounds, keep=False)
+    fresh_memory = median_ms(calls, rounds, keep=True)
+    used_memory = median_ms(calls, rounds, keep=False)
     changed = (result != image).any(-1) & (mask_ops.feather(mask, crop.region.feather) == 0)
     size = f"{width}x{height}"
     return [
-        Row(f"{size}: one mask.amax(2)", fresh["amax"], "ms"),
-        Row(f"{size}: crop", fresh["crop"], "ms", CROP_BASE_MS + 3 * fresh["amax"]),
-        Row(f"{size}: one image.clone()", fresh["clone"], "ms"),
-        Row(f"{size}: stitch", fresh["stitch"], "ms", MAX_STITCH_COPIES * fresh["clone"]),
-        Row(f"{size}: one image.clone() in used memory", used["clone"], "ms"),
-        Row(f"{size}: stitch in used memory", used["stitch"], "ms"),
+        Row(f"{size}: one mask.amax(2)", fresh_memory["amax"], "ms"),
+        Row(f"{size}: crop", fresh_memory["crop"], "ms", CROP_BASE_MS + 3 * fresh_memory["amax"]),
+        Row(f"{size}: one image.clone()", fresh_memory["clone"], "ms"),
+        Row(
+            f"{size}: stitch",
+            fresh_memory["stitch"],
+            "ms",
+            MAX_STITCH_COPIES * fresh_memory["clone"],
+        ),
+        Row(f"{size}: one image.clone() in used memory", used_memory["clone"], "ms"),
+        Row(f"{size}: stitch in used memory", used_memory["stitch"], "ms"),
         Row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0),
         *(Peer(peer).rows(size, image, mask) if peer else []),
     ]
@@ -174,7 +184,7 @@ and of the pack.
 
 
 def import_time() -> Row:
-    """Measure the pack's import in a ComfyUI that has started; the fastest of three."""
+    """Measure the pack's import in a ComfyUI that has started, and return the fastest of three."""
     name = "import of the pack in ComfyUI"
     if not (comfyui_folder() / "main.py").is_file():
         return Row(f"{name}: not measured, no ComfyUI", None, "s", MAX_IMPORT_SECONDS)
@@ -193,7 +203,7 @@ def edit_of_24_megapixels() -> list[Row]:
         photo, mask, result = (
             str(Path(folder) / name) for name in ("photo.png", "mask.png", "result.png")
         )
-        # Made in little memory, because a process starts with the peak of its parent.
+        # The photo is made in little memory, because a process inherits the peak of its parent.
         smooth = Image.open(ROOT / "workflows/examples/astronaut.png").resize(PHOTO_SIZE)
         noise = Image.effect_noise(PHOTO_SIZE, 32).convert("RGB")
         Image.blend(smooth, noise, 0.1).save(photo, compress_level=1)
@@ -209,15 +219,16 @@ def edit_of_24_megapixels() -> list[Row]:
         }
         for name, options in edits.items():
             variant = name.split(",")[0]
-            command = [sys.executable, "-m", "artmancer.cli", "edit", photo, *options, "-o", result]
+            command = [sys.executable, "-m", "artmancer", "edit", photo, *options, "-o", result]
             process = subprocess.Popen([*command, "--task", variant], stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 sys.exit(f"artmancer edit failed: {name}")
             # Linux counts ru_maxrss in kilobytes.
             gigabytes = usage.ru_maxrss / 2**20
-            name = f"24 megapixels, {name}: peak memory"
-            rows.append(Row(name, gigabytes, "GB", MAX_EDIT_GIGABYTES))
+            rows.append(
+                Row(f"24 megapixels, {name}: peak memory", gigabytes, "GB", MAX_EDIT_GIGABYTES)
+            )
     return rows
 
 
@@ -226,9 +237,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=31, help="repetitions; default: %(default)s")
+    parser.add_argument("--peer", type=Path, help="checkout of ComfyUI-Inpaint-CropAndStitch")
     options = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as fresh_process:
         sizes = [(*size, options.rounds, options.peer) for size in SIZES]

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def ok(self) -> bool | None:
-        """True where the value is within the limit; None: not measured."""
+        """Result of the comparison with the limit; True without a limit, None: not measured."""
         if self.value is None:
             return None
         if self.limit is None:

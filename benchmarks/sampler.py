@@ -1,5 +1,5 @@
-"""Cost of an edit with Qwen-Image-Edit, beside diffusers' own pipeline on the same components with
-the same seed.
+"""Benchmark of an edit with Qwen-Image-Edit, compared with diffusers' own pipeline on the same
+components with the same seed.
 
 On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and
 random weights. On a CUDA GPU also: the real size, 60 blocks of random bfloat16 weights, the real
@@ -54,11 +54,13 @@ IMAGES = [
 
 
 def sample_request(side: int) -> sampler.SampleRequest:
+    """Make a request for a square image of this side in pixels, with three conditioning images."""
     crops = [image.resize((side, side)) for image in IMAGES]
     return sampler.SampleRequest("remove the lamp", crops, side, side, seed=0)
 
 
 def ours(base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
+    """Sample an image with our sampler, with an empty cache."""
     base.cache.clear()
     return sampler.sample(base, request, sampling, no_progress)
 
@@ -66,11 +68,13 @@ def ours(base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling
 def stock(
     base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling, condition_pixels: int
 ) -> torch.Tensor:
+    """Sample an image with diffusers' pipeline, its conditions encoded at this area in pixels."""
     stock_module.VAE_IMAGE_SIZE = condition_pixels
     return tiny_qwen.stock(base.pipeline, request, sampling)
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -188,7 +192,7 @@ def switching_rows(folder: Path, base: pipeline.Base) -> Iterator[Row]:
     switches = [
         seconds(lambda lora=lora: adapters.activate(base, {lora: 1.0})) for lora in loras * 5
     ]
-    # Without the bytes that read_bytes itself reads.
+    # The bytes that read_bytes itself reads are subtracted.
     read = read_bytes() - before - len(Path("/proc/self/io").read_bytes())
     adapters.activate(base, {})
     load = statistics.median(seconds(lambda: pipeline.load(folder / "base")) for _ in range(3))
@@ -198,7 +202,10 @@ def switching_rows(folder: Path, base: pipeline.Base) -> Iterator[Row]:
     yield Row("switching over loading, as many times faster, at least", load / switch, "x", 50)
     yield Row("bytes read in ten switches, after the files were deleted", read, "B", 0)
     yield Row(
-        "of the two files still mapped into memory", sum(str(lora) in maps for lora in loras), "", 0
+        "deleted files that are still mapped into memory",
+        sum(str(lora) in maps for lora in loras),
+        "",
+        0,
     )
 
 
@@ -311,6 +318,8 @@ def seconds_per_step(call: Callable[[Sampling], torch.Tensor], sampling: Samplin
 
 
 CUDA_FIGURES = ("seconds a step", "share of the bf16 peak", "peak memory")
+"""Figures of each CUDA case, as its rows name them."""
+
 CUDA_CASES: dict[str, tuple[str, Sampling]] = {
     "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=ONE_MEGAPIXEL)),
     "bf16, diffusers' pipeline at equal condition size": ("stock", Sampling()),
@@ -380,11 +389,12 @@ def cuda_rows(
 
 
 def main() -> int:
+    """Run all benchmarks and print their rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--tries", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--tries", type=int, default=5, help="repetitions; default: %(default)s")
     parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)

@@ -105,7 +105,7 @@ def make_row(variant: str, files: dict[str, str], output: Path) -> list[Image.Im
 
 
 def make_tile(image: Image.Image, side: int) -> Image.Image:
-    """Scale an image to this longest side, and frame it."""
+    """Scale an image so that its longest side has `side` pixels, and frame it."""
     scale = side / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     tile = image.convert("RGB").resize(size)

@@ -54,6 +54,7 @@ def _socket_texts(name: str, tooltip: str | None) -> dict[str, str]:
 
 
 def main() -> None:
+    """Start a ComfyUI and write the files."""
     with tempfile.TemporaryDirectory() as folder:
         comfyui = ComfyUI(Path(folder))
         try:

@@ -32,10 +32,11 @@ SHOW_NODE = """async (id) => {
 """JavaScript that shows one node alone on the canvas."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-"""Commands of an installed Chromium; without one, Playwright's own runs."""
+"""Commands of an installed Chromium; without one, Playwright's own Chromium runs."""
 
 
 def main() -> None:
+    """Take the screenshots."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)

@@ -285,7 +285,11 @@ class EndpointFloat(io.ComfyNode):
 def _validate_range(
     value: float | None, minimum: float | None, maximum: float | None
 ) -> bool | str:
-    if not all(isinstance(number, int | float) for number in (value, minimum, maximum)):
+    if not (
+        isinstance(value, int | float)
+        and isinstance(minimum, int | float)
+        and isinstance(maximum, int | float)
+    ):
         # An input is connected, or has a type that ComfyUI itself refuses.
         return True
     if minimum <= value <= maximum:

@@ -107,7 +107,10 @@ def _encode(
     """Encode a prompt as ComfyUI's conditioning, with the images for the vision encoder and their
     latents, `references`.
     """
-    small = [resample(image, size_for_area(*image.shape[1:3], VISION_PIXELS)) for image in images]
+    small = [
+        resample(image, size_for_area(image.shape[1], image.shape[2], VISION_PIXELS))
+        for image in images
+    ]
     placeholders = "".join(
         f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"
         for number in range(1, len(small) + 1)

@@ -29,7 +29,7 @@ def _brushes(brush: Tensor | None, count: int) -> Sequence[Tensor | None]:
             f"There are {len(brush)} brush masks for {count} photos. "
             "Connect one mask, or one for each photo.",
         )
-    return brush.split(1)
+    return torch.split(brush, 1)
 
 
 class SmartMask(io.ComfyNode):
@@ -157,7 +157,7 @@ class SmartMask(io.ComfyNode):
         selector = GrabCut() if model == DRAFT else load_segmenter(model)
         # A single photo is the input tensor itself, not a view of it: its hash is known from the
         # last click.
-        photos = [image] if len(image) == 1 else image.split(1)
+        photos = [image] if len(image) == 1 else torch.split(image, 1)
         selections = [
             selector.select(photo, replace(clicks, brush=brush_mask), candidate)
             for photo, brush_mask in zip(photos, brushes, strict=True)

@@ -3,7 +3,7 @@
 import os
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    # Before torch is imported: tests that run side by side share the cores.
+    # Test processes share the cores. torch reads this variable at its import.
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
@@ -21,12 +21,10 @@ from torch import Tensor
 from artmancer import images
 from artmancer.folders import comfyui_folder
 
-READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types['ArtMancer_LoadEditor'])"
-
 
 @pytest.fixture(scope="session")
 def example() -> Callable[[str], Tensor]:
-    """An example photo as an IMAGE, or, where its name ends in _mask, a MASK."""
+    """A loader of example files: an IMAGE, or a MASK for a name that ends in _mask."""
 
     def load(name: str) -> Tensor:
         path = EXAMPLES / f"{name}.png"
@@ -44,13 +42,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """LoRAs for it, with the keys of diffusers, of ai-toolkit, without a prefix,
-    and of Lightning.
+    """LoRAs for the tiny base, with the keys of diffusers, of ai-toolkit, without a prefix, and of
+    Lightning.
     """
-    made = tmp_path_factory.mktemp("loras")
+    folder = tmp_path_factory.mktemp("loras")
     styles = ("diffusers", "ai-toolkit", "bare", "lightning")
     return [
-        tiny_qwen.save_lora(made / f"{style}.safetensors", tiny_base, style=style, seed=seed)
+        tiny_qwen.save_lora(folder / f"{style}.safetensors", tiny_base, style=style, seed=seed)
         for seed, style in enumerate(styles)
     ]
 
@@ -72,35 +70,16 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where none can start."""
     from playwright.sync_api import Error, sync_playwright
 
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     with sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(executable_path=found, args=quiet)
+            chromium = playwright.chromium.launch(executable_path=path, args=options)
         except Error as error:
             pytest.skip(f"no Chromium, and none could be installed ({str(error).splitlines()[0]})")
         yield chromium
         chromium.close()
-
-
-@pytest.fixture
-def page(comfyui: ComfyUI, browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1800, "height": 1000})
-    page.goto(comfyui.url)
-    page.wait_for_function(READY, timeout=60_000)
-    yield page
-    page.close()
-
-
-@pytest.fixture(params=[False, True], ids=["canvas", "vue"])
-def vue(page: Any, request: pytest.FixtureRequest) -> bool:
-    """Each of ComfyUI's renderers in turn; whether it is the one that draws nodes with Vue."""
-    if request.param and not page.evaluate("'vueNodesMode' in window.LiteGraph"):
-        pytest.skip("this ComfyUI draws nodes on its canvas alone")
-    setting = "window.app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', vue)"
-    page.evaluate(f"(vue) => {setting}", request.param)
-    return bool(request.param)

@@ -1,3 +1,5 @@
+"""The command line: edit, doctor, and wrong usage."""
+
 import json
 import os
 import re
@@ -23,7 +25,7 @@ def run(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments])
 
 
-def test_a_photo_a_mask_and_a_task_give_an_edited_photo(tmp_path: Path, capsys, example) -> None:
+def test_edit_writes_the_edited_photo(tmp_path: Path, capsys, example) -> None:
     assert run("edit", EXAMPLES / "astronaut.png", *SHUTTLE, "-o", tmp_path / "out.png") == 0
     assert "draft/removal" in capsys.readouterr().out
     outside = mask_ops.feather(example("astronaut_shuttle_mask"), 16) == 0
@@ -34,17 +36,15 @@ def test_a_photo_a_mask_and_a_task_give_an_edited_photo(tmp_path: Path, capsys, 
 
 def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
     output = tmp_path / "out.png"
-    assert (
-        run("edit", EXAMPLES / "chelsea.png", "--task", "white-balance", "-o", output, "--json")
-        == 0
-    )
+    options = ["--task", "white-balance", "-o", output, "--json"]
+    assert run("edit", EXAMPLES / "chelsea.png", *options) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["output"] == str(output)
     assert answer["report"]["editor"] == "draft/white_balance"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["gone.png", "--task", "removal"], "The image 'gone.png' does not exist", "not_found"),
         (
@@ -72,12 +72,14 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
         ),
     ],
 )
-def test_a_mistake_is_one_sentence_and_nothing_is_written(
-    tmp_path: Path, capsys, arguments, said, code
+def test_an_error_is_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys, arguments, message, code
 ) -> None:
     assert run("edit", *arguments, "-o", tmp_path / "out.png") == 1
     error = capsys.readouterr().err
-    assert said in error and error.startswith("artmancer: ") and error.count("\n") == 1
+    assert error.startswith("artmancer: ")
+    assert message in error
+    assert error.count("\n") == 1
     assert run("edit", *arguments, "-o", tmp_path / "out.png", "--json") == 1
     assert json.loads(capsys.readouterr().out)["error_type"] == code
     assert not list(tmp_path.iterdir())
@@ -107,18 +109,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
         tmp_path / "out",
     ):
         assert run("edit", "gone.png", "--task", "removal", "-o", output) == 1
-    said = capsys.readouterr().err
-    assert all(
-        part in said
-        for part in ("ends in '.heic'", "does not exist", "is a folder", "has no ending")
-    )
-    assert "gone.png" not in said
+    errors = capsys.readouterr().err
+    for reason in ("ends in '.heic'", "does not exist", "is a folder", "has no ending"):
+        assert reason in errors
+    assert "gone.png" not in errors
 
 
 def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
-    cut_out = Image.open(EXAMPLES / "astronaut.png").convert("RGBA")
-    cut_out.putalpha(Image.open(EXAMPLES / "astronaut_patch_mask.png"))
-    cut_out.save(tmp_path / "patch.png")
+    reference = Image.open(EXAMPLES / "astronaut.png").convert("RGBA")
+    reference.putalpha(Image.open(EXAMPLES / "astronaut_patch_mask.png"))
+    reference.save(tmp_path / "patch.png")
     options = [
         "--task=insertion",
         f"--mask={EXAMPLES / 'coffee_mask.png'}",
@@ -129,8 +129,8 @@ def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
     assert color[2] > color[1], "the patch is violet"
 
 
-@pytest.mark.skipif(fill.method() != "patchmatch", reason="nothing else takes long enough")
-def test_ctrl_c_ends_at_once_with_nothing_written(tmp_path: Path) -> None:
+@pytest.mark.skipif(fill.method() != "patchmatch", reason="only PatchMatch takes long enough")
+def test_ctrl_c_ends_the_command_and_nothing_is_written(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 3000), "gray").save(tmp_path / "photo.png")
     mask = Image.new("L", (3000, 3000))
     mask.paste(255, (800, 800, 2200, 2200))
@@ -153,22 +153,21 @@ def test_ctrl_c_ends_at_once_with_nothing_written(tmp_path: Path) -> None:
         # tests may be such a background command.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    watched = psutil.Process(process.pid)
-    while not (filling := watched.children()):
+    command_process = psutil.Process(process.pid)
+    while not (fill_processes := command_process.children()):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert "nothing was written" in process.communicate()[1]
     assert process.returncode == 130
-    psutil.wait_procs(filling)  # test_fill.py: they end by themselves, and not at their end
+    # test_fill.py checks that these processes end before the fill is complete.
+    psutil.wait_procs(fill_processes)
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "mask.png"}
 
 
 def test_jpeg_is_written_with_a_warning(tmp_path: Path, caplog) -> None:
-    assert (
-        run("edit", EXAMPLES / "chelsea.png", "--task", "white_balance", "-o", tmp_path / "out.jpg")
-        == 0
-    )
+    options = ["--task", "white_balance", "-o", tmp_path / "out.jpg"]
+    assert run("edit", EXAMPLES / "chelsea.png", *options) == 0
     assert "write PNG" in caplog.text
     assert Image.open(tmp_path / "out.jpg").format == "JPEG"
 
@@ -176,14 +175,14 @@ def test_jpeg_is_written_with_a_warning(tmp_path: Path, caplog) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["edit"], ["edit", "a.png", "--task", "x", "-o", "b.png"]]
 )
-def test_wrong_usage_is_exit_code_two(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit:
+def test_wrong_usage_gives_exit_code_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
         cli.main(arguments)
-    assert exit.value.code == 2
+    assert error.value.code == 2
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("--steps=0", "expected 1 to 100, got 0"),
         ("--steps=-2", "expected 1 to 100, got -2"),
@@ -194,21 +193,21 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str]) -> None:
         ("--grow=1025", "expected 0 to 1024, got 1025"),
     ],
 )
-def test_a_number_out_of_its_range_is_wrong_usage(capsys, option: str, said: str) -> None:
-    with pytest.raises(SystemExit) as exit:
+def test_a_number_out_of_its_range_is_wrong_usage(capsys, option: str, message: str) -> None:
+    with pytest.raises(SystemExit) as error:
         run("edit", "a.png", "--task", "removal", option, "-o", "b.png")
-    assert exit.value.code == 2 and said in capsys.readouterr().err
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
 
 
-def test_doctor_says_what_is_there_and_how_to_get_what_is_not(
-    tmp_path: Path, capsys, monkeypatch
-) -> None:
+def test_doctor_reports_installed_and_missing_parts(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.delenv("MODEL_PATH", raising=False)
     assert run("doctor") == 1
     text = capsys.readouterr().out
-    assert re.search(r"^ok +torch ", text, re.M) and "set COMFYUI_PATH" in text
+    assert re.search(r"^ok +torch ", text, re.M)
     assert re.search(r"^missing +ComfyUI ", text, re.M)
+    assert "set COMFYUI_PATH" in text
     (tmp_path / "models" / "loras").mkdir(parents=True)
     (tmp_path / "models" / "loras" / "wb_cp.safetensors").touch()
     (tmp_path / "models" / "fastsam").mkdir()
@@ -220,38 +219,39 @@ def test_doctor_says_what_is_there_and_how_to_get_what_is_not(
     assert all(finding["ok"] for finding in findings.values())
 
 
-def test_doctor_says_for_each_editor_whether_it_runs_and_why_not(
+def test_doctor_reports_which_editors_run_and_why_others_do_not(
     tiny_base: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.delenv("MODEL_PATH", raising=False)
 
-    def features() -> dict[str, Any]:
+    def findings() -> dict[str, Any]:
         run("doctor", "--json")
         return {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
 
-    found = features()
-    assert found["editor draft"]["status"] == "ok"
-    assert found["editor qwen"]["status"] == "off"
-    assert found["editor qwen"]["found"] == "no base model"
-    assert "models fetch" in found["editor qwen"]["advice"]
+    without_base = findings()
+    assert without_base["editor draft"]["status"] == "ok"
+    assert without_base["editor qwen"]["status"] == "off"
+    assert without_base["editor qwen"]["found"] == "no base model"
+    assert "models fetch" in without_base["editor qwen"]["advice"]
     monkeypatch.setenv("MODEL_PATH", str(tiny_base))
-    assert features()["editor qwen"]["found"] == f"runs here: {tiny_base}"
+    assert findings()["editor qwen"]["found"] == f"runs here: {tiny_base}"
     monkeypatch.setattr("artmancer.doctor.QWEN_PACKAGES", ("diffusers", "no-such-package"))
-    missing = features()["editor qwen"]
-    assert missing["status"] == "off" and missing["found"] == "no-such-package not installed"
-    assert missing["advice"] == "pip install no-such-package"
+    without_package = findings()["editor qwen"]
+    assert without_package["status"] == "off"
+    assert without_package["found"] == "no-such-package not installed"
+    assert without_package["advice"] == "pip install no-such-package"
 
 
-def test_doctor_names_the_gpu_and_says_when_torch_cannot_use_it(
+def test_doctor_names_the_gpu_and_reports_when_torch_cannot_use_it(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    command = tmp_path / "nvidia-smi"
+    nvidia_smi = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     def device(script: str) -> dict[str, Any]:
-        command.write_text(f"#!/bin/sh\n{script}\n")
-        command.chmod(0o755)
+        nvidia_smi.write_text(f"#!/bin/sh\n{script}\n")
+        nvidia_smi.chmod(0o755)
         run("doctor", "--json")
         findings = json.loads(capsys.readouterr().out)
         return next(finding for finding in findings if finding["name"] == "device")
@@ -267,7 +267,7 @@ def test_doctor_names_the_gpu_and_says_when_torch_cannot_use_it(
     assert device(card)["status"] == "off"
 
 
-CHEAP = [
+COMMANDS_WITHOUT_TORCH = [
     ["edit", "missing.jpg", "--task", "removal", "--mask", "m.png", "-o", "o.png"],
     ["edit", "photo.png", "--task", "removal", "--mask", "black.png", "-o", "o.png"],
     ["edit", "photo.png", "--task", "removal", "--mask", "small.png", "-o", "o.png"],
@@ -275,17 +275,20 @@ CHEAP = [
     ["doctor"],
     ["models"],
 ]
+"""Commands that import no torch, so that they end at once; the edits among them are refused."""
 
 
-@pytest.mark.parametrize("arguments", CHEAP, ids=" ".join)
-def test_what_needs_no_torch_does_not_import_it(tmp_path: Path, arguments: list[str]) -> None:
-    for name, size, color in (
+@pytest.mark.parametrize("arguments", COMMANDS_WITHOUT_TORCH, ids=" ".join)
+def test_refused_edits_doctor_and_models_do_not_import_torch(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    for name, side, color in (
         ("photo", 64, "gray"),
         ("black", 64, "black"),
         ("white", 64, "white"),
         ("small", 32, "white"),
     ):
-        Image.new("RGB", (size, size), color).save(tmp_path / f"{name}.png")
+        Image.new("RGB", (side, side), color).save(tmp_path / f"{name}.png")
     script = (
         "import sys; from artmancer import cli; cli.main(sys.argv[1:]); "
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
@@ -301,27 +304,29 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path, arguments: list[
     assert probe.returncode == 0, probe.stderr
 
 
-def test_many_photos_are_refused_with_what_to_use_instead(capsys) -> None:
-    with pytest.raises(SystemExit) as exit:
+def test_several_photos_are_refused_with_a_loop_as_advice(capsys) -> None:
+    with pytest.raises(SystemExit) as error:
         run("edit", "a.jpg", "b.jpg", "--task", "white-balance", "-o", "out.png")
-    assert exit.value.code == 2
-    assert "takes one photo, got 2" in (text := capsys.readouterr().err) and "for photo in" in text
+    assert error.value.code == 2
+    text = capsys.readouterr().err
+    assert "takes one photo, got 2" in text
+    assert "for photo in" in text
 
 
-def test_a_prompt_that_the_draft_editor_ignores_is_named(tmp_path: Path, caplog) -> None:
+def test_a_prompt_for_the_draft_editor_gives_a_warning(tmp_path: Path, caplog) -> None:
     options = ["--task=white-balance", "--prompt=warmer", "-o", tmp_path / "out.png"]
     assert run("edit", EXAMPLES / "chelsea.png", *options) == 0
     assert "--prompt is ignored" in caplog.text
 
 
 def test_the_package_runs_as_a_module() -> None:
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "artmancer", "--version"], capture_output=True, text=True, check=True
     )
-    assert answer.stdout.startswith("artmancer 0.")
+    assert process.stdout.startswith("artmancer 0.")
 
 
 def test_the_installed_command_runs() -> None:
     command = Path(sys.executable).with_name("artmancer")
-    answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert answer.stdout.startswith("artmancer 0.")
+    process = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("artmancer 0.")

@@ -21,48 +21,50 @@ from artmancer.gateway.comfy_runner import without_paths
 from artmancer.gateway.logs import JsonLines, PlainLines, log_event
 from artmancer.gateway.settings import Settings
 
-PHOTO, MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
+PHOTO = EXAMPLES / "coffee.png"
+MASK = EXAMPLES / "coffee_mask.png"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = settings(
-        tmp_path_factory.mktemp("gateway"), comfyui_url=FakeHost().url, api_token="s3cret"
-    )
-    with Served(made) as gateway:
+    """A gateway with a token."""
+    folder = tmp_path_factory.mktemp("gateway")
+    gateway_settings = settings(folder, comfyui_url=FakeHost().url, api_token="s3cret")
+    with Served(gateway_settings) as gateway:
         gateway.http.headers["authorization"] = "Bearer s3cret"
         yield gateway.connected()
 
 
 @pytest.fixture
 def client(served: Served) -> Iterator[Client]:
-    with Client(served.url, "s3cret") as made:
-        yield made
+    """A client with the token."""
+    with Client(served.url, "s3cret") as client:
+        yield client
 
 
 def test_an_edit_from_files(client: Client, tmp_path: Path) -> None:
-    seen: list[JobStatus] = []
-    edited = client.edit(str(PHOTO), "slow 0.5", mask=MASK, on_progress=seen.append, seed=4)
-    assert (
-        edited.model == "draft/removal" and edited.parameters["seed"] == 4 and edited.seconds > 0.4
-    )
-    assert seen[-1].state == "done" and seen[-1].progress == 1 and any(one.step for one in seen)
-    edited.save(tmp_path / "result.png")
-    assert (tmp_path / "result.png").read_bytes() == PHOTO.read_bytes()  # what the fake gives back
+    statuses: list[JobStatus] = []
+    edit = client.edit(str(PHOTO), "slow 0.5", mask=MASK, on_progress=statuses.append, seed=4)
+    assert edit.model == "draft/removal" and edit.parameters["seed"] == 4 and edit.seconds > 0.4
+    assert statuses[-1].state == "done" and statuses[-1].progress == 1
+    assert any(status.step for status in statuses)
+    edit.save(tmp_path / "result.png")
+    # The fake ComfyUI returns the photo.
+    assert (tmp_path / "result.png").read_bytes() == PHOTO.read_bytes()
 
 
 def test_an_edit_from_bytes_step_by_step(client: Client) -> None:
-    task = client.submit(PHOTO.read_bytes(), "hold", mask=MASK.read_bytes(), task="removal")
-    assert client.status(task).state in ("queued", "processing")
+    job_id = client.submit(PHOTO.read_bytes(), "hold", mask=MASK.read_bytes(), task="removal")
+    assert client.status(job_id).state in ("queued", "processing")
     with pytest.raises(ArtMancerError) as refused:
-        client.result(task)
+        client.result(job_id)
     assert refused.value.code == "not_finished"
-    assert client.cancel(task)
+    assert client.cancel(job_id)
     with pytest.raises(ArtMancerError, match="cancelled"):
-        client.wait(task)
+        client.wait(job_id)
 
 
-def test_a_refusal_has_its_code(client: Client, served: Served) -> None:
+def test_errors_have_their_codes(client: Client, served: Served) -> None:
     with pytest.raises(ArtMancerError) as refused:
         client.edit(PHOTO, "x", task="removal")
     assert refused.value.code == "mask_missing"
@@ -74,7 +76,7 @@ def test_a_refusal_has_its_code(client: Client, served: Served) -> None:
     assert unknown.value.code == "unauthorized"
 
 
-def test_an_edit_that_is_interrupted_is_cancelled(client: Client, served: Served) -> None:
+def test_a_keyboard_interrupt_cancels_the_edit(client: Client, served: Served) -> None:
     def stop(status: JobStatus) -> None:
         if status.state == "processing":
             raise KeyboardInterrupt
@@ -84,8 +86,9 @@ def test_an_edit_that_is_interrupted_is_cancelled(client: Client, served: Served
     until(lambda: 'artmancer_jobs_total{state="cancelled"' in served.http.get("/metrics").text)
 
 
-def test_the_command_serves_and_ends(tmp_path: Path) -> None:
-    host, port = FakeHost(), free_port()
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    host = FakeHost()
+    port = free_port()
     env = {**os.environ, "ARTMANCER_DATA": str(tmp_path / "data"), "COMFYUI_URL": host.url}
     (tmp_path / ".env").write_text(
         f"PORT={port}\nCOMFYUI_URL=http://127.0.0.1:1\nARTMANCER_PAGE=false\n"
@@ -104,7 +107,8 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
                 except httpx.HTTPError:
                     return False
 
-            until(healthy)  # the environment wins over .env
+            # It is healthy only with COMFYUI_URL of the environment, which precedes .env.
+            until(healthy)
             assert http.get("/").status_code == 404
             assert http.get("/api/health", headers={"host": "evil.example:8003"}).status_code == 401
     finally:
@@ -113,7 +117,7 @@ def test_the_command_serves_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://10.1.2.3:8188", "http://comfy.example:80"])
-def test_a_comfyui_is_started_on_this_machine_alone(tmp_path: Path, url: str) -> None:
+def test_a_comfyui_is_started_on_this_machine_only(tmp_path: Path, url: str) -> None:
     env = {
         **os.environ,
         "ARTMANCER_DATA": str(tmp_path),
@@ -121,19 +125,16 @@ def test_a_comfyui_is_started_on_this_machine_alone(tmp_path: Path, url: str) ->
         "COMFYUI_PATH": str(tmp_path),
     }
     command = [
-        sys.executable,
-        "-m",
-        "artmancer",
-        "serve",
-        "--with-comfyui",
-        "--comfyui-url",
-        url,
+        *(sys.executable, "-m", "artmancer", "serve"),
+        *("--with-comfyui", "--comfyui-url", url),
     ]
-    said = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert said.returncode == 1 and "an address of this machine" in said.stderr
+    process = subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 1 and "an address of this machine" in process.stderr
 
 
-def test_a_gateway_that_starts_again_between_the_end_and_the_result_loses_nothing(
+def test_the_client_retries_the_result_after_a_lost_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = FakeHost()
@@ -141,19 +142,21 @@ def test_a_gateway_that_starts_again_between_the_end_and_the_result_loses_nothin
         Served(settings(tmp_path, comfyui_url=host.url)) as served,
         Client(served.connected().url) as client,
     ):
-        asked, real = [0], client.result
+        requests: list[str] = []
+        result = client.result
 
-        def breaks_once(task_id: str) -> EditResponse:
-            asked[0] += 1
-            if asked[0] == 1:
-                raise ConnectionError("it starts again")
-            return real(task_id)
+        def fail_once(job_id: str) -> EditResponse:
+            requests.append(job_id)
+            if len(requests) == 1:
+                raise ConnectionError("The gateway restarts.")
+            return result(job_id)
 
-        monkeypatch.setattr(client, "result", breaks_once)
-        assert client.edit(PHOTO, "now", mask=MASK).image and asked[0] == 2
+        monkeypatch.setattr(client, "result", fail_once)
+        assert client.edit(PHOTO, "now", mask=MASK).image
+        assert len(requests) == 2
 
 
-def test_where_no_gateway_answers_a_sentence_says_what_to_do() -> None:
+def test_the_error_without_a_gateway_names_the_command_that_starts_it() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with Client(url) as client, pytest.raises(ConnectionError, match="artmancer serve") as refused:
         client.edit(PHOTO, "x")
@@ -167,15 +170,11 @@ def test_log_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     logger.addHandler(handler)
     log_event(logger, "job ended", job="1", seconds=0.5)
     line = json.loads(capsys.readouterr().out)
-    assert (line["level"], line["message"], line["job"], line["seconds"]) == (
-        "info",
-        "job ended",
-        "1",
-        0.5,
-    )
+    assert (line["level"], line["message"]) == ("info", "job ended")
+    assert (line["job"], line["seconds"]) == ("1", 0.5)
 
 
-def test_log_lines_on_a_terminal_are_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_on_a_terminal_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(PlainLines())
     logger = logging.Logger("a")
@@ -192,7 +191,7 @@ def test_the_gateway_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False, cwd=ROOT).returncode == 0
 
 
-def test_the_names_of_the_contract_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_environment_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "HOST": "0.0.0.0",
         "PORT": "9000",
@@ -204,15 +203,19 @@ def test_the_names_of_the_contract_are_read(monkeypatch: pytest.MonkeyPatch) -> 
         "ARTMANCER_ROLE": "light",
     }.items():
         monkeypatch.setenv(name, value)
-    read = Settings(_env_file=None)
-    assert (read.host, read.port, read.debug, read.role) == ("0.0.0.0", 9000, True, "light")
-    assert read.allowed_origins == ["https://a.example", "https://b.example"]
-    assert read.comfyui_light_url is None
-    assert read.api_token and read.api_token.get_secret_value() == "t" and "'t'" not in repr(read)
+    values = Settings(_env_file=None)
+    assert (values.host, values.port, values.debug, values.role) == ("0.0.0.0", 9000, True, "light")
+    assert values.allowed_origins == ["https://a.example", "https://b.example"]
+    assert values.comfyui_light_url is None
+    assert (
+        values.api_token
+        and values.api_token.get_secret_value() == "t"
+        and "'t'" not in repr(values)
+    )
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         ("No file /root/models/x.safetensors is there.", "No file x.safetensors is there."),
         (r"No file C:\models\x.safetensors is there.", "No file x.safetensors is there."),
@@ -229,26 +232,25 @@ def test_the_names_of_the_contract_are_read(monkeypatch: pytest.MonkeyPatch) -> 
         ),
     ],
 )
-def test_no_folder_of_the_host_is_told(said: str, told: str) -> None:
-    assert without_paths(said) == told
+def test_messages_contain_no_folder_of_the_host(message: str, expected: str) -> None:
+    assert without_paths(message) == expected
 
 
-def test_threads_may_share_a_gateway(client: Client) -> None:
-    done: list[str] = []
-    threads = [
-        threading.Thread(
-            target=lambda n=n: done.append(client.edit(PHOTO, "now", mask=MASK, seed=n).model)
-        )
-        for n in range(8)
-    ]
+def test_threads_can_share_a_client(client: Client) -> None:
+    models: list[str] = []
+
+    def edit(seed: int) -> None:
+        models.append(client.edit(PHOTO, "now", mask=MASK, seed=seed).model)
+
+    threads = [threading.Thread(target=edit, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(WAIT_TIMEOUT)
-    assert len(done) == 8
+    assert len(models) == len(threads)
 
 
-def test_not_every_page_can_be_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowing_every_origin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOWED_ORIGINS", "*")
     with pytest.raises(ValueError, match="would allow every web page"):
         Settings()

@@ -1,10 +1,12 @@
+"""Color matching at the rim of a mask, and fitted changes of color."""
+
 import cv2
 import pytest
 import torch
 from support.images import disc
 from torch import Tensor
 
-from artmancer import color
+from artmancer import color, mask_ops
 
 
 @pytest.fixture
@@ -13,7 +15,8 @@ def photo(example) -> Tensor:
 
 
 def seam(edited: Tensor, original: Tensor, mask: Tensor) -> float:
-    ring = (mask == 0) & (color.mask_ops.distance(mask[0]) <= 4)
+    """Return the mean difference in the 4 pixels around the mask, in 8-bit levels."""
+    ring = (mask == 0) & (mask_ops.distance(mask[0]) <= 4)
     return ((edited - original)[ring].abs().mean() * 255).item()
 
 
@@ -34,7 +37,7 @@ def test_a_shadow_across_the_rim_does_not_tint_the_rest(photo: Tensor) -> None:
     assert untouched.abs().mean() * 255 < 1.5
 
 
-def test_noise_on_a_flat_wall_does_not_take_the_contrast_out_of_the_object() -> None:
+def test_noise_on_a_flat_wall_does_not_lower_the_contrast_of_the_object() -> None:
     random = torch.Generator().manual_seed(0)
     wall = 0.6 + 0.01 * torch.randn(1, 128, 128, 3, generator=random)
     edited = 0.6 + 0.01 * torch.randn(1, 128, 128, 3, generator=random)
@@ -44,12 +47,12 @@ def test_noise_on_a_flat_wall_does_not_take_the_contrast_out_of_the_object() -> 
     assert matched[:, 54:74, 54:74].mean() == pytest.approx(0.1, abs=0.06)
 
 
-@pytest.mark.parametrize("moved", [0, 2, 3])
-def test_texture_that_moved_or_is_new_does_not_wash_out_the_object(moved: int) -> None:
+@pytest.mark.parametrize("shift", [None, 2, 3])
+def test_texture_that_moved_or_is_new_does_not_wash_out_the_object(shift: int | None) -> None:
     random = torch.Generator().manual_seed(0)
     grass = (0.5 + 0.12 * torch.randn(1, 256, 256, 3, generator=random)).clamp(0, 1)
-    new = (0.5 + 0.12 * torch.randn(1, 256, 256, 3, generator=random)).clamp(0, 1)
-    edited = grass.roll(moved, 2) if moved else new
+    other_grass = (0.5 + 0.12 * torch.randn(1, 256, 256, 3, generator=random)).clamp(0, 1)
+    edited = grass.roll(shift, 2) if shift else other_grass
     mask = disc(256, 256, 128, 128, 50)
     edited[:, 100:156, 100:156] = torch.tensor([0.9, 0.1, 0.1])
     matched = color.match_rim(edited, grass, mask)
@@ -57,36 +60,38 @@ def test_texture_that_moved_or_is_new_does_not_wash_out_the_object(moved: int) -
 
 
 def test_a_soft_mask_has_a_rim_too(photo: Tensor) -> None:
-    soft = torch.from_numpy(
-        cv2.GaussianBlur(disc(256, 256, 128, 128, 60)[0].numpy(), (0, 0), 12)
-    ).unsqueeze(0)
+    hard = disc(256, 256, 128, 128, 60)[0].numpy()
+    soft = torch.from_numpy(cv2.GaussianBlur(hard, (0, 0), 12)).unsqueeze(0)
     edited = photo * 0.9
     matched = color.match_rim(edited, photo, soft)
     assert (matched - photo).abs().mean() < 0.3 * (edited - photo).abs().mean()
 
 
-def test_a_ring_on_one_side_leaves_no_cast(photo: Tensor) -> None:
+def test_a_mask_with_surroundings_on_one_side_gets_no_color_cast(photo: Tensor) -> None:
     mask = torch.ones(1, 256, 256)
     mask[:, :, :16] = 0
-    matched = color.match_rim((photo * 0.8 + 0.1), photo * 0.8, mask)
-    assert (matched - photo * 0.8)[:, :, -10:].mean().abs() < 0.03
+    original = photo * 0.8
+    matched = color.match_rim(original + 0.1, original, mask)
+    assert (matched - original)[:, :, -10:].mean().abs() < 0.03
 
 
-def test_an_edit_that_changed_nothing_around_it_stays_bit_for_bit(photo: Tensor) -> None:
+def test_an_edit_that_changed_nothing_around_the_mask_stays_bit_for_bit(photo: Tensor) -> None:
     mask = disc(256, 256, 128, 128, 60)
     edited = torch.where(mask.unsqueeze(-1) > 0, torch.rand_like(photo), photo)
     assert torch.equal(color.match_rim(edited, photo, mask), edited)
-    assert torch.equal(color.match_rim(edited, photo, torch.ones_like(mask)), edited), "no ring"
+    assert torch.equal(color.match_rim(edited, photo, torch.ones_like(mask)), edited), (
+        "there is nothing around the mask"
+    )
 
 
-def test_linear_light_and_back() -> None:
+def test_srgb_to_linear_light_and_back() -> None:
     levels = torch.linspace(0, 1, 256)
     assert torch.allclose(color.to_srgb(color.to_linear(levels)), levels, atol=1e-6)
     assert color.to_linear(torch.tensor(0.5)) == pytest.approx(0.21404, abs=1e-5)
 
 
 @pytest.mark.parametrize("gains", [(1.3, 1.0, 0.7), (0.8, 1.1, 1.2)])
-def test_a_fitted_change_of_colours_serves_another_resolution(
+def test_a_fitted_change_of_colors_applies_at_another_resolution(
     photo: Tensor, gains: tuple[float, ...]
 ) -> None:
     def cast(image: Tensor) -> Tensor:
@@ -94,13 +99,14 @@ def test_a_fitted_change_of_colours_serves_another_resolution(
 
     small = photo[:, ::4, ::4]
     after = cast(small)
-    after[:, :12, :12] = 0.5  # what else the edit did
+    # The edit also changed something else.
+    after[:, :12, :12] = 0.5
     change = color.fit_change(small[0], after[0])
     error = (change(photo) - cast(photo)).abs() * 255
     assert error.mean() < 0.5 and error.quantile(0.999) < 4
 
 
-def test_no_change_is_fitted_as_none(photo: Tensor) -> None:
+def test_equal_images_are_fitted_as_no_change(photo: Tensor) -> None:
     assert (color.fit_change(photo[0], photo[0])(photo) - photo).abs().max() * 255 < 0.01
     black = torch.zeros(8, 8, 3)
     assert (color.fit_change(black, black)(photo) - photo).abs().max() * 255 < 0.01

@@ -1,3 +1,5 @@
+"""Conditioning images of each recipe, and the reference."""
+
 import pytest
 import torch
 from support.images import disc
@@ -32,12 +34,13 @@ def test_background_and_object_are_the_crop_outside_and_inside_the_mask(sources:
     assert (images["background"][sources.crop.mask == 1] == 0).all()
 
 
-def test_what_is_transparent_is_no_part_of_the_object() -> None:
+def test_transparent_pixels_are_no_part_of_the_object() -> None:
     image = torch.rand(1, 40, 60, 4)
     image[..., 3] = 0
     image[:, 10:30, 20:50, 3] = 0.5
-    cut = cut_out(image, None)
-    assert torch.equal(cut.image, image[:, 10:30, 20:50, :3]) and bool((cut.mask == 0.5).all())
+    reference = cut_out(image, None)
+    assert torch.equal(reference.image, image[:, 10:30, 20:50, :3])
+    assert bool((reference.mask == 0.5).all())
     left = torch.zeros(1, 40, 60)
     left[..., :30] = 1
     assert cut_out(image, left).mask.shape == (1, 20, 10)
@@ -45,45 +48,43 @@ def test_what_is_transparent_is_no_part_of_the_object() -> None:
         cut_out(image[:, :5], None)
 
 
-def test_a_reference_stands_in_for_the_object(sources: Sources) -> None:
-    shown = split(sources)["object"]
-    assert not torch.equal(shown, split(Sources(sources.crop))["object"])
-    assert (shown[0, 0, 0] == 0).all(), "black around the cut-out"
+def test_a_reference_takes_the_place_of_the_object(sources: Sources) -> None:
+    object_image = split(sources)["object"]
+    assert not torch.equal(object_image, split(Sources(sources.crop))["object"])
+    assert (object_image[0, 0, 0] == 0).all(), "black around the cut-out"
 
 
-def test_the_fill_is_patchmatch_or_what_is_connected(sources: Sources) -> None:
+def test_the_fill_is_made_by_patchmatch_or_connected(sources: Sources) -> None:
     hole = sources.crop.mask > 0
     filled = split(sources, "background_mask_fill")["fill"]
-    assert torch.equal(filled[~hole], sources.crop.image[~hole]) and not torch.equal(
-        filled, sources.crop.image
-    )
-    given = torch.rand_like(sources.crop.image)
-    assert torch.equal(
-        split(Sources(sources.crop, fill=given), "background_mask_fill")["fill"], given
-    )
+    assert torch.equal(filled[~hole], sources.crop.image[~hole])
+    assert not torch.equal(filled, sources.crop.image)
+    connected = Sources(sources.crop, fill=torch.rand_like(sources.crop.image))
+    assert torch.equal(split(connected, "background_mask_fill")["fill"], connected.fill)
 
 
-def test_a_recipe_that_shows_the_reference_needs_one(sources: Sources) -> None:
-    with pytest.raises(ArtMancerError) as caught:
+def test_a_recipe_with_a_reference_image_needs_a_reference(sources: Sources) -> None:
+    with pytest.raises(ArtMancerError) as error:
         split(Sources(sources.crop), "reference_mask_background")
-    assert caught.value.code == "reference_missing"
+    assert error.value.code == "reference_missing"
 
 
-def test_place_keeps_the_aspect_ratio_and_the_colours_at_the_edge() -> None:
+def test_place_keeps_the_aspect_ratio_and_the_colors_at_the_edge() -> None:
     image = torch.zeros(1, 100, 100, 3)
     mask = disc(100, 100, 50, 50, 30)
-    image[mask > 0] = torch.tensor([1.0, 0.5, 0.2])
+    orange = torch.tensor([1.0, 0.5, 0.2])
+    image[mask > 0] = orange
     placed = place(cut_out(image, mask), (200, 300), Window(20, 40, 180, 240))
-    found = region.bounds((placed.mask[0] > 0.5).float())
-    assert abs((found.bottom - found.top) - 160) <= 2 and abs((found.right - found.left) - 160) <= 2
-    assert abs((found.left + found.right) / 2 - 140) <= 1
-    assert (placed.image[placed.mask > 0.1] - torch.tensor([1.0, 0.5, 0.2])).abs().max() < 0.02, (
-        "no dark fringe"
-    )
+    box = region.bounds((placed.mask[0] > 0.5).float())
+    assert abs((box.bottom - box.top) - 160) <= 2
+    assert abs((box.right - box.left) - 160) <= 2
+    assert abs((box.left + box.right) / 2 - 140) <= 1
+    edge = placed.image[placed.mask > 0.1]
+    assert (edge - orange).abs().max() < 0.02, "no dark fringe"
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "said"),
+    ("image", "mask", "message"),
     [
         (torch.zeros(2, 8, 8, 3), None, "2 images; expected one"),
         (torch.zeros(1, 8, 8, 3), torch.ones(1, 9, 8), "but the reference is 8x8"),
@@ -91,9 +92,9 @@ def test_place_keeps_the_aspect_ratio_and_the_colours_at_the_edge() -> None:
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(
-    image: Tensor, mask: Tensor | None, said: str
+    image: Tensor, mask: Tensor | None, message: str
 ) -> None:
-    with pytest.raises(ArtMancerError, match=said):
+    with pytest.raises(ArtMancerError, match=message):
         cut_out(image, mask)
 
 
@@ -101,4 +102,5 @@ def test_edges_are_white_lines_where_brightness_jumps() -> None:
     image = torch.zeros(1, 40, 40, 3)
     image[:, :, 20:] = 1
     lines = edges(image)
-    assert lines[:, :, 19:21].amax() == 1 and lines[:, :, :15].amax() == 0
+    assert lines[:, :, 19:21].amax() == 1
+    assert lines[:, :, :15].amax() == 0

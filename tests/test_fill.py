@@ -1,4 +1,4 @@
-"""PatchMatch in its own process: cancelling, interrupts, and what is left behind."""
+"""PatchMatch in its own process: cancel and interrupt leave no process behind."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ needs_patchmatch = pytest.mark.skipif(
 
 
 @needs_patchmatch
-def test_a_fill_that_is_cancelled_leaves_no_process() -> None:
+def test_a_cancelled_fill_leaves_no_process() -> None:
     photo, mask = torch.rand(1, 1400, 1400, 3), torch.zeros(1, 1400, 1400)
     mask[:, 200:1200, 200:1200] = 1
     before = psutil.Process().children()
@@ -32,7 +32,7 @@ def test_a_fill_that_is_cancelled_leaves_no_process() -> None:
     assert psutil.Process().children() == before
 
 
-INTERRUPTED = """
+INTERRUPTED_FILL = """
 import os, subprocess, torch
 from artmancer import fill
 
@@ -40,7 +40,8 @@ fork, processes = subprocess._fork_exec, []
 
 def fork_and_interrupt(*arguments):
     processes.append(fork(*arguments))
-    raise KeyboardInterrupt  # as the signal does when it arrives inside Popen
+    # The signal has the same effect when it arrives inside Popen.
+    raise KeyboardInterrupt
 
 subprocess._fork_exec = fork_and_interrupt
 photo, mask = torch.rand(1, 1400, 1400, 3), torch.zeros(1, 1400, 1400)
@@ -51,24 +52,24 @@ except KeyboardInterrupt:
     _, status = os.waitpid(processes[0], 0)
     print("ended", os.waitstatus_to_exitcode(status))
 """
-"""Interrupts a fill between the start of its process and the return of Popen."""
+"""Script that interrupts a fill between the start of its process and the return of Popen."""
 
 
 @needs_patchmatch
-@pytest.mark.skipif(not hasattr(subprocess, "_fork_exec"), reason="another Python or system")
-def test_an_interrupt_while_the_process_starts_ends_it() -> None:
-    answer = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED],
+@pytest.mark.skipif(not hasattr(subprocess, "_fork_exec"), reason="no subprocess._fork_exec")
+def test_an_interrupt_during_the_start_of_the_process_ends_the_process() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_FILL],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert answer.stdout == "ended 1\n", "it did not run to its end, which would be 0"
+    assert process.stdout == "ended 1\n", "a complete fill would exit with 0"
 
 
 @needs_patchmatch
-def test_a_patchmatch_without_its_native_part_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patchmatch_without_its_native_library_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     import patchmatch
 
     assert fill.method() == "patchmatch"

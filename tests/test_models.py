@@ -1,5 +1,5 @@
-"""`artmancer models`: what is found, and the download, from a hub on this machine that answers as
-the real one does.
+"""`artmancer models`: the list of models, and downloads from a local stand-in for the Hugging Face
+hub.
 """
 
 import asyncio
@@ -18,14 +18,25 @@ from support import tiny_qwen
 
 from artmancer import cli, models
 
+WEIGHTS = "transformer/one.safetensors"
+"""Path of the weights in the hub's repository."""
+
 
 class Hub:
-    """A Hugging Face hub with one repository, at one revision."""
+    """A Hugging Face hub with one repository, at one revision.
+
+    Attributes
+    ----------
+    files : content of the repository's files by path
+    requests : (path, value of the Range header) of each download
+    cuts : number of next downloads of weights that are cut off in the middle
+    url : address of the hub
+    """
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
-        self.asked: list[tuple[str, str | None]] = []  # file, range
-        self.cuts = 0  # how many answers break off in the middle of the weights
+        self.requests: list[tuple[str, str | None]] = []
+        self.cuts = 0
         self.loop = asyncio.new_event_loop()
         self.ready = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -81,9 +92,9 @@ class Hub:
         }
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(len(data))})
-        asked = request.headers.get("Range")
-        self.asked.append((name, asked))
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        byte_range = request.headers.get("Range")
+        self.requests.append((name, byte_range))
+        start = int(byte_range.removeprefix("bytes=").split("-")[0]) if byte_range else 0
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
@@ -102,88 +113,96 @@ class Hub:
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     weights = bytes(range(256)) * 200_000
-    served = Hub({"model_index.json": b"{}", "transformer/one.safetensors": weights})
-    yield served
-    served.loop.call_soon_threadsafe(served.loop.stop)
+    running = Hub({"model_index.json": b"{}", WEIGHTS: weights})
+    yield running
+    running.loop.call_soon_threadsafe(running.loop.stop)
 
 
-def fetch(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
+def download(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `artmancer models fetch` with the hub's address."""
     command = [sys.executable, "-m", "artmancer.cli", "models", "fetch", "--folder", str(folder)]
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DOWNLOAD_TIMEOUT": "2",
         "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(folder.parent / "hf"),
     }
-    environment["HF_HOME"] = str(folder.parent / "hf")
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_the_base_is_fetched_and_checked_and_not_again(hub: Hub, tmp_path: Path) -> None:
+def test_the_base_is_downloaded_once_and_every_file_checked(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "base"
-    done = fetch(hub, folder)
-    assert done.returncode == 0, done.stderr
-    assert "complete, every file checked" in done.stdout and "%" in done.stderr
+    process = download(hub, folder)
+    assert process.returncode == 0, process.stderr
+    assert "complete, every file checked" in process.stdout
+    assert "%" in process.stderr
     for name, data in hub.files.items():
         assert (folder / name).read_bytes() == data
-    hub.asked.clear()
-    assert fetch(hub, folder).returncode == 0
-    assert hub.asked == []
+    hub.requests.clear()
+    assert download(hub, folder).returncode == 0
+    assert hub.requests == []
 
 
-def test_a_file_that_was_changed_is_named(hub: Hub, tmp_path: Path) -> None:
+def test_the_message_names_a_changed_file(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "base"
-    assert fetch(hub, folder).returncode == 0
-    weights = folder / "transformer" / "one.safetensors"
-    spoiled = bytearray(weights.read_bytes())
-    spoiled[1000] ^= 1
-    stamp = weights.stat()
-    weights.write_bytes(spoiled)
-    os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    failed = fetch(hub, folder)
-    assert failed.returncode == 1 and "transformer/one.safetensors" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert download(hub, folder).returncode == 0
+    path = folder / WEIGHTS
+    changed = bytearray(path.read_bytes())
+    changed[1000] ^= 1
+    times = path.stat()
+    path.write_bytes(changed)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    process = download(hub, folder)
+    assert process.returncode == 1
+    assert WEIGHTS in process.stderr
+    assert "Traceback" not in process.stderr
 
 
-def test_a_connection_that_breaks_off_goes_on_in_the_middle(hub: Hub, tmp_path: Path) -> None:
+def test_a_download_resumes_after_a_lost_connection(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = 1
-    assert fetch(hub, tmp_path / "base").returncode == 0
-    assert hub.asked[-1][1] and not hub.asked[-1][1].startswith("bytes=0-")
+    assert download(hub, tmp_path / "base").returncode == 0
+    _, byte_range = hub.requests[-1]
+    assert byte_range
+    assert not byte_range.startswith("bytes=0-")
 
 
-def test_after_a_download_that_failed_whole_files_are_kept(hub: Hub, tmp_path: Path) -> None:
+def test_whole_files_are_kept_after_a_failed_download(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = 100
-    failed = fetch(hub, tmp_path / "base")
-    assert failed.returncode == 1 and "Run the command again: whole files are kept" in failed.stderr
+    process = download(hub, tmp_path / "base")
+    assert process.returncode == 1
+    assert "Run the command again: whole files are kept" in process.stderr
     hub.cuts = 0
-    hub.asked.clear()
-    assert fetch(hub, tmp_path / "base").returncode == 0
-    assert [name for name, _ in hub.asked] == ["transformer/one.safetensors"]
+    hub.requests.clear()
+    assert download(hub, tmp_path / "base").returncode == 0
+    assert [name for name, _ in hub.requests] == [WEIGHTS]
 
 
-def test_fastsam_is_fetched_and_checked(
+def test_fastsam_is_downloaded_and_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = bytes(range(256)) * 1000
-    (tmp_path / "served.pt").write_bytes(weights)
-    monkeypatch.setattr(models, "FASTSAM_URL", (tmp_path / "served.pt").as_uri())
+    source = tmp_path / "served.pt"
+    target = tmp_path / "fastsam" / "FastSAM-s.pt"
+    source.write_bytes(weights)
+    monkeypatch.setattr(models, "FASTSAM_URL", source.as_uri())
     monkeypatch.setattr(models, "FASTSAM_SHA256", hashlib.sha256(weights).hexdigest())
-    command = ["models", "fetch", "fastsam-s", "--folder", str(tmp_path / "fastsam")]
-    assert cli.main(command) == 0
-    assert (tmp_path / "fastsam" / "FastSAM-s.pt").read_bytes() == weights
+    command = ["models", "fetch", "fastsam-s", "--folder"]
+    assert cli.main([*command, str(target.parent)]) == 0
+    assert target.read_bytes() == weights
     capsys.readouterr()
-    (tmp_path / "served.pt").write_bytes(weights[::-1])
-    (tmp_path / "fastsam" / "FastSAM-s.pt").unlink()
-    assert cli.main(command) == 1
+    # A file with another hash.
+    source.write_bytes(weights[::-1])
+    target.unlink()
+    assert cli.main([*command, str(target.parent)]) == 1
     assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err
-    assert not list((tmp_path / "fastsam").glob("*.pt")), "nothing half-written"
-    assert cli.main([*command[:-1], str(tmp_path / "served.pt" / "fastsam")]) == 1
-    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err, (
-        "no folder can be made in a file"
-    )
+    assert not list(target.parent.glob("*.pt")), "no partial file"
+    # A folder inside a file cannot be created.
+    assert cli.main([*command, str(source / "fastsam")]) == 1
+    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err
 
 
-def test_what_lies_in_comfyuis_folders_is_listed(
+def test_models_lists_the_files_in_comfyuis_folders_and_in_the_environment(
     tiny_base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,46 +212,39 @@ def test_what_lies_in_comfyuis_folders_is_listed(
     monkeypatch.setenv("MODEL_PATH", str(tiny_base))
     loras = tmp_path / "models" / "loras"
     loras.mkdir(parents=True)
-    tiny_qwen.save_lora(
-        loras / "removal_cp.safetensors", tiny_base, metadata={"artmancer.resolution": "512"}
-    )
+    metadata = {"artmancer.resolution": "512"}
+    tiny_qwen.save_lora(loras / "removal_cp.safetensors", tiny_base, metadata=metadata)
     tiny_qwen.save_lora(loras / "other.safetensors", tiny_base)
-    elsewhere = tiny_qwen.save_lora(tmp_path / "mine.safetensors", tiny_base)
-    monkeypatch.setenv("MODEL_FILE", str(elsewhere))
+    own_lora = tiny_qwen.save_lora(tmp_path / "mine.safetensors", tiny_base)
+    monkeypatch.setenv("MODEL_FILE", str(own_lora))
     monkeypatch.setenv("MODEL_FILE_WHITE_BALANCE", str(tmp_path / "gone.safetensors"))
     assert cli.main(["models", "--json"]) == 0
-    listed = {
-        Path(one["path"]).name: (one["kind"], one["about"])
-        for one in json.loads(capsys.readouterr().out)
-    }
-    assert listed[tiny_base.name] == ("base", "")
-    assert listed["removal_cp.safetensors"] == ("removal", "resolution 512")
-    assert listed["other.safetensors"] == ("lora", "") and listed["mine.safetensors"] == (
-        "insertion",
-        "",
-    )
-    assert (
-        listed["gone.safetensors"][0] == "white_balance"
-        and "no checkpoint" in listed["gone.safetensors"][1]
-    )
+    rows = {Path(row["path"]).name: row for row in json.loads(capsys.readouterr().out)}
+    kinds = {name: (row["kind"], row["about"]) for name, row in rows.items()}
+    assert kinds[tiny_base.name] == ("base", "")
+    assert kinds["removal_cp.safetensors"] == ("removal", "resolution 512")
+    assert kinds["other.safetensors"] == ("lora", "")
+    assert kinds["mine.safetensors"] == ("insertion", "")
+    assert kinds["gone.safetensors"][0] == "white_balance"
+    assert "no checkpoint" in kinds["gone.safetensors"][1]
     assert cli.main(["models"]) == 0
     assert "removal        " in capsys.readouterr().out
 
 
-def test_without_a_base_the_list_says_how_to_get_one(
+def test_without_a_base_models_shows_the_command_to_download_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     for name in ("MODEL_PATH", "MODEL_FILE", "MODEL_FILE_REMOVAL", "MODEL_FILE_WHITE_BALANCE"):
         monkeypatch.delenv(name, raising=False)
     assert cli.main(["models"]) == 0
-    said = capsys.readouterr().out
-    assert "artmancer models fetch" in said
-    assert all(f"no {variant}" in said for variant in ("insertion", "removal", "white_balance"))
-    assert "removal_cp.safetensors" in said
+    text = capsys.readouterr().out
+    assert "artmancer models fetch" in text
+    assert all(f"no {variant}" in text for variant in ("insertion", "removal", "white_balance"))
+    assert "removal_cp.safetensors" in text
 
 
-def test_of_two_checkpoints_with_one_name_the_first_folders_is_used_everywhere(
+def test_of_two_checkpoints_with_one_name_the_one_in_the_first_folder_is_used(
     tiny_base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -240,13 +252,10 @@ def test_of_two_checkpoints_with_one_name_the_first_folders_is_used_everywhere(
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.delenv("MODEL_FILE_REMOVAL", raising=False)
-    for folder in ("artmancer", "loras"):
-        (tmp_path / "models" / folder).mkdir(parents=True)
-        tiny_qwen.save_lora(
-            tmp_path / "models" / folder / "removal_cp.safetensors",
-            tiny_base,
-            metadata={"artmancer.resolution": "512" if folder == "artmancer" else "768"},
-        )
+    for folder, resolution in (("artmancer", "512"), ("loras", "768")):
+        path = tmp_path / "models" / folder / "removal_cp.safetensors"
+        path.parent.mkdir(parents=True)
+        tiny_qwen.save_lora(path, tiny_base, metadata={"artmancer.resolution": resolution})
     assert cli.main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     kinds = {Path(row["path"]).parent.name: (row["kind"], row["about"]) for row in rows}

@@ -1,3 +1,5 @@
+"""Crops around a mask and the way back: stitch, recolor, resample."""
+
 import math
 
 import cv2
@@ -19,60 +21,71 @@ TARGETS = [
     {"pixels": 256 * 256},
     {"pixels": 2**20},
 ]
+"""Size options of region.crop; {} is the native size."""
+
+MEGAPIXEL = 2**20
+"""Largest area that `sizes` draws, in pixels."""
 
 
 @st.composite
 def sizes(draw: st.DrawFn) -> tuple[int, int]:
-    """Any height and width from 1 to 4096, of at most a megapixel."""
+    """Draw a height and a width from 1 to 4096, together at most MEGAPIXEL."""
     height = draw(st.integers(1, 4096))
-    width = draw(st.integers(1, min(4096, 2**20 // height)))
+    width = draw(st.integers(1, min(4096, MEGAPIXEL // height)))
     return height, width
 
 
 @st.composite
 def masks(draw: st.DrawFn, height: int, width: int) -> Tensor:
-    """One to three rectangles, soft or hard, anywhere; down to one pixel, up to the whole frame."""
+    """Draw a MASK of one to three rectangles, soft or hard, from one pixel to the whole frame."""
     mask = torch.zeros(1, height, width)
     for _ in range(draw(st.integers(1, 3))):
-        top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-        bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
+        top = draw(st.integers(0, height - 1))
+        left = draw(st.integers(0, width - 1))
+        bottom = draw(st.integers(top + 1, height))
+        right = draw(st.integers(left + 1, width))
         mask[:, top:bottom, left:right] = draw(st.sampled_from([1.0, 0.5, 0.2]))
     return mask
 
 
-def same_bits(one: Tensor, other: Tensor) -> Tensor:
-    return one.view(torch.int32) == other.view(torch.int32)
+def same_bits(first: Tensor, second: Tensor) -> Tensor:
+    return first.view(torch.int32) == second.view(torch.int32)
 
 
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), size=sizes())
-def test_outside_the_feathered_mask_every_bit_stays(
+def test_every_bit_outside_the_feathered_mask_stays(
     data: st.DataObject, size: tuple[int, int]
 ) -> None:
-    batch = data.draw(st.integers(1, 3)) if size[0] * size[1] < 2**18 else 1
+    # Batches of large images would take too long.
+    batch = data.draw(st.integers(1, 3)) if math.prod(size) < MEGAPIXEL / 4 else 1
     mask = torch.cat([data.draw(masks(*size)) for _ in range(batch)])
-    # Values outside 0..1 come back too.
+    # randn also gives values outside 0..1. They stay too.
     image = torch.randn(batch, *size, 3, generator=torch.Generator().manual_seed(0))
-    grow, feather = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 40))
-    fill_holes, target = data.draw(st.booleans()), data.draw(st.sampled_from(TARGETS))
+    grow = data.draw(st.integers(0, 20))
+    feather = data.draw(st.integers(0, 40))
+    fill_holes = data.draw(st.booleans())
+    target = data.draw(st.sampled_from(TARGETS))
 
     crop = region.crop(image, mask, grow=grow, feather=feather, fill_holes=fill_holes, **target)
     height, width = crop.region.size
     assert height % 32 == 0 and width % 32 == 0
-    assert height * crop.region.box_size[1] == width * crop.region.box_size[0], "stretched"
+    box_height, box_width = crop.region.box_size
+    assert height * box_width == width * box_height, "the aspect ratio stays"
     edited = torch.full_like(crop.image, 7)
     result = region.stitch(edited, image, crop.region)
 
-    whole = mask_ops.grow(mask_ops.fill_holes(mask) if fill_holes else mask, grow)
-    outside = mask_ops.feather(whole, feather) == 0
+    filled = mask_ops.fill_holes(mask) if fill_holes else mask
+    grown = mask_ops.grow(filled, grow)
+    outside = mask_ops.feather(grown, feather) == 0
     assert same_bits(result, image)[outside].all()
-    assert (result != image).any(-1)[~outside & (whole > 0)].all(), "all of the mask is edited"
+    assert (result != image).any(-1)[~outside & (grown > 0)].all(), "the whole mask is edited"
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), size=sizes(), context=st.floats(1, 4))
 @example(data=None, size=(1, 1), context=1.0)
-def test_stitching_the_unchanged_native_crop_gives_the_picture(
+def test_stitching_the_unchanged_native_crop_gives_the_image(
     data: st.DataObject | None, size: tuple[int, int], context: float
 ) -> None:
     mask = data.draw(masks(*size)) if data else torch.ones(1, *size)
@@ -92,12 +105,12 @@ def test_stitching_the_unchanged_native_crop_gives_the_picture(
     target=st.sampled_from(TARGETS[1:]),
     seed=st.integers(0, 9),
 )
-def test_resampling_keeps_smooth_pictures_within_two_levels(
+def test_resampling_keeps_smooth_images_within_two_levels(
     height: int, width: int, y: float, x: float, radius: float, target: dict[str, int], seed: int
 ) -> None:
-    mask = disc(
-        height, width, round(y * (height - 1)), round(x * (width - 1)), radius * min(height, width)
-    )
+    center_y = round(y * (height - 1))
+    center_x = round(x * (width - 1))
+    mask = disc(height, width, center_y, center_x, radius * min(height, width))
     plan = region.crop(torch.zeros(1, height, width, 3), mask, **target).region
     image = smooth_picture(height, width, wavelength=max(80, 40 / plan.scale), seed=seed)
     crop = region.crop(image, mask, **target)
@@ -109,22 +122,24 @@ def test_resampling_keeps_smooth_pictures_within_two_levels(
 @pytest.mark.parametrize(
     ("height", "width", "radius"), [(700, 900, 200), (333, 517, 90), (1500, 1501, 700)]
 )
-def test_nothing_shifts(height: int, width: int, radius: int, target: dict[str, int]) -> None:
-    noise = torch.rand(1, height, width, 1, generator=torch.Generator().manual_seed(0)).expand(
-        -1, -1, -1, 3
-    )
-    image = torch.from_numpy(cv2.GaussianBlur(noise[0].numpy(), (0, 0), 3)).unsqueeze(0)
+def test_crop_and_stitch_do_not_shift_the_image(
+    height: int, width: int, radius: int, target: dict[str, int]
+) -> None:
+    noise = torch.rand(height, width, 1, generator=torch.Generator().manual_seed(0))
+    blurred = cv2.GaussianBlur(noise.expand(-1, -1, 3).numpy(), (0, 0), 3)
+    image = torch.from_numpy(blurred).unsqueeze(0)
     mask = disc(height, width, height / 2 - 7, width / 2 + 11, radius)
     crop = region.crop(image, mask, **target)
     result = region.stitch(crop.image, image, crop.region)
-    inside = mask[0].numpy() * cv2.GaussianBlur(mask[0].numpy(), (0, 0), 10)
-    pictures = [(picture[0, ..., 0] - 0.5).numpy() * inside for picture in (image, result)]
-    (x, y), _ = cv2.phaseCorrelate(*pictures)
+    weight = mask[0].numpy() * cv2.GaussianBlur(mask[0].numpy(), (0, 0), 10)
+    before = (image[0, ..., 0] - 0.5).numpy() * weight
+    after = (result[0, ..., 0] - 0.5).numpy() * weight
+    (x, y), _ = cv2.phaseCorrelate(before, after)
     assert math.hypot(x, y) < 0.05
 
 
 @pytest.mark.parametrize(
-    "mask",
+    "item",
     {
         "corner": torch.eye(200)[None].cumsum(1).flip(2).clamp(max=1),
         "one pixel wide": torch.zeros(1, 200, 200).index_fill(2, torch.tensor([77]), 1),
@@ -136,20 +151,21 @@ def test_nothing_shifts(height: int, width: int, radius: int, target: dict[str, 
     }.items(),
     ids=lambda item: item[0],
 )
-def test_the_crop_shows_all_of_the_mask_and_what_is_around(mask: tuple[str, Tensor]) -> None:
-    shape = mask[1]
+def test_the_crop_shows_the_whole_mask_and_its_surroundings(item: tuple[str, Tensor]) -> None:
+    _, mask = item
     image = torch.rand(1, 200, 200, 3)
-    crop = region.crop(image, shape)
-    assert crop.mask.sum() >= shape.sum()
-    box = region.bounds(shape[0]).widen(region.MIN_MARGIN).clip(region.Window(0, 0, 200, 200))
+    crop = region.crop(image, mask)
+    assert crop.mask.sum() >= mask.sum()
+    box = region.bounds(mask[0]).widen(region.MIN_MARGIN).clip(region.Window(0, 0, 200, 200))
     top, left = crop.region.corners[0]
-    assert top <= box.top and left <= box.left
-    assert (
-        top + crop.region.box_size[0] >= box.bottom and left + crop.region.box_size[1] >= box.right
-    )
+    height, width = crop.region.box_size
+    assert top <= box.top
+    assert left <= box.left
+    assert top + height >= box.bottom
+    assert left + width >= box.right
 
 
-def test_a_batch_keeps_one_size_and_each_its_own_place() -> None:
+def test_the_crops_of_a_batch_have_one_size_and_their_own_corners() -> None:
     mask = torch.cat([disc(300, 400, 40, 50, 20), disc(300, 400, 250, 330, 45)])
     image = torch.rand(2, 300, 400, 3)
     crop = region.crop(image, mask)
@@ -160,15 +176,16 @@ def test_a_batch_keeps_one_size_and_each_its_own_place() -> None:
         assert alone.mask.sum() == crop.mask[index].sum()
 
 
-def test_one_mask_serves_all_pictures_of_a_batch() -> None:
+def test_one_mask_serves_all_images_of_a_batch() -> None:
     image = torch.rand(3, 100, 120, 3)
     mask = disc(100, 120, 50, 50, 20)
     crop = region.crop(image, mask)
     result = region.stitch(crop.image * 0, image, crop.region)
-    assert (result[:, 50, 50] == 0).all() and torch.equal(result[:, 0], image[:, 0])
+    assert (result[:, 50, 50] == 0).all()
+    assert torch.equal(result[:, 0], image[:, 0])
 
 
-def test_past_the_pictures_end_its_edge_is_repeated() -> None:
+def test_outside_the_image_its_edge_pixels_are_repeated() -> None:
     image = torch.rand(1, 20, 300, 3)
     crop = region.crop(image, torch.ones(1, 20, 300))
     assert crop.region.size == (32, 320)
@@ -180,7 +197,7 @@ def test_past_the_pictures_end_its_edge_is_repeated() -> None:
 @pytest.mark.parametrize(
     ("options", "longest"), [({}, 1536), ({"longest_side": 512}, 512), ({"longest_side": 700}, 672)]
 )
-def test_the_crop_keeps_to_its_size(options: dict[str, int], longest: int) -> None:
+def test_the_crop_keeps_to_its_longest_side(options: dict[str, int], longest: int) -> None:
     crop = region.crop(torch.zeros(1, 3000, 2500, 3), torch.ones(1, 3000, 2500), **options)
     assert max(crop.region.size) == longest
 
@@ -201,7 +218,7 @@ def test_a_crop_of_another_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "code", "said"),
+    ("image", "mask", "code", "message"),
     [
         (torch.zeros(1, 50, 60, 3), torch.zeros(1, 50, 60), "mask_empty", "black everywhere"),
         (
@@ -250,28 +267,30 @@ def test_a_crop_of_another_size_is_refused() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(image: Tensor, mask: Tensor, code: str, said: str) -> None:
-    with pytest.raises(ArtMancerError, match=said) as caught:
+def test_an_image_or_mask_that_does_not_fit_is_refused(
+    image: Tensor, mask: Tensor, code: str, message: str
+) -> None:
+    with pytest.raises(ArtMancerError, match=message) as error:
         region.crop(image, mask)
-    assert caught.value.code == code
+    assert error.value.code == code
 
 
 def test_resampling_is_antialiased() -> None:
-    lines = (torch.arange(1200) % 2).float().view(1, 1, -1, 1).expand(1, 1200, 1200, 3).contiguous()
+    columns = (torch.arange(1200) % 2).float().view(1, 1, -1, 1)
+    lines = columns.expand(1, 1200, 1200, 3).contiguous()
     crop = region.crop(lines, torch.ones(1, 1200, 1200), longest_side=512)
-    assert crop.image[:, 20:-20, 20:-20].std() < 0.05, (
-        "lines finer than a pixel become gray, not stripes"
-    )
+    middle = crop.image[:, 20:-20, 20:-20]
+    assert middle.std() < 0.05, "lines finer than a pixel become gray, not stripes"
 
 
-def test_an_infinite_value_is_refused_where_it_is_resampled_too() -> None:
+def test_an_infinite_value_is_refused_before_it_is_resampled() -> None:
     image = torch.zeros(1, 1200, 1200, 3)
     image[0, 600, 600, 0] = torch.inf
     with pytest.raises(ArtMancerError, match="infinite"):
         region.crop(image, torch.ones(1, 1200, 1200), longest_side=512)
 
 
-def test_recolor_changes_the_pixels_themselves_inside_the_mask() -> None:
+def test_recolor_changes_the_images_own_pixels_inside_the_mask() -> None:
     image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
     plan = region.crop(image, mask, longest_side=64).region
     result = region.recolor([lambda colors: 1 - colors], image, plan)
@@ -280,11 +299,13 @@ def test_recolor_changes_the_pixels_themselves_inside_the_mask() -> None:
     assert same_bits(result, image)[mask_ops.feather(mask, 16) == 0].all()
 
 
-def test_outside_error_sees_a_changed_pixel() -> None:
+def test_outside_error_includes_a_changed_pixel() -> None:
     image, mask = torch.rand(1, 300, 300, 3), disc(300, 300, 100, 100, 60)
     plan = region.crop(image, mask).region
     changed = image.clone()
     assert region.outside_error(changed, image, plan) == 0
-    corner = np.argwhere((mask_ops.feather(mask, 16) == 0)[0, 30:170, 30:170].numpy())[0] + 30
-    changed[0, corner[0], corner[1]] += 0.5
+    # Inside the crop and outside the feathered mask.
+    area = mask_ops.feather(mask, 16)[0, 30:170, 30:170] == 0
+    y, x = np.argwhere(area.numpy())[0] + 30
+    changed[0, y, x] += 0.5
     assert region.outside_error(changed, image, plan) > 0

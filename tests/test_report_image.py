@@ -1,10 +1,10 @@
-"""The report as a picture."""
+"""Image of a report."""
 
 from typing import Any
 
 import torch
 from PIL import Image
-from support.paths import ROOT
+from support.paths import BUILD
 
 from artmancer import images, report_image
 
@@ -24,36 +24,44 @@ REPORT: dict[str, Any] = {
 }
 
 
-def red(report: dict[str, Any]) -> int:
-    """Pixels of warnings."""
-    picture = images.to_uint8(report_image.draw(report)[0]).int()
-    return int(((picture - torch.tensor([0xF2, 0x8B, 0x82])).abs().amax(-1) < 24).sum())
+WARNING_COLOR = torch.tensor([0xF2, 0x8B, 0x82])
+"""Red of a warning, in 8-bit levels."""
+
+TOLERANCE = 24
+"""Largest difference from WARNING_COLOR, in 8-bit levels, that counts as a warning's color."""
 
 
-def test_it_shows_what_deserves_a_look_in_red() -> None:
-    picture = report_image.draw(REPORT)
-    assert (
-        picture.shape[0] == 1 and picture.shape[2:] == (report_image.WIDTH, 3) and red(REPORT) == 0
-    )
-    folder = ROOT / "build"
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(images.to_uint8(picture[0]).numpy()).save(folder / "report.png")
-    for bad in ({"outside_psnr_raw": 22.0}, {"drift_px": 3.0}, {"spill": 0.02}):
-        assert red({**REPORT, **bad}) > 50, bad
-    assert red({**REPORT, "spill": 0.02, "widened": True}) == 0
+def count_red(report: dict[str, Any]) -> int:
+    """Return the number of pixels in the color of warnings."""
+    image = images.to_uint8(report_image.draw(report)[0]).int()
+    return int(((image - WARNING_COLOR).abs().amax(-1) < TOLERANCE).sum())
+
+
+def test_unusual_values_are_red() -> None:
+    image = report_image.draw(REPORT)
+    assert image.shape[0] == 1
+    assert image.shape[2:] == (report_image.WIDTH, 3)
+    assert count_red(REPORT) == 0
+    # To look at it.
+    BUILD.mkdir(exist_ok=True)
+    Image.fromarray(images.to_uint8(image[0]).numpy()).save(BUILD / "report.png")
+    for values in ({"outside_psnr_raw": 22.0}, {"drift_px": 3.0}, {"spill": 0.02}):
+        assert count_red({**REPORT, **values}) > 50, values
+    assert count_red({**REPORT, "spill": 0.02, "widened": True}) == 0
     balanced = {**REPORT, "variant": "white_balance", "outside_psnr_raw": 19.0}
-    assert red(balanced) == 0, "it is meant to change all that it sees"
+    assert count_red(balanced) == 0, "white balance changes the whole crop on purpose"
 
 
-def test_what_cannot_be_told_is_said() -> None:
+def test_an_unknown_value_is_shown_as_unknown_without_a_warning() -> None:
     known = report_image.draw(REPORT)
-    for unknown in ("outside_psnr_raw", "outside_psnr", "drift_px", "seed"):
-        report = {**REPORT, unknown: None}
-        assert not torch.equal(report_image.draw(report), known) and red(report) == 0, unknown
+    for name in ("outside_psnr_raw", "outside_psnr", "drift_px", "seed"):
+        report = {**REPORT, name: None}
+        assert not torch.equal(report_image.draw(report), known), name
+        assert count_red(report) == 0, name
     assert report_image.draw({**REPORT, "seconds": {}}).shape[1] < known.shape[1]
 
 
 def test_many_conditions_take_more_lines() -> None:
     names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
-    many = report_image.draw({**REPORT, "conditions": names})
-    assert many.shape[1] > report_image.draw(REPORT).shape[1]
+    image = report_image.draw({**REPORT, "conditions": names})
+    assert image.shape[1] > report_image.draw(REPORT).shape[1]

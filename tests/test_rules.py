@@ -203,7 +203,7 @@ def test_comfyuis_door_is_small_and_imports_no_torch() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    probe = "import sys, artmancer.cli as c; c._parser(); sys.exit('torch' in sys.modules)"
+    probe = "import sys, artmancer.cli as c; c.make_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 

@@ -62,6 +62,15 @@ api.queuePrompt = async function (number, graph, options, ...rest) {
   return answer;
 };
 
+/** Tell whether a job was removed from the queue before it ran. */
+async function wasRemoved(jobId) {
+  const [queue, history] = await Promise.all(
+    ["/queue", `/history/${jobId}`].map(async (path) => (await api.fetchApi(path)).json()),
+  );
+  const jobs = [...queue.queue_running, ...queue.queue_pending];
+  return !(jobId in history) && !jobs.some(([, id]) => id === jobId);
+}
+
 class Picker {
   constructor(node) {
     this.node = node;
@@ -126,12 +135,16 @@ class Picker {
     });
     this.keys.addEventListener("keydown", (event) => this.key(event));
     this.resizeObserver = new ResizeObserver(() => this.draw());
-    this.onEnd = (event) => {
+    this.onEnd = async (event) => {
       const { type, detail } = event;
-      if (this.running && !this.jobId) this.earlyEvents.push(event);
-      // A job that is removed from the queue has no end event: only the queue becomes empty.
-      const queueIsEmpty = type === "status" && detail?.exec_info?.queue_remaining === 0;
-      if (!this.jobId || (detail?.prompt_id !== this.jobId && !queueIsEmpty)) return;
+      const { jobId } = this;
+      if (this.running && !jobId) this.earlyEvents.push(event);
+      if (!jobId) return;
+      if (detail?.prompt_id !== jobId) {
+        // A job that is removed from the queue has no end event: only the queue becomes empty.
+        const queueIsEmpty = type === "status" && detail?.exec_info?.queue_remaining === 0;
+        if (!queueIsEmpty || !(await wasRemoved(jobId)) || this.jobId !== jobId) return;
+      }
       this.running = false;
       this.jobId = null;
       if (type === "execution_error") this.showText(detail.exception_message);

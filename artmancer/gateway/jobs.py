@@ -1,4 +1,7 @@
-"""A job, and the `Jobs` interface. Implementations: LocalJobs (this machine), hosting.ModalJobs."""
+"""A job, and the `Jobs` interface.
+
+Implementations: local_jobs.LocalJobs (this machine), hosting.modal_jobs.ModalJobs (Modal).
+"""
 
 import time
 import uuid
@@ -38,7 +41,7 @@ class JobRecord:
     id : UUID
     workflow : name of the workflow
     lane : the queue it waits in
-    client : who sent it, for fair queueing
+    client : identifies its sender, for fair queueing
     inputs : values by input name; an image by its name in UploadStore
     images : names of the inputs that are images
     results : names of the results to answer, by node id
@@ -302,5 +305,6 @@ def check_done(job: Job) -> None:
         raise job_cancelled()
     if job.state != "done":
         raise ArtMancerError(
-            "not_finished", f"The job is {job.state}, expected done. Ask for its status, and wait."
+            "not_finished",
+            f"The job is {job.state}, expected done. Request its status until it is done.",
         )

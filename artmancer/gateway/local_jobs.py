@@ -363,7 +363,7 @@ class LocalJobs:
             self._end(job)
 
     def _end(self, job: LocalJob) -> None:
-        """Store the end of a job and tell everybody who waits for it."""
+        """Store the end of a job and notify everybody who waits for it."""
         job.finished = time.time()
         self._unfinished.pop(job.id, None)
         self._sent.discard(job.id)

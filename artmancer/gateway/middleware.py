@@ -66,7 +66,7 @@ class RequestGuard:
 
             async def send_unless_refused(message: Message) -> None:
                 nonlocal answered
-                # What the app makes of half a body is not what the client should hear.
+                # The app's response to half a body must not reach the client.
                 if body.error is None:
                     answered = True
                     await send(message)
@@ -161,8 +161,8 @@ def _too_large(max_bytes: int) -> ArtMancerError:
 
 
 class ErrorMiddleware:
-    """Answers exceptions that nobody expected. It stands inside CORS, so that a page of an allowed
-    origin can read the answer.
+    """Answers exceptions that nobody expected. It runs inside the CORS middleware, so
+    that a page of an allowed origin can read the answer.
     """
 
     def __init__(self, app: ASGIApp, error_response: ErrorResponse) -> None:

@@ -47,7 +47,7 @@ class Gateway:
         """Return why a workflow is not served here; None: it is."""
         lane = self.lane_of(workflow)
         if not self.serves(lane):
-            return f"it belongs to the {lane} deployment. Ask there."
+            return f"it belongs to the {lane} deployment. Send the request there."
         return unsafe_reason(workflow, self.jobs.comfy_status(lane).nodes)
 
     async def keep(self, field: str, text: str | None) -> str | None:

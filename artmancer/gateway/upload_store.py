@@ -79,7 +79,7 @@ class UploadStore:
         if path := self.find(name):
             return path
         raise ArtMancerError(
-            "not_found", "The picture of this image_id is not kept any more. Send the picture."
+            "not_found", "The image of this image_id is not kept any more. Send the image."
         )
 
     def find(self, name: str) -> Path | None:

@@ -205,7 +205,7 @@ class Worker:
 
     async def _outcome(self, job: Job, graph: Mapping[str, Any]) -> dict[str, Any]:
         if self._dead:
-            # Modal sent the call before it knew.
+            # Modal sent the call before `on_dead` took effect.
             raise WorkerLost("ComfyUI has exited.")
         attempts, cancelled = await asyncio.gather(
             self._remote.get(f"attempts:{job.id}"), self._remote.get(f"cancelled:{job.id}")

@@ -1,4 +1,4 @@
-"""Find the shadow that an object casts, so that a removal takes it along."""
+"""Find the shadow that an object casts, so that a removal removes it too."""
 
 import math
 

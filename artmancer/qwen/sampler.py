@@ -297,7 +297,7 @@ def _is_batch_faster(base: Base, sampling: Sampling) -> bool:
     """Tell whether one batch of both passes of classifier-free guidance is faster than two passes.
 
     It is faster where the weights are streamed: streaming is the bottleneck, and the batch streams
-    them once. Where they lie on the device, two passes of some thousand tokens each are limited by
+    them once. Where they are on the device, two passes of some thousand tokens each are limited by
     arithmetic: a batch gains nothing and holds twice the memory. Padding needs a mask, which the
     other attention kernels refuse.
     """

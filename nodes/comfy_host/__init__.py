@@ -1,7 +1,7 @@
 """Adapters to the running ComfyUI; only this package imports ComfyUI's own modules.
 
 - folders: model files and input files by ComfyUI's names
-- memory: models in the hands of ComfyUI's memory manager
+- memory: models under the control of ComfyUI's memory manager
 - progress: progress bar, previews and cancelling
 - files: images in ComfyUI's temporary and output folders
 - server: ComfyUI's HTTP server

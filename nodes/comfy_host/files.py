@@ -31,9 +31,9 @@ def save_preview(image: Tensor, name: str, digest: str = "") -> ui.SavedResult:
     folder.mkdir(parents=True, exist_ok=True)
     file = f"artmancer_{(digest or uuid.uuid4().hex)[-12:]}_{name}"
     if not (digest and (folder / file).is_file()):
-        picture = images.to_pil(image[0])
-        picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-        picture.save(folder / file, quality=95)
+        preview = images.to_pil(image[0])
+        preview.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        preview.save(folder / file, quality=95)
     return ui.SavedResult(file, "", io.FolderType.temp)
 
 

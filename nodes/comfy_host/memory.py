@@ -1,4 +1,4 @@
-"""Models in the hands of ComfyUI's memory manager."""
+"""Models under the control of ComfyUI's memory manager."""
 
 import gc
 from collections.abc import Callable, Hashable
@@ -95,7 +95,7 @@ class ComfyOffloader(offload.Offloader):
             and not isinstance(loaded.model, _KeptPatcher)
         ]
         free = int(model_management.get_free_memory(self.device))
-        return free + sum(others) - model_management.extra_reserved_memory()
+        return int(free + sum(others) - model_management.extra_reserved_memory())
 
     def free_memory(self, size: int) -> None:
         model_management.free_memory(size + model_management.extra_reserved_memory(), self.device)
@@ -172,7 +172,8 @@ class _KeptPatcher(ModelPatcher):
             loop.call_soon_threadsafe(
                 loop.call_later, _RELEASE_SECONDS, _release, [_kept.pop(self.key)]
             )
-        return super().detach(unpatch_all)
+        model: torch.nn.Module = super().detach(unpatch_all)
+        return model
 
 
 def _release(objects: list[Any]) -> None:

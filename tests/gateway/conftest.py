@@ -1,4 +1,4 @@
-"""Gateways in front of a fake ComfyUI, a real one, and on the stand-in for Modal."""
+"""Gateways with a fake ComfyUI, with a real ComfyUI, and on a fake Modal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ REAL = pytest.param("real", marks=pytest.mark.comfyui)
 
 @pytest.fixture(scope="session")
 def running_fake() -> Iterator[FakeHost]:
+    """A fake ComfyUI that all tests share."""
     host = FakeHost()
     yield host
     host.die()
@@ -19,7 +20,7 @@ def running_fake() -> Iterator[FakeHost]:
 
 @pytest.fixture
 def fake(running_fake: FakeHost) -> Iterator[FakeHost]:
-    """A fake ComfyUI without runs, at one address for all tests."""
+    """The shared fake ComfyUI, without runs of earlier tests."""
     running_fake.fake.released.clear()
     yield running_fake
     running_fake.interrupt_all()
@@ -27,7 +28,7 @@ def fake(running_fake: FakeHost) -> Iterator[FakeHost]:
 
 @pytest.fixture(scope="session")
 def modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The gateway as it runs on Modal, its workers in processes of their own."""
+    """A gateway on a fake Modal, with its workers in separate processes."""
     folder = tmp_path_factory.mktemp("modal")
     with FakeModal(folder) as modal, modal.gateway(folder / "data", debug=True) as served:
         yield served.connected()
@@ -37,6 +38,7 @@ def modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
+    """A gateway of each kind, one after the other."""
     if request.param == "modal":
         yield request.getfixturevalue("modal_served")
         return
@@ -48,6 +50,6 @@ def gateway(
 
 @pytest.fixture
 def quick(fake: FakeHost, tmp_path: Path) -> Iterator[Served]:
-    """A gateway in front of the fake ComfyUI, with nothing in it."""
+    """A gateway with the fake ComfyUI, without jobs and uploads."""
     with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
         yield served.connected()

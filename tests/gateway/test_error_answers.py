@@ -1,4 +1,4 @@
-"""Error answers: each code of the table, seen by a client."""
+"""Error answers to a client: every error code, and requests that are refused."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ from support.gateway import (
 from artmancer.errors import CODES
 
 
-def test_a_value_outside_its_range_is_named(gateway: Served) -> None:
+def test_a_field_with_a_value_outside_its_range_is_named(gateway: Served) -> None:
     for change in (
         {"num_inference_steps": 0},
         {"num_inference_steps": 101},
@@ -46,12 +46,12 @@ def test_a_value_outside_its_range_is_named(gateway: Served) -> None:
         assert details["field"] == next(iter(change)) and details["expected"] and "got" in details
 
 
-def test_what_was_expected_and_what_came_is_told_to_programs(quick: Served) -> None:
-    utils, image = "/api/image-utils", encoded("coffee")
+def test_the_details_have_the_expected_and_the_received_value(quick: Served) -> None:
+    image = encoded("coffee")
     for path, body, field in (
         ("/api/smart-mask", {"points": [[1, 2]]}, "image"),
         ("/api/smart-mask", {"image": image, "request_id": "x"}, "request_id"),
-        (f"{utils}/remove-background", {"image": image, "model": "mine"}, "model"),
+        ("/api/image-utils/remove-background", {"image": image, "model": "mine"}, "model"),
     ):
         answer = quick.http.post(path, json=body)
         assert error(answer) == (422, "invalid_request")
@@ -59,7 +59,7 @@ def test_what_was_expected_and_what_came_is_told_to_programs(quick: Served) -> N
         assert details["field"] == field and details["expected"] and details["got"]
 
 
-def test_names_nobody_knows_are_told_again_in_part(quick: Served) -> None:
+def test_the_list_of_unknown_fields_is_limited(quick: Served) -> None:
     body = removal(**{"x" * 5000: 1, **{f"y{n}": 1 for n in range(100)}})
     ignored = quick.http.post("/api/generate", json=body).json()["parameters_used"]["ignored"]
     assert len(ignored) == 50 and max(map(len, ignored)) == 80
@@ -67,10 +67,8 @@ def test_names_nobody_knows_are_told_again_in_part(quick: Served) -> None:
 
 def test_a_missing_field_is_named(gateway: Served) -> None:
     answer = gateway.http.post("/api/generate", json={"prompt": "x"})
-    assert (
-        error(answer) == (422, "invalid_request")
-        and answer.json()["details"]["field"] == "input_image"
-    )
+    assert error(answer) == (422, "invalid_request")
+    assert answer.json()["details"]["field"] == "input_image"
 
 
 @pytest.mark.parametrize(
@@ -86,13 +84,13 @@ def test_a_missing_field_is_named(gateway: Served) -> None:
         b'{"prompt": NaN}',
     ],
 )
-def test_a_body_that_is_no_request(gateway: Served, body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(gateway: Served, body: bytes) -> None:
     for path in ("/api/generate", "/api/smart-mask", "/api/workflows/white-balance"):
         answer = gateway.http.post(path, content=body, headers={"content-type": "application/json"})
         assert error(answer) == (422, "invalid_request")
 
 
-def test_where_no_body_came_it_says_what_should(gateway: Served) -> None:
+def test_the_error_of_an_empty_body_names_the_expected_body(gateway: Served) -> None:
     answer = gateway.http.post("/api/generate")
     assert error(answer) == (422, "invalid_request")
     assert "the body: expected a JSON object; got nothing" in answer.json()["detail"]
@@ -101,7 +99,7 @@ def test_where_no_body_came_it_says_what_should(gateway: Served) -> None:
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None]
 )
-def test_json_routes_want_json(gateway: Served, kind: str | None) -> None:
+def test_json_routes_refuse_other_content_types(gateway: Served, kind: str | None) -> None:
     headers = {"content-type": kind} if kind else {}
     for path in ("/api/generate", "/api/workflows/white-balance"):
         answer = gateway.http.post(path, content=json.dumps(removal()), headers=headers)
@@ -122,42 +120,43 @@ def test_json_routes_want_json(gateway: Served, kind: str | None) -> None:
         base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg'/>").decode(),
     ],
 )
-def test_what_is_no_picture(gateway: Served, text: str) -> None:
+def test_a_text_that_is_no_image_is_refused(gateway: Served, text: str) -> None:
     answer = gateway.http.post("/api/generate", json=removal(input_image=text))
     assert error(answer) == (400, "invalid_image")
 
 
 @pytest.mark.parametrize("kind", ["I;16", "P", "LA", "RGBA", "CMYK", "1", "turned", "1x1", "GIF"])
-def test_pictures_of_every_kind_are_read(gateway: Served, kind: str) -> None:
-    size, exif = ((1, 1) if kind == "1x1" else (60, 40)), Image.Exif()
+def test_images_of_every_kind_are_read(gateway: Served, kind: str) -> None:
+    width, height = (1, 1) if kind == "1x1" else (60, 40)
     mode = kind if kind in ("I;16", "P", "LA", "RGBA", "CMYK", "1") else "RGB"
+    color = 7 if mode in ("I;16", "P", "1") else None
+    exif = Image.Exif()
     if kind == "turned":
         exif[ExifTags.Base.Orientation] = 6
-    saved = io.BytesIO()
+    file = io.BytesIO()
     format = "GIF" if kind == "GIF" else "JPEG" if kind in ("CMYK", "turned") else "PNG"
-    Image.new(mode, size, 7 if mode in ("I;16", "P", "1") else None).save(saved, format, exif=exif)
-    body = {"prompt": "balance", "input_image": base64.b64encode(saved.getvalue()).decode()}
-    said = gateway.http.post("/api/generate", json=body).json()
-    assert said["debug_info"]["input_image_size"] == (
-        "40x60" if kind == "turned" else f"{size[0]}x{size[1]}"
-    )
+    Image.new(mode, (width, height), color).save(file, format, exif=exif)
+    body = {"prompt": "balance", "input_image": base64.b64encode(file.getvalue()).decode()}
+    result = gateway.http.post("/api/generate", json=body).json()
+    expected_size = f"{height}x{width}" if kind == "turned" else f"{width}x{height}"
+    assert result["debug_info"]["input_image_size"] == expected_size
 
 
-def test_a_bomb_is_not_unpacked(gateway: Served) -> None:
-    saved = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(saved, "PNG")
-    body = {"prompt": "balance", "input_image": base64.b64encode(saved.getvalue()).decode()}
+def test_a_decompression_bomb_is_not_decoded(gateway: Served) -> None:
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, "PNG")
+    body = {"prompt": "balance", "input_image": base64.b64encode(file.getvalue()).decode()}
     assert error(gateway.http.post("/api/generate", json=body)) == (413, "image_too_large")
 
 
-def test_a_picture_that_is_too_large(gateway: Served) -> None:
-    buffer = io.BytesIO()
-    Image.new("1", (16385, 10)).save(buffer, "PNG")
-    body = removal(input_image=base64.b64encode(buffer.getvalue()).decode())
+def test_an_image_that_is_too_large_is_refused(gateway: Served) -> None:
+    file = io.BytesIO()
+    Image.new("1", (16385, 10)).save(file, "PNG")
+    body = removal(input_image=base64.b64encode(file.getvalue()).decode())
     assert error(gateway.http.post("/api/generate", json=body)) == (413, "image_too_large")
 
 
-def test_a_body_that_is_too_large_is_refused_while_it_comes(gateway: Served) -> None:
+def test_a_body_that_is_too_large_is_refused_while_it_arrives(gateway: Served) -> None:
     def endless() -> Iterator[bytes]:
         yield b'{"prompt": "'
         for _ in range(60):
@@ -170,7 +169,7 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(gateway: Served) -> 
     assert error(answer) == (413, "image_too_large")
 
 
-def test_a_body_that_does_not_come(
+def test_a_body_with_a_long_pause_times_out(
     fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.middleware.BODY_PAUSE_TIMEOUT", 0.3)
@@ -186,24 +185,22 @@ def test_a_body_that_does_not_come(
     assert error(answer) == (504, "timeout")
 
 
-def test_a_body_that_comes_drop_by_drop(
+def test_a_body_that_arrives_too_slowly_times_out(
     fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.middleware.BODY_TIMEOUT", 0.5)
 
-    def drops() -> Iterator[bytes]:
+    def spaces() -> Iterator[bytes]:
         for _ in range(40):
             yield b" "
             time.sleep(0.05)
 
     headers = {"content-type": "application/json"}
-    assert error(quick.http.post("/api/generate", content=drops(), headers=headers)) == (
-        504,
-        "timeout",
-    )
+    answer = quick.http.post("/api/generate", content=spaces(), headers=headers)
+    assert error(answer) == (504, "timeout")
 
 
-def test_no_mask(gateway: Served) -> None:
+def test_an_edit_that_needs_a_mask_is_refused_without_it(gateway: Served) -> None:
     body = removal(task_type="removal")
     del body["mask_image"]
     for path in ("/api/generate", "/api/generate/async"):
@@ -211,31 +208,30 @@ def test_no_mask(gateway: Served) -> None:
 
 
 @pytest.mark.comfyui
-def test_what_a_real_run_refuses(comfyui: Any, tmp_path: Path) -> None:
-    black = io.BytesIO()
-    Image.new("L", (600, 400)).save(black, "PNG")
-    small = io.BytesIO()
-    Image.new("L", (60, 40), 255).save(small, "PNG")
+def test_a_real_comfyuis_errors_have_their_codes(comfyui: Any, tmp_path: Path) -> None:
+    empty_mask = io.BytesIO()
+    Image.new("L", (600, 400)).save(empty_mask, "PNG")
+    small_mask = io.BytesIO()
+    Image.new("L", (60, 40), 255).save(small_mask, "PNG")
     with Served(settings(tmp_path, comfyui_url=comfyui.url)) as served:
         served.connected()
         for change, expected in (
-            ({"mask_image": base64.b64encode(black.getvalue()).decode()}, (400, "mask_empty")),
             (
-                {"mask_image": base64.b64encode(small.getvalue()).decode()},
+                {"mask_image": base64.b64encode(empty_mask.getvalue()).decode()},
+                (400, "mask_empty"),
+            ),
+            (
+                {"mask_image": base64.b64encode(small_mask.getvalue()).decode()},
                 (422, "invalid_request"),
             ),
             ({"task_type": "insertion"}, (400, "reference_missing")),
-            (
-                {"input_image": encoded("coffee")[:4000]},
-                (400, "invalid_image"),
-            ),  # cut off behind its header
+            # The image has its whole header, but not all of its pixels.
+            ({"input_image": encoded("coffee")[:4000]}, (400, "invalid_image")),
         ):
             assert error(served.http.post("/api/generate", json=removal(**change))) == expected
         body = {"image": encoded("coffee"), "model_type": "fastsam"}
-        assert error(served.http.post("/api/smart-mask", json=body)) == (
-            503,
-            "checkpoint_missing",
-        )
+        answer = served.http.post("/api/smart-mask", json=body)
+        assert error(answer) == (503, "checkpoint_missing")
         body = {"image": encoded("coffee"), "model": "u2net"}
         answer = served.http.post("/api/image-utils/remove-background", json=body)
         assert error(answer) == (503, "checkpoint_missing")
@@ -245,7 +241,9 @@ def test_what_a_real_run_refuses(comfyui: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "code", [code for code in CODES if code not in ("unauthorized", "queue_full")]
 )
-def test_every_code_of_a_run_comes_through(fake: FakeHost, quick: Served, code: str) -> None:
+def test_every_error_code_of_a_run_reaches_the_client(
+    fake: FakeHost, quick: Served, code: str
+) -> None:
     answer = quick.http.post("/api/generate", json=removal(prompt=f"fail {code}"))
     assert error(answer) == (CODES[code].status, code)
 
@@ -255,43 +253,40 @@ def test_a_bug_in_the_gateway_is_counted_and_readable_for_an_allowed_page(
 ) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url)) as served:
         served.connected()
-        monkeypatch.setattr(
-            "artmancer.gateway.routes.generate.BRUSH_GROWTH", property()
-        )  # nothing for JSON
+        # JSON has no form for a property.
+        monkeypatch.setattr("artmancer.gateway.routes.generate.BRUSH_GROWTH", property())
         answer = served.http.post(
             "/api/generate",
             json=removal(mask_tool_type="brush"),
             headers={"origin": "http://localhost:3000"},
         )
-        assert (
-            error(answer) == (500, "generation_failed")
-            and "its log" in answer.json()["detail"].lower()
-        )
+        assert error(answer) == (500, "generation_failed")
+        assert "its log" in answer.json()["detail"].lower()
         assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
         assert 'route="/api/generate",status="500"' in served.http.get("/metrics").text
 
 
-def test_a_bug_in_a_node_is_no_secret_and_no_stack_trace(fake: FakeHost, quick: Served) -> None:
+def test_a_bug_in_a_node_is_reported_without_a_stack_trace(fake: FakeHost, quick: Served) -> None:
     answer = quick.http.post("/api/generate", json=removal(prompt="crash"))
     assert error(answer) == (500, "generation_failed")
-    assert "failed: It was asked to fail, in fake_comfyui.py" in answer.json()["detail"]
+    assert "failed: The prompt requested a failure, in fake_comfyui.py" in answer.json()["detail"]
 
 
-def test_without_comfyui(tmp_path: Path) -> None:
+def test_a_gateway_without_comfyui_reports_it(tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=f"http://127.0.0.1:{free_port()}")) as served:
         assert served.http.get("/ping").json() == {"status": "healthy"}
         health = served.http.get("/api/health")
         assert health.status_code == 200
         assert health.json()["status"] == "degraded" and "ComfyUI" in health.json()["reason"]
         assert served.http.get("/api/system/health").json()["status"] == "degraded"
-        assert error(served.http.post("/api/generate", json=removal())) == (
-            503,
-            "comfyui_unavailable",
-        )
-        assert error(served.http.post("/api/clear-cache")) == (503, "comfyui_unavailable")
+        for answer in (
+            served.http.post("/api/generate", json=removal()),
+            served.http.post("/api/clear-cache"),
+        ):
+            assert error(answer) == (503, "comfyui_unavailable")
 
 
-def test_a_job_that_takes_too_long(fake: FakeHost, tmp_path: Path) -> None:
+def test_a_job_ends_at_its_timeout(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, heavy_timeout=1)) as served:
         served.connected()
         answer = served.http.post("/api/generate", json=removal(prompt="hold"))
@@ -303,7 +298,7 @@ def test_a_job_that_takes_too_long(fake: FakeHost, tmp_path: Path) -> None:
         assert served.ended(served.submit())["status"] == "done"
 
 
-def test_unknown_ids_and_routes(gateway: Served) -> None:
+def test_unknown_ids_and_routes_are_not_found(gateway: Served) -> None:
     for path in ("status/x", "result/x", "result-image/x", "stream/x"):
         assert error(gateway.http.get(f"/api/generate/{path}")) == (404, "not_found")
     assert error(gateway.http.post("/api/generate/async/cancel/x")) == (404, "not_found")

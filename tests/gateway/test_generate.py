@@ -14,88 +14,81 @@ from support.fake_comfyui import HELD_STEPS
 from support.gateway import (
     FakeHost,
     Served,
+    decoded,
     encoded,
     error,
-    picture,
     removal,
     settings,
     until,
 )
 
+from artmancer.gateway.local_jobs import IN_FLIGHT
+
 
 def test_an_edit_answers_with_every_field_of_the_contract(gateway: Served) -> None:
-    said = gateway.http.post(
-        "/api/generate", json=removal(angle=3, colour="red", mask_tool_type="brush")
-    ).json()
-    assert said["success"] is True
-    assert said["generation_time"] > 0
-    assert re.fullmatch(r"(draft|qwen-image-edit)/removal", said["model_used"])
-    used = said["parameters_used"]
+    body = removal(angle=3, shade="red", mask_tool_type="brush")
+    answer = gateway.http.post("/api/generate", json=body).json()
+    assert answer["success"] is True
+    assert answer["generation_time"] > 0
+    assert re.fullmatch(r"(draft|qwen-image-edit)/removal", answer["model_used"])
+    used = answer["parameters_used"]
     assert (used["seed"], used["width"], used["height"]) == (7, 600, 400)
-    assert used["ignored"] == ["angle", "colour"]
-    assert gateway.status(said["request_id"])["status"] == "done"
-    debug = said["debug_info"]
+    assert used["ignored"] == ["angle", "shade"]
+    assert gateway.status(answer["request_id"])["status"] == "done"
+    debug = answer["debug_info"]
     assert debug["input_image_size"] == debug["output_image_size"] == "600x400"
-    assert (
-        debug["conditional_labels"] == ["mask", "background", "object"]
-        and debug["conditional_images"] is None
-    )
+    assert debug["conditional_labels"] == ["mask", "background", "object"]
+    assert debug["conditional_images"] is None
     assert debug["loaded_adapters"] == [] and debug["lora_adapter"] is None
-    assert said["report"]["outside_psnr"] == "infinite"
-    assert picture(said["image"]).size == (600, 400)
+    assert answer["report"]["outside_psnr"] == "infinite"
+    assert decoded(answer["image"]).size == (600, 400)
 
 
 def test_older_clients_send_the_mask_as_the_first_conditional_image(gateway: Served) -> None:
     body = removal(conditional_images=[f"data:image/png;base64,{encoded('coffee_mask')}"])
     body["mask_image"] = None
-    assert (
-        gateway.http.post("/api/generate", json=body).json()["parameters_used"]["task_type"]
-        == "removal"
-    )
+    used = gateway.http.post("/api/generate", json=body).json()["parameters_used"]
+    assert used["task_type"] == "removal"
 
 
-def test_the_task_follows_from_what_was_sent(gateway: Served) -> None:
+def test_the_variant_follows_from_the_images_that_were_sent(gateway: Served) -> None:
     body = {"prompt": "balance it", "input_image": encoded("coffee")}
     used = gateway.http.post("/api/generate", json=body).json()["parameters_used"]
     assert used["task_type"] == "white_balance"
     assert 0 <= used["seed"] < 2**53
     body |= {"mask_image": encoded("coffee_mask"), "reference_image": encoded("chelsea")}
-    assert (
-        gateway.http.post("/api/generate", json=body).json()["parameters_used"]["task_type"]
-        == "insertion"
-    )
+    used = gateway.http.post("/api/generate", json=body).json()["parameters_used"]
+    assert used["task_type"] == "insertion"
 
 
-def test_enable_debug_answers_the_conditions_and_writes_a_session(gateway: Served) -> None:
-    said = gateway.http.post("/api/generate", json=removal(enable_debug=True)).json()
-    assert len(said["debug_info"]["conditional_images"]) >= 1
+def test_enable_debug_returns_the_conditions_and_writes_a_session(gateway: Served) -> None:
+    answer = gateway.http.post("/api/generate", json=removal(enable_debug=True)).json()
+    assert len(answer["debug_info"]["conditional_images"]) >= 1
     sessions = gateway.http.get("/api/debug/sessions").json()
-    found = next(one for one in sessions if one["name"].endswith(said["request_id"][:8]))
-    assert {"input_image.png", "mask_image.png", "image-0.png", "conditions-0.png"} <= set(
-        found["files"]
-    )
-    about = gateway.http.get(f"/api/debug/sessions/{found['name']}").json()["parameters"]
-    assert about["parameters"]["seed"] == 7 and about["seconds"]["running"] > 0
-    shown = gateway.http.get(f"/api/debug/sessions/{found['name']}/images/image-0.png")
-    assert shown.headers["content-type"] == "image/png" and shown.content == base64.b64decode(
-        said["image"]
-    )
-    archive = gateway.http.get(f"/api/debug/sessions/{found['name']}/download").content
-    assert len(zipfile.ZipFile(io.BytesIO(archive)).namelist()) == len(found["files"])
+    session = next(entry for entry in sessions if entry["name"].endswith(answer["request_id"][:8]))
+    files = {"input_image.png", "mask_image.png", "image-0.png", "conditions-0.png"}
+    assert files <= set(session["files"])
+    url = f"/api/debug/sessions/{session['name']}"
+    parameters = gateway.http.get(url).json()["parameters"]
+    assert parameters["parameters"]["seed"] == 7 and parameters["seconds"]["running"] > 0
+    image = gateway.http.get(f"{url}/images/image-0.png")
+    assert image.headers["content-type"] == "image/png"
+    assert image.content == base64.b64decode(answer["image"])
+    archive = gateway.http.get(f"{url}/download").content
+    assert len(zipfile.ZipFile(io.BytesIO(archive)).namelist()) == len(session["files"])
 
 
-def test_the_same_pictures_are_sent_to_comfyui_once(fake: FakeHost, quick: Served) -> None:
+def test_the_same_images_are_uploaded_to_comfyui_once(fake: FakeHost, quick: Served) -> None:
     before = len(fake.fake.uploads)
     quick.http.post("/api/generate", json=removal(seed=1))
     quick.http.post("/api/generate", json=removal(seed=2))
     assert len(fake.fake.uploads) == before + 2
-    sent = json.dumps(fake.fake.posted[-1])
-    assert encoded("coffee")[:100] not in sent and re.search(
-        r"artmancer/[0-9a-f]{64}\.png \[temp\]", sent
-    )
+    body = json.dumps(fake.fake.posted[-1])
+    assert encoded("coffee")[:100] not in body
+    assert re.search(r"artmancer/[0-9a-f]{64}\.png \[temp\]", body)
 
 
-def test_pictures_that_vanished_from_comfyui_are_sent_again(fake: FakeHost, quick: Served) -> None:
+def test_images_that_comfyui_lost_are_uploaded_again(fake: FakeHost, quick: Served) -> None:
     quick.http.post("/api/generate", json=removal())
     fake.fake.temp.clear()
     assert quick.http.post("/api/generate", json=removal()).status_code == 200
@@ -117,41 +110,40 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
     )
     assert quick.http.post("/api/generate", json=body).status_code == 200
     graph = fake.fake.posted[-1]["prompt"]
-    sent = {
+    values = {
         node["inputs"]["name"]: node["inputs"].get("value", node["inputs"].get("image"))
         for node in graph.values()
         if node["class_type"].startswith("ArtMancer_Endpoint")
         and node["class_type"] != "ArtMancer_EndpointResult"
     }
-    assert sent["prompt"] == "take it away" and sent["negative_prompt"] == "no"
-    assert (sent["num_inference_steps"], sent["true_cfg_scale"], sent["seed"]) == (3, 2.5, 5)
-    assert (sent["width"], sent["height"], sent["max_megapixels"]) == (512, 256, 1.0)
-    assert sent["grow_mask"] > 0
-    assert sent["extra_1"].startswith("artmancer/") and sent["extra_2"] == "(none)"
+    assert values["prompt"] == "take it away" and values["negative_prompt"] == "no"
+    assert (values["num_inference_steps"], values["true_cfg_scale"], values["seed"]) == (3, 2.5, 5)
+    assert (values["width"], values["height"], values["max_megapixels"]) == (512, 256, 1.0)
+    assert values["grow_mask"] > 0
+    assert values["extra_1"].startswith("artmancer/") and values["extra_2"] == "(none)"
 
 
 def test_the_first_scale_that_is_present_is_the_cfg_scale(gateway: Served) -> None:
-    said = gateway.http.post(
-        "/api/generate", json=removal(true_cfg_scale=3, guidance_scale=5)
-    ).json()
-    assert said["parameters_used"]["true_cfg_scale"] == 3
+    body = removal(true_cfg_scale=3, guidance_scale=5)
+    used = gateway.http.post("/api/generate", json=body).json()["parameters_used"]
+    assert used["true_cfg_scale"] == 3
 
 
-def test_a_job_is_accepted_watched_and_fetched(gateway: Served) -> None:
-    task = gateway.submit(seed=21)
-    assert gateway.ended(task)["progress"] == 1
-    assert gateway.http.get(f"/api/generate/status/{task}").json()["status"] == "done"
-    said = gateway.http.get(f"/api/generate/result/{task}").json()
-    assert said["status"] == "done" and said["request_id"] == task
-    image = gateway.http.get(f"/api/generate/result-image/{task}")
-    assert image.content == base64.b64decode(said["image"])
+def test_a_job_is_accepted_and_has_a_status_and_a_result(gateway: Served) -> None:
+    job_id = gateway.submit(seed=21)
+    assert gateway.ended(job_id)["progress"] == 1
+    assert gateway.http.get(f"/api/generate/status/{job_id}").json()["status"] == "done"
+    result = gateway.http.get(f"/api/generate/result/{job_id}").json()
+    assert result["status"] == "done" and result["request_id"] == job_id
+    image = gateway.http.get(f"/api/generate/result-image/{job_id}")
+    assert image.content == base64.b64decode(result["image"])
     assert image.headers["content-type"] == "image/png"
     assert int(image.headers["content-length"]) == len(image.content) and image.headers["etag"]
 
 
-def test_the_stream_can_be_split_by_hand(gateway: Served) -> None:
-    task = gateway.submit(seed=22)
-    with gateway.http.stream("GET", f"/api/generate/stream/{task}") as stream:
+def test_the_stream_can_be_split_without_a_parser(gateway: Served) -> None:
+    job_id = gateway.submit(seed=22)
+    with gateway.http.stream("GET", f"/api/generate/stream/{job_id}") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         raw = b"".join(stream.iter_raw())
     assert b"\r" not in raw and raw.endswith(b"\n\n")
@@ -159,28 +151,18 @@ def test_the_stream_can_be_split_by_hand(gateway: Served) -> None:
     assert all(block.startswith(b"data: {") and b"\n" not in block for block in blocks)
     events = [json.loads(block.removeprefix(b"data: ")) for block in blocks]
     fields = {
-        *(
-            "task_id",
-            "status",
-            "progress",
-            "current_step",
-            "total_steps",
-            "loading_message",
-            "error",
-        ),
-        "queue_position",
+        *("task_id", "status", "progress", "current_step", "total_steps"),
+        *("loading_message", "error", "queue_position"),
     }
     assert all(fields <= set(event) and event["error"] is None for event in events)
     assert [event["progress"] for event in events] == sorted(event["progress"] for event in events)
     assert "result" not in events[0] or len(events) == 1
-    assert (
-        events[-1]["status"] == "done"
-        and events[-1]["debug_info"]["output_image_size"] == "600x400"
-    )
-    assert picture(events[-1]["result"]).size == (600, 400)
+    assert events[-1]["status"] == "done"
+    assert events[-1]["debug_info"]["output_image_size"] == "600x400"
+    assert decoded(events[-1]["result"]).size == (600, 400)
 
 
-def test_a_stream_begins_with_the_present_status_and_beats(
+def test_a_stream_begins_with_the_current_status_and_repeats_it(
     fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.routes.answers.HEARTBEAT", 0.05)
@@ -199,7 +181,7 @@ def test_a_stream_begins_with_the_present_status_and_beats(
     assert events[-1]["status"] == "done"
 
 
-def test_steps_are_counted(fake: FakeHost, quick: Served) -> None:
+def test_the_status_counts_the_steps(fake: FakeHost, quick: Served) -> None:
     job_id = quick.submit(prompt="hold")
     until(lambda: quick.status(job_id)["current_step"] == HELD_STEPS)
     status = quick.status(job_id)
@@ -208,12 +190,12 @@ def test_steps_are_counted(fake: FakeHost, quick: Served) -> None:
     assert status["loading_message"] == "sampling" and status["queue_position"] is None
 
 
-def test_an_edit_by_another_route_is_asked_for_there(fake: FakeHost, quick: Served) -> None:
+def test_a_job_of_another_route_has_its_result_there_only(fake: FakeHost, quick: Served) -> None:
     body = {"prompt": "x", "input_image": encoded("coffee")}
-    task = quick.http.post("/api/workflows/generate/async", json=body).json()["task_id"]
-    assert quick.ended(task)["status"] == "done"
-    assert error(quick.http.get(f"/api/generate/result/{task}")) == (404, "not_found")
-    assert quick.http.get(f"/api/jobs/{task}/result").status_code == 200
+    job_id = quick.http.post("/api/workflows/generate/async", json=body).json()["task_id"]
+    assert quick.ended(job_id)["status"] == "done"
+    assert error(quick.http.get(f"/api/generate/result/{job_id}")) == (404, "not_found")
+    assert quick.http.get(f"/api/jobs/{job_id}/result").status_code == 200
 
 
 def test_a_job_that_is_not_finished_has_no_result(fake: FakeHost, quick: Served) -> None:
@@ -222,12 +204,13 @@ def test_a_job_that_is_not_finished_has_no_result(fake: FakeHost, quick: Served)
     assert error(quick.http.get(f"/api/generate/result-image/{job_id}")) == (409, "not_finished")
 
 
-def test_a_failure_is_kept(fake: FakeHost, quick: Served) -> None:
-    task = quick.submit(prompt="fail mask_empty")
-    status = quick.ended(task)
-    assert status["status"] == "error" and status["error"].startswith("It was asked to fail")
-    assert error(quick.http.get(f"/api/generate/result/{task}")) == (400, "mask_empty")
-    with quick.http.stream("GET", f"/api/generate/stream/{task}") as stream:
+def test_the_error_of_a_job_is_kept(fake: FakeHost, quick: Served) -> None:
+    job_id = quick.submit(prompt="fail mask_empty")
+    status = quick.ended(job_id)
+    assert status["status"] == "error"
+    assert status["error"].startswith("The prompt requested a failure")
+    assert error(quick.http.get(f"/api/generate/result/{job_id}")) == (400, "mask_empty")
+    with quick.http.stream("GET", f"/api/generate/stream/{job_id}") as stream:
         assert json.loads(stream.read().decode()[6:])["error"] == status["error"]
 
 
@@ -246,20 +229,20 @@ def test_cancel_ends_a_job_in_every_state(fake: FakeHost, quick: Served) -> None
     assert not fake.fake.waiting
 
 
-def test_cancelling_what_is_done_changes_nothing(gateway: Served) -> None:
-    task = gateway.submit(seed=30)
-    gateway.ended(task)
-    assert gateway.http.post(f"/api/generate/async/cancel/{task}").json()["success"] is False
-    assert gateway.status(task)["status"] == "done"
+def test_cancelling_a_finished_job_changes_nothing(gateway: Served) -> None:
+    job_id = gateway.submit(seed=30)
+    gateway.ended(job_id)
+    assert gateway.http.post(f"/api/generate/async/cancel/{job_id}").json()["success"] is False
+    assert gateway.status(job_id)["status"] == "done"
 
 
 @pytest.mark.comfyui
 def test_cancel_reaches_a_real_comfyui(comfyui: Any, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=comfyui.url)) as served:
         served.connected()
-        tasks = [served.submit(seed=seed) for seed in range(100, 104)]
-        for task in tasks:
-            served.http.post(f"/api/generate/async/cancel/{task}")
+        job_ids = [served.submit(seed=seed) for seed in range(100, 104)]
+        for job_id in job_ids:
+            served.http.post(f"/api/generate/async/cancel/{job_id}")
         assert served.ended(served.submit(seed=110))["status"] == "done"
         queue = comfyui.get("/queue")
         assert not queue["queue_running"] and not queue["queue_pending"]
@@ -278,7 +261,7 @@ def test_clients_take_turns(fake: FakeHost, tmp_path: Path) -> None:
     assert "".join(queue.take().record.client for _ in range(7)) == "abcabaa"
 
 
-def test_a_full_queue_says_when_to_come_back(fake: FakeHost, tmp_path: Path) -> None:
+def test_the_error_of_a_full_queue_has_a_time_to_retry(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, max_per_client=2)) as served:
         served.connected()
         job_ids = [served.submit(prompt="hold", seed=seed) for seed in range(2)]
@@ -289,30 +272,28 @@ def test_a_full_queue_says_when_to_come_back(fake: FakeHost, tmp_path: Path) -> 
         assert served.ended(served.submit())["status"] == "done"
 
 
-def test_a_click_goes_before_the_edits_that_wait(fake: FakeHost, quick: Served) -> None:
+def test_a_click_runs_before_queued_edits(fake: FakeHost, quick: Served) -> None:
     running = quick.submit(prompt="hold", seed=0)
     until(lambda: quick.status(running)["status"] == "processing")
     edits = [quick.submit(prompt="now", seed=seed) for seed in range(1, 5)]
-    until(lambda: len(fake.fake.waiting) == 2)  # the gateway submits three at a time
+    until(lambda: len(fake.fake.waiting) == IN_FLIGHT - 1)
     with ThreadPoolExecutor() as pool:
         body = {"image": encoded("coffee")}
         click = pool.submit(quick.http.post, "/api/smart-mask", json=body)
-        until(lambda: len(fake.fake.waiting) == 3)
+        until(lambda: len(fake.fake.waiting) == IN_FLIGHT)
         fake.release()
         assert click.result().status_code == 200
     for edit in edits:
         quick.ended(edit)
-    mask = click.result().json()["request_id"]
-    order = [job_id for job_id in fake.fake.history if job_id in (running, mask, *edits)]
-    assert order == [running, mask, *edits]
+    click_id = click.result().json()["request_id"]
+    order = [job_id for job_id in fake.fake.history if job_id in (running, click_id, *edits)]
+    assert order == [running, click_id, *edits]
 
 
-def test_a_click_does_not_wait_where_it_has_a_comfyui_of_its_own(
-    fake: FakeHost, tmp_path: Path
-) -> None:
-    other = FakeHost()
-    made = settings(tmp_path, comfyui_url=fake.url, comfyui_light_url=other.url)
-    with Served(made) as served:
+def test_a_click_does_not_wait_for_edits_in_another_comfyui(fake: FakeHost, tmp_path: Path) -> None:
+    light_host = FakeHost()
+    both_hosts = settings(tmp_path, comfyui_url=fake.url, comfyui_light_url=light_host.url)
+    with Served(both_hosts) as served:
         served.connected()
         until(lambda: served.http.get("/api/system/health").json()["status"] == "healthy")
         edit = served.submit(prompt="hold")
@@ -320,4 +301,4 @@ def test_a_click_does_not_wait_where_it_has_a_comfyui_of_its_own(
         answer = served.http.post("/api/smart-mask", json={"image": encoded("coffee")})
         assert answer.status_code == 200
         assert served.status(edit)["status"] == "processing"
-    other.die()
+    light_host.die()

@@ -1,5 +1,5 @@
-"""The moments at which a job could be lost, run twice or block others, each brought about by a
-scripted runner.
+"""Moments at which a job could be lost, run twice or block other jobs. A scripted runner causes
+each of them.
 """
 
 import asyncio
@@ -28,8 +28,19 @@ from artmancer.gateway.service import Gateway, local_gateway
 from artmancer.gateway.upload_store import UploadStore
 
 
-class Scripted:
-    """A Runner that does what its test says."""
+class ScriptedRunner:
+    """A Runner whose test decides what happens.
+
+    Attributes
+    ----------
+    up : it accepts runs
+    submitted : ids of the submitted runs, in order
+    cancelled : ids of the cancelled runs, in order
+    on_submit : called with each submitted run; may raise
+    on_knows : decides whether it knows a run; it knows none if None
+    hold : set when runs end with a result
+    lost : set when the next run is lost
+    """
 
     def __init__(self) -> None:
         self.up = True
@@ -37,7 +48,8 @@ class Scripted:
         self.cancelled: list[str] = []
         self.on_submit: Callable[[Run], Coroutine[Any, Any, None]] | None = None
         self.on_knows: Callable[[Run], Coroutine[Any, Any, bool]] | None = None
-        self.hold, self.lost = asyncio.Event(), asyncio.Event()
+        self.hold = asyncio.Event()
+        self.lost = asyncio.Event()
 
     async def connect(self) -> None:
         await asyncio.Event().wait()
@@ -59,8 +71,8 @@ class Scripted:
 
     async def outputs(self, run: Run, on_step: Callable[[Step], None]) -> Outputs:
         on_step(Step())
-        both = [asyncio.create_task(one.wait()) for one in (self.hold, self.lost)]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        waits = [asyncio.create_task(event.wait()) for event in (self.hold, self.lost)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if self.lost.is_set():
             self.lost.clear()
             raise RunLost
@@ -77,14 +89,20 @@ class Scripted:
 
 
 def play(
-    data: Path, act: Callable[[Gateway, Scripted], Coroutine[Any, Any, None]], **more: Any
+    data: Path, act: Callable[[Gateway, ScriptedRunner], Coroutine[Any, Any, None]], **more: Any
 ) -> None:
-    """Run a gateway with one runner while a test acts on it."""
+    """Run a gateway with one runner while a test acts on it.
+
+    Parameters
+    ----------
+    act : the test's actions
+    more : settings of the gateway
+    """
 
     async def run() -> None:
-        runner = Scripted()
-        made = settings(data, **{"workflows": GRAPHS, **more})
-        gateway = local_gateway(made, {"heavy": runner, "light": runner})
+        runner = ScriptedRunner()
+        gateway_settings = settings(data, **{"workflows": GRAPHS, **more})
+        gateway = local_gateway(gateway_settings, {"heavy": runner, "light": runner})
         working = asyncio.create_task(gateway.jobs.run())
         try:
             await act(gateway, runner)
@@ -96,24 +114,26 @@ def play(
 
 
 async def submit(gateway: Gateway) -> Job:
+    """Submit an edit."""
     return await gateway.submit("generate", {"prompt": "x"}, client="somebody")
 
 
-async def found(gateway: Gateway, job_id: str, state: str) -> None:
-    """Wait until a job, which may be an earlier gateway's, is in a state."""
+async def reaches(gateway: Gateway, job_id: str, state: str) -> None:
+    """Wait until a job, which an earlier gateway may have accepted, is in a state."""
     job = await gateway.jobs.get(job_id)
     await until(lambda: job.state == state)
 
 
-async def until(met: Callable[[], Any], seconds: float = 5) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it did not come to be"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true"
         await asyncio.sleep(0.005)
 
 
-def test_cancelling_in_the_moment_of_acceptance_frees_the_lane(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_cancelling_a_job_while_it_is_submitted_frees_the_lane(tmp_path: Path) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         async def cancel_at_once(run: Run) -> None:
             asyncio.get_running_loop().call_soon(
                 lambda: asyncio.get_running_loop().create_task(gateway.jobs.cancel(run.id))
@@ -124,54 +144,55 @@ def test_cancelling_in_the_moment_of_acceptance_frees_the_lane(tmp_path: Path) -
         await until(lambda: all(job.state == "cancelled" for job in jobs))
         runner.on_submit = None
         runner.hold.set()
-        last = await submit(gateway)
-        await until(lambda: last.state == "done")
+        job = await submit(gateway)
+        await until(lambda: job.state == "done")
         assert gateway.jobs.load("heavy") == (0, 0)
 
     play(tmp_path, act)
 
 
-def test_a_job_that_is_cancelled_while_its_host_is_asked_for_it_stays_so(tmp_path: Path) -> None:
-    left: list[str] = []
+def test_a_job_that_is_cancelled_during_the_search_for_its_run_stays_cancelled(
+    tmp_path: Path,
+) -> None:
+    job_ids: list[str] = []
 
-    async def leave(gateway: Gateway, runner: Scripted) -> None:
-        left.append((await submit(gateway)).id)
-        await found(gateway, left[0], "processing")
+    async def leave_job(gateway: Gateway, runner: ScriptedRunner) -> None:
+        job_ids.append((await submit(gateway)).id)
+        await reaches(gateway, job_ids[0], "processing")
 
-    async def act(gateway: Gateway, runner: Scripted) -> None:
-        async def forgets(run: Run) -> bool:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
+        async def cancel_unknown(run: Run) -> bool:
             await gateway.jobs.cancel(run.id)
             return False
 
-        runner.on_knows = forgets
-        await found(gateway, left[0], "cancelled")
+        runner.on_knows = cancel_unknown
+        await reaches(gateway, job_ids[0], "cancelled")
         await asyncio.sleep(0.2)
-        assert (await gateway.jobs.get(left[0])).state == "cancelled" and not runner.submitted
+        assert (await gateway.jobs.get(job_ids[0])).state == "cancelled" and not runner.submitted
 
-    play(tmp_path, leave)
+    play(tmp_path, leave_job)
     play(tmp_path, act)
 
 
-def test_an_old_job_outlives_a_moment_without_its_host(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_an_old_job_survives_a_short_outage_of_comfyui(tmp_path: Path) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         job = await submit(gateway)
         await until(lambda: job.state == "processing")
         waiting = [await submit(gateway) for _ in range(4)]
-        waiting[-1].record = replace(
-            waiting[-1].record, created=waiting[-1].record.created - 10_000
-        )
+        old_job = waiting[-1]
+        old_job.record = replace(old_job.record, created=old_job.record.created - 10_000)
         runner.up = False
         await asyncio.sleep(1.2)
-        assert waiting[-1].state == "queued"
+        assert old_job.state == "queued"
         runner.up = True
         runner.hold.set()
-        await until(lambda: all(one.state == "done" for one in (job, *waiting)))
+        await until(lambda: all(entry.state == "done" for entry in (job, *waiting)))
 
     play(tmp_path, act)
 
 
-def test_a_job_waits_for_a_host_that_is_down_and_not_for_ever(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_a_job_waits_for_comfyui_up_to_its_timeout(tmp_path: Path) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         for _ in range(5):
             job = await submit(gateway)
         runner.up = False
@@ -181,25 +202,25 @@ def test_a_job_waits_for_a_host_that_is_down_and_not_for_ever(tmp_path: Path) ->
     play(tmp_path, act, heavy_timeout=1)
 
 
-def test_a_job_that_ran_before_a_long_break_is_not_late(tmp_path: Path) -> None:
-    left: list[str] = []
+def test_a_job_that_started_before_a_long_break_does_not_time_out(tmp_path: Path) -> None:
+    job_ids: list[str] = []
 
-    async def leave(gateway: Gateway, runner: Scripted) -> None:
+    async def leave_job(gateway: Gateway, runner: ScriptedRunner) -> None:
         job = await submit(gateway)
-        left.append(job.id)
+        job_ids.append(job.id)
         await until(lambda: job.state == "processing")
 
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         async def knows(run: Run) -> bool:
             return True
 
         runner.on_knows = knows
         await asyncio.sleep(1.2)
         runner.hold.set()
-        await found(gateway, left[0], "done")
+        await reaches(gateway, job_ids[0], "done")
         assert not runner.submitted
 
-    play(tmp_path, leave)
+    play(tmp_path, leave_job)
     store = JobStore(tmp_path)
     (job,) = store.unfinished()
     job.started = time.time() - 10_000
@@ -208,32 +229,34 @@ def test_a_job_that_ran_before_a_long_break_is_not_late(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
-def test_a_host_that_refuses_fails_the_job_and_one_that_is_gone_does_not(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
-        lost = [3]
+def test_a_refusal_by_comfyui_fails_the_job_and_a_lost_connection_does_not(
+    tmp_path: Path,
+) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
+        losses = [3]
 
-        async def gone(run: Run) -> None:
-            if lost[0]:
-                lost[0] -= 1
+        async def lose(run: Run) -> None:
+            if losses[0]:
+                losses[0] -= 1
                 raise RunLost
 
-        async def refuses(run: Run) -> None:
+        async def refuse(run: Run) -> None:
             raise ArtMancerError("generation_failed", "ComfyUI answered 500. Look at its log.")
 
-        runner.on_submit = gone
+        runner.on_submit = lose
         runner.hold.set()
         first = await submit(gateway)
         await until(lambda: first.state == "done")
         assert first.attempts == 1
-        runner.on_submit = refuses
+        runner.on_submit = refuse
         second = await submit(gateway)
         await until(lambda: second.state == "error")
 
     play(tmp_path, act)
 
 
-def test_the_whole_queue_is_bounded(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_the_queue_of_all_clients_is_limited(tmp_path: Path) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         for client in ("a", "b", "c"):
             await gateway.submit("generate", {"prompt": "x"}, client=client)
         with pytest.raises(ArtMancerError) as refused:
@@ -243,17 +266,19 @@ def test_the_whole_queue_is_bounded(tmp_path: Path) -> None:
     play(tmp_path, act, max_waiting=3)
 
 
-def test_a_full_disk_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_a_job_ends_although_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         job = await submit(gateway)
         await until(lambda: job.state == "processing")
 
-        def full(self: JobStore, job: Job) -> None:
-            raise OSError("no space left")
+        def fail(self: JobStore, job: Job) -> None:
+            raise OSError("no space job_ids")
 
         waiting = asyncio.create_task(gateway.jobs.wait(job))
         await asyncio.sleep(0.05)
-        monkeypatch.setattr(JobStore, "save", full)
+        monkeypatch.setattr(JobStore, "save", fail)
         with pytest.raises(OSError, match="no space"):
             await gateway.jobs.cancel(job.id)
         await asyncio.wait_for(waiting, 5)
@@ -262,8 +287,8 @@ def test_a_full_disk_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.Mo
     play(tmp_path, act)
 
 
-def test_edits_that_wait_do_not_take_the_place_of_a_click(tmp_path: Path) -> None:
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+def test_queued_edits_do_not_block_a_click(tmp_path: Path) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         for _ in range(2):
             await submit(gateway)
         with pytest.raises(ArtMancerError):
@@ -273,35 +298,35 @@ def test_edits_that_wait_do_not_take_the_place_of_a_click(tmp_path: Path) -> Non
     play(tmp_path, act, max_waiting=2, max_per_client=2)
 
 
-def test_a_run_is_counted_once_also_when_it_is_found_again(tmp_path: Path) -> None:
-    left: list[str] = []
+def test_a_run_that_is_found_again_counts_as_one_attempt(tmp_path: Path) -> None:
+    job_ids: list[str] = []
 
-    async def leave(gateway: Gateway, runner: Scripted) -> None:
+    async def leave_job(gateway: Gateway, runner: ScriptedRunner) -> None:
         job = await submit(gateway)
-        left.append(job.id)
+        job_ids.append(job.id)
         await until(lambda: job.state == "processing")
         runner.up = False
         runner.lost.set()
         await until(lambda: job.state == "queued")
 
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         async def knows(run: Run) -> bool:
             return True
 
         runner.on_knows = knows
-        await found(gateway, left[0], "processing")
-        assert (await gateway.jobs.get(left[0])).attempts == 1
+        await reaches(gateway, job_ids[0], "processing")
+        assert (await gateway.jobs.get(job_ids[0])).attempts == 1
 
-    play(tmp_path, leave)
+    play(tmp_path, leave_job)
     play(tmp_path, act)
 
 
-def test_a_job_runs_the_graph_it_came_for(tmp_path: Path) -> None:
+def test_a_job_runs_the_graph_of_the_time_it_was_submitted(tmp_path: Path) -> None:
     graphs = tmp_path / "graphs"
     graphs.mkdir()
     (graphs / "generate.json").write_text((GRAPHS / "generate.json").read_text())
 
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         job = await gateway.submit("generate", {"seed": 3}, client="somebody")
         (graphs / "generate.json").write_text(
             (GRAPHS / "generate.json").read_text().replace('"seed"', '"grain"')
@@ -312,18 +337,18 @@ def test_a_job_runs_the_graph_it_came_for(tmp_path: Path) -> None:
     play(tmp_path / "data", act, workflows=graphs)
 
 
-def test_a_disk_that_is_full_for_a_moment_ends_nothing_else(
+def test_a_disk_that_is_full_for_a_moment_stops_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_SECONDS", 0.05)
 
-    def full(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    async def act(gateway: Gateway, runner: Scripted) -> None:
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         with monkeypatch.context() as disk:
-            disk.setattr(JobStore, "save", full)
-            disk.setattr(JobStore, "forget", full)
+            disk.setattr(JobStore, "save", fail)
+            disk.setattr(JobStore, "forget", fail)
             job = await submit(gateway)
             await until(lambda: job.state == "processing")
             await asyncio.sleep(0.2)
@@ -333,23 +358,24 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing_else(
     play(tmp_path, act)
 
 
-def test_what_is_not_ours_in_the_data_folder_stays(tmp_path: Path) -> None:
-    theirs = [tmp_path / "results" / "wedding" / "a.png", tmp_path / "pictures" / "IMG_1.jpg"]
-    ours = [
+def test_foreign_files_in_the_data_folder_are_kept(tmp_path: Path) -> None:
+    foreign = [tmp_path / "results" / "wedding" / "a.png", tmp_path / "pictures" / "IMG_1.jpg"]
+    own = [
         tmp_path / "results" / str(uuid.uuid4()) / "image-0.png",
         tmp_path / "pictures" / f"{'0' * 64}.png",
         tmp_path / "pictures" / f"{'0' * 32}.part",
     ]
-    for file in (*theirs, *ours):
+    for file in (*foreign, *own):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
         os.utime(file, (0, 0))
     ResultFolder(tmp_path / "results").remove_orphans(set())
     UploadStore(tmp_path / "pictures").tidy((), 3600, 0)
-    assert all(file.is_file() for file in theirs) and not any(file.exists() for file in ours)
+    assert all(file.is_file() for file in foreign)
+    assert not any(file.exists() for file in own)
 
 
-def test_only_a_comfyui_of_the_gateways_own_is_ended(tmp_path: Path) -> None:
+def test_only_the_gateways_own_comfyui_is_stopped(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     own = subprocess.Popen([*sleep, str(tmp_path)])
     other = subprocess.Popen(sleep)

@@ -1,5 +1,5 @@
-"""SIGKILL at random moments: no accepted job is lost, none is completed twice, and no result is
-another job's.
+"""SIGKILL at random moments: no accepted job is lost, no job is completed twice, and no job has the
+result of another job.
 """
 
 import base64
@@ -26,6 +26,7 @@ from artmancer import cli
 from artmancer.folders import comfyui_folder
 
 ROUNDS = 20
+"""Kills of the gateway, the ComfyUI or both."""
 
 
 def serve(folder: Path, *arguments: object) -> ForkedProcess:
@@ -47,7 +48,7 @@ def unique_image(number: int) -> str:
 
 
 def get(http: httpx.Client, path: str) -> dict[str, Any]:
-    """Return the JSON of a 200 answer; empty where the gateway is down or answers otherwise."""
+    """Return the JSON of a 200 answer; empty if the gateway is down or answers with an error."""
     try:
         answer = http.get(path)
         return dict(answer.json()) if answer.status_code == 200 else {}
@@ -56,6 +57,7 @@ def get(http: httpx.Client, path: str) -> dict[str, Any]:
 
 
 def ended(http: httpx.Client, job_id: str) -> bool:
+    """Tell whether a job has ended."""
     return get(http, f"/api/jobs/{job_id}").get("status") in ("done", "error", "cancelled")
 
 
@@ -83,7 +85,8 @@ def test_no_job_is_lost_or_completed_twice(tmp_path: Path) -> None:
                 prompt = chance.choice(["now", "slow 0.1", "slow 0.4"])
                 body = removal(prompt=prompt, input_image=image)
                 answer = http.post("/api/generate/async", json=body)
-                if answer.status_code != 503:  # ComfyUI is not back yet
+                # 503: ComfyUI is still starting.
+                if answer.status_code != 503:
                     accepted[answer.json()["task_id"]] = image
             if accepted and chance.random() < 0.3:
                 job_id = chance.choice(list(accepted))
@@ -116,14 +119,15 @@ def test_no_job_is_lost_or_completed_twice(tmp_path: Path) -> None:
 
 
 def count_interruptions(events: list[str], seed: int) -> Counter[str]:
-    """Count how often each job was interrupted by a kill; refuse one that was completed twice."""
+    """Count the kills during each job's runs; fail for a job that was completed twice."""
     completed: set[str] = set()
     begun: set[str] = set()
     interruptions: Counter[str] = Counter()
     for line in events:
         event, _, job_id = line.partition(" ")
         if event == "killed":
-            completed.clear()  # results that nobody had fetched were lost with it
+            # The kill lost all results that the gateway had not downloaded.
+            completed.clear()
             interruptions.update(begun)
             begun.clear()
         elif event == "began":
@@ -135,7 +139,7 @@ def count_interruptions(events: list[str], seed: int) -> Counter[str]:
 
 
 def comfyui_processes(port: int) -> list[psutil.Process]:
-    """Return the processes of the ComfyUI that listens on a port."""
+    """Return the processes of the ComfyUI on a port."""
     return [
         process
         for process in psutil.process_iter(["cmdline"])
@@ -145,7 +149,7 @@ def comfyui_processes(port: int) -> list[psutil.Process]:
 
 
 @pytest.mark.comfyui
-def test_a_comfyui_that_dies_is_started_again_and_its_jobs_are_done(tmp_path: Path) -> None:
+def test_a_comfyui_that_dies_is_restarted_and_its_jobs_are_done(tmp_path: Path) -> None:
     if not (comfyui_folder() / "main.py").is_file():
         pytest.skip(
             f"no ComfyUI in {comfyui_folder()}, and none could be installed (set COMFYUI_PATH)"

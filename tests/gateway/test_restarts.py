@@ -9,9 +9,9 @@ from support.gateway import FakeHost, Served, settings, until
 from artmancer.gateway.local_jobs import IN_FLIGHT
 
 
-def test_a_gateway_that_starts_again_knows_every_job(fake: FakeHost, tmp_path: Path) -> None:
-    made = settings(tmp_path, comfyui_url=fake.url)
-    with Served(made) as served:
+def test_a_restarted_gateway_knows_every_job(fake: FakeHost, tmp_path: Path) -> None:
+    gateway_settings = settings(tmp_path, comfyui_url=fake.url)
+    with Served(gateway_settings) as served:
         done = served.connected().submit(seed=1)
         served.ended(done)
         failed = served.submit(prompt="fail mask_empty")
@@ -19,7 +19,7 @@ def test_a_gateway_that_starts_again_knows_every_job(fake: FakeHost, tmp_path: P
         job_ids = [served.submit(prompt="hold", seed=seed) for seed in range(2, 7)]
         until(lambda: len(fake.fake.waiting) == IN_FLIGHT - 1)
     submitted = len(fake.fake.posted)
-    with Served(made) as served:
+    with Served(gateway_settings) as served:
         served.connected()
         assert served.status(done)["status"] == "done"
         assert served.http.get(f"/api/generate/result/{done}").json()["success"]
@@ -27,11 +27,11 @@ def test_a_gateway_that_starts_again_knows_every_job(fake: FakeHost, tmp_path: P
         fake.release()
         assert all(served.ended(job_id)["status"] == "done" for job_id in job_ids)
     assert len(fake.fake.posted) - submitted == len(job_ids) - IN_FLIGHT, (
-        "jobs that ComfyUI had are not submitted again"
+        "jobs that ComfyUI has must not be submitted again"
     )
 
 
-def test_a_job_runs_again_once_when_comfyui_dies(tmp_path: Path) -> None:
+def test_a_job_runs_once_more_when_comfyui_dies(tmp_path: Path) -> None:
     host = FakeHost()
     with Served(settings(tmp_path, comfyui_url=host.url)) as served:
         served.connected()
@@ -56,41 +56,41 @@ def test_a_job_runs_again_once_when_comfyui_dies(tmp_path: Path) -> None:
     host.die()
 
 
-def test_a_result_that_comfyui_lost_is_made_again_once(fake: FakeHost, quick: Served) -> None:
+def test_a_job_whose_result_comfyui_lost_runs_once_more(fake: FakeHost, quick: Served) -> None:
     fake.fake.vanishing = 1
     assert quick.ended(quick.submit(seed=8))["status"] == "done"
     fake.fake.vanishing = 2
     assert quick.ended(quick.submit(seed=9))["status"] == "error"
 
 
-def test_an_end_without_an_event_is_noticed(
+def test_the_end_of_a_run_without_an_event_is_noticed(
     fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.comfy_runner._CHECK_SECONDS", 0.2)
     with Served(settings(quick.settings.data / "more", comfyui_url=fake.url)) as served:
         job_id = served.connected().submit(prompt="hold")
         until(lambda: served.status(job_id)["status"] == "processing")
-        # ComfyUI does this when a client's last connection closes after its new one has opened.
+        # ComfyUI sends no events if a client's old connection closes after its new one has opened.
         fake.fake.sockets.clear()
         fake.release()
         assert served.ended(job_id)["status"] == "done"
 
 
-def test_a_job_that_somebody_took_out_of_comfyuis_queue_is_submitted_again(
+def test_a_job_that_a_user_removed_from_comfyuis_queue_is_submitted_again(
     fake: FakeHost, quick: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.comfy_runner._CHECK_SECONDS", 0.2)
     with Served(settings(quick.settings.data / "more", comfyui_url=fake.url)) as served:
         served.connected()
         job_ids = [served.submit(prompt="hold", seed=seed) for seed in range(3)]
-        until(lambda: len(fake.fake.waiting) == 2)
+        until(lambda: len(fake.fake.waiting) == len(job_ids) - 1)
         fake.fake.waiting.clear()
         fake.release()
         for job_id in job_ids:
             assert served.ended(job_id)["status"] == "done"
 
 
-def test_a_second_gateway_does_not_take_the_folder(fake: FakeHost, quick: Served) -> None:
+def test_a_second_gateway_cannot_use_the_same_data_folder(fake: FakeHost, quick: Served) -> None:
     from artmancer.errors import ArtMancerError
     from artmancer.gateway.job_store import JobStore
 
@@ -103,10 +103,12 @@ def test_old_results_and_images_are_removed(
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_SECONDS", 0.1)
     monkeypatch.setattr("artmancer.gateway.upload_store._GRACE_SECONDS", 0)
-    made = settings(tmp_path, comfyui_url=fake.url, result_hours=1 / 3600, picture_gigabytes=0)
-    with Served(made) as served:
+    gateway_settings = settings(
+        tmp_path, comfyui_url=fake.url, result_hours=1 / 3600, picture_gigabytes=0
+    )
+    with Served(gateway_settings) as served:
         job_id = served.connected().submit(prompt="now")
         until(lambda: served.http.get(f"/api/jobs/{job_id}").status_code == 404)
-        assert job_id in fake.fake.history, "it was removed after its end, not before"
+        assert job_id in fake.fake.history, "the job was removed before its end"
         until(lambda: not list((tmp_path / "pictures").iterdir()))
         until(lambda: not list((tmp_path / "results").iterdir()))

@@ -1,5 +1,5 @@
-"""Whatever is sent, fitting the OpenAPI document or not, gets an answer that is documented, and
-never that of a bug.
+"""Every request, valid by the OpenAPI document or not, receives a documented answer, and never
+status 500.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ from support.gateway import FakeHost, Served, settings
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    made = settings(
+    """A gateway with short timeouts and without limits of the queue."""
+    gateway_settings = settings(
         tmp_path_factory.mktemp("gateway"),
         comfyui_url=FakeHost().url,
         debug=True,
@@ -28,14 +29,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         max_waiting=10**6,
         max_per_client=10**6,
     )
-    with Served(made) as gateway:
+    with Served(gateway_settings) as gateway:
         yield gateway.connected()
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_every_answer_is_documented(served: Served, mode: schemathesis.GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [result.ok() for result in document.get_all_operations()]
     assert len(operations) > 30
     for operation in operations:
 
@@ -47,7 +48,7 @@ def test_every_answer_is_documented(served: Served, mode: schemathesis.Generatio
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def answers(case: schemathesis.Case) -> None:
+        def check_answers(case: schemathesis.Case) -> None:
             response = case.call()
             assert response.status_code != 500, response.text
             case.validate_response(
@@ -60,6 +61,7 @@ def test_every_answer_is_documented(served: Served, mode: schemathesis.Generatio
             )
 
         try:
-            answers()
-        except Unsatisfiable:  # nothing that is wrong can be sent to it
+            check_answers()
+        except Unsatisfiable:
+            # An operation without parameters accepts every request.
             assert mode == schemathesis.GenerationMode.NEGATIVE

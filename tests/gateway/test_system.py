@@ -11,7 +11,7 @@ from support.gateway import FakeHost, Served, encoded, error, removal, settings,
 from support.paths import EXAMPLES
 
 
-def test_a_token_is_asked_for_everywhere_but_at_ping(fake: FakeHost, tmp_path: Path) -> None:
+def test_every_route_except_ping_requires_the_token(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, api_token="s3cret")) as served:
         assert served.http.get("/ping").status_code == 200
         for path in (
@@ -31,7 +31,7 @@ def test_a_token_is_asked_for_everywhere_but_at_ping(fake: FakeHost, tmp_path: P
         assert served.connected().http.post("/api/generate", json=removal()).status_code == 200
 
 
-def test_only_allowed_origins_are_let_in(quick: Served) -> None:
+def test_only_pages_of_allowed_origins_may_call_the_gateway(quick: Served) -> None:
     def preflight(origin: str) -> httpx.Response:
         headers = {"origin": origin, "access-control-request-method": "POST"}
         return quick.http.options("/api/generate", headers=headers)
@@ -45,29 +45,28 @@ def test_only_allowed_origins_are_let_in(quick: Served) -> None:
     answer = quick.http.post(
         "/api/image-utils/white-balance", files=file, headers={"origin": "http://evil.example"}
     )
-    assert (
-        error(answer) == (401, "unauthorized")
-        and "access-control-allow-origin" not in answer.headers
-    )
+    assert error(answer) == (401, "unauthorized")
+    assert "access-control-allow-origin" not in answer.headers
 
 
-def test_a_role_serves_its_part(fake: FakeHost, tmp_path: Path) -> None:
+def test_a_gateway_serves_only_the_routes_of_its_role(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path / "a", comfyui_url=fake.url, role="light")) as served:
         served.connected()
         assert served.http.post("/api/generate", json=removal()).status_code in (404, 405)
-        assert (
-            served.http.post("/api/smart-mask", json={"image": encoded("coffee")}).status_code
-            == 200
-        )
-        found = {one["name"]: one for one in served.http.get("/api/workflows").json()["workflows"]}
-        assert not found["generate"]["served"] and found["smart-mask"]["served"]
+        answer = served.http.post("/api/smart-mask", json={"image": encoded("coffee")})
+        assert answer.status_code == 200
+        workflows = {
+            workflow["name"]: workflow
+            for workflow in served.http.get("/api/workflows").json()["workflows"]
+        }
+        assert not workflows["generate"]["served"] and workflows["smart-mask"]["served"]
     with Served(settings(tmp_path / "b", comfyui_url=fake.url, role="heavy")) as served:
         served.connected()
         assert served.http.post("/api/smart-mask", json={}).status_code in (404, 405)
         assert served.http.post("/api/generate", json=removal()).status_code == 200
 
 
-def test_the_light_part_has_its_white_balance_by_model_made_where_edits_run(
+def test_white_balance_by_the_model_also_works_with_the_light_role(
     fake: FakeHost, tmp_path: Path
 ) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, role="light")) as served:
@@ -79,29 +78,30 @@ def test_the_light_part_has_its_white_balance_by_model_made_where_edits_run(
         assert answer.json()["method_used"] == "ai"
 
 
-def test_health_says_what_works(gateway: Served) -> None:
+def test_health_reports_the_device_and_missing_checkpoints(gateway: Served) -> None:
     until(lambda: gateway.http.get("/api/health").json()["device_info"]["queue_length"] == 0)
-    said = gateway.http.get("/api/health").json()
-    assert said["status"] == "healthy" and said["device"] == "cpu" and said["model_loaded"] is False
-    about = said["device_info"]
-    assert about["comfyui_version"] and about["memory_total"]
-    assert set(about["missing"]) == {"insertion", "removal", "white_balance"}
-    said = gateway.http.get("/api/system/health").json()
-    assert {name: one["status"] for name, one in said["services"].items()} == {
+    health = gateway.http.get("/api/health").json()
+    assert health["status"] == "healthy" and health["device"] == "cpu"
+    assert health["model_loaded"] is False
+    info = health["device_info"]
+    assert info["comfyui_version"] and info["memory_total"]
+    assert set(info["missing"]) == {"insertion", "removal", "white_balance"}
+    services = gateway.http.get("/api/system/health").json()["services"]
+    assert {name: service["status"] for name, service in services.items()} == {
         "generation": "healthy",
         "segmentation": "healthy",
         "image-utils": "healthy",
     }
 
 
-def test_metrics_count(gateway: Served) -> None:
+def test_metrics_count_jobs_and_times(gateway: Served) -> None:
     gateway.http.post("/api/generate", json=removal())
     text = gateway.http.get("/metrics").text
     assert re.search(r'artmancer_jobs_total{state="done",workflow="generate"} [1-9]', text)
     assert 'artmancer_host_up{lane="heavy"} 1.0' in text and "artmancer_job_seconds_bucket" in text
 
 
-def test_the_log_holds_no_pictures_and_no_prompts(
+def test_the_log_contains_no_images_and_no_prompts(
     fake: FakeHost, quick: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -110,7 +110,7 @@ def test_the_log_holds_no_pictures_and_no_prompts(
     assert "secret wish" not in caplog.text and encoded("coffee")[:40] not in caplog.text
 
 
-def test_debug_sessions_are_off_unless_asked_for(quick: Served) -> None:
+def test_debug_sessions_are_off_by_default(quick: Served) -> None:
     assert quick.http.get("/api/debug/status").json() == {
         "enabled": False,
         "sessions": 0,
@@ -119,7 +119,7 @@ def test_debug_sessions_are_off_unless_asked_for(quick: Served) -> None:
     assert error(quick.http.get("/api/debug/sessions")) == (404, "not_found")
 
 
-def test_a_debug_session_holds_pictures_that_were_sent_and_nothing_else(
+def test_a_debug_session_contains_the_images_of_the_request_and_no_other_files(
     fake: FakeHost, tmp_path: Path
 ) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
@@ -129,12 +129,13 @@ def test_a_debug_session_holds_pictures_that_were_sent_and_nothing_else(
             json=removal(enable_debug=True, prompt=str(tmp_path / "secret.png")),
         )
         served.http.post("/api/generate", json=removal(enable_debug=True, prompt="x" * 4000))
-        found = served.http.get("/api/debug/sessions").json()
-        assert len(found) == 2
-        assert not any("prompt" in file for one in found for file in one["files"])
+        sessions = served.http.get("/api/debug/sessions").json()
+        assert len(sessions) == 2
+        files = [file for session in sessions for file in session["files"]]
+        assert not any("prompt" in file for file in files)
 
 
-def test_debug_sessions_never_lead_outside(fake: FakeHost, tmp_path: Path) -> None:
+def test_debug_sessions_serve_no_files_outside_their_folder(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, debug=True)) as served:
         served.connected().http.post("/api/generate", json=removal(enable_debug=True))
         session = next((tmp_path / "debug").iterdir())
@@ -155,8 +156,7 @@ def test_debug_sessions_never_lead_outside(fake: FakeHost, tmp_path: Path) -> No
         names = zipfile.ZipFile(io.BytesIO(served.http.get(f"{url}/download").content)).namelist()
         assert not any("link" in name for name in names)
         assert served.http.get("/api/debug/sessions/20260101-000000-00000000").status_code == 404
-        assert [one["name"] for one in served.http.get("/api/debug/sessions").json()] == [
-            session.name
-        ]
+        sessions = served.http.get("/api/debug/sessions").json()
+        assert [entry["name"] for entry in sessions] == [session.name]
         assert served.http.post("/api/debug/cleanup?keep_last_n=0").json()["removed"] == 1
         assert (tmp_path / "secret.png").is_file() and served.http.get(url).status_code == 404

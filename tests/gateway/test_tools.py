@@ -3,37 +3,39 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.gateway import FakeHost, Served, encoded, error, picture, until
+from support.gateway import FakeHost, Served, decoded, encoded, error, until
 from support.paths import EXAMPLES
 
 
-def test_welcome(gateway: Served) -> None:
+def test_the_api_root_has_a_message_and_a_version(gateway: Served) -> None:
     assert set(gateway.http.get("/api/").json()) == {"message", "version"}
 
 
-def test_a_click_gives_a_mask_and_the_picture_need_not_be_sent_again(gateway: Served) -> None:
+def test_a_click_returns_a_mask_and_an_id_instead_of_the_image_for_the_next(
+    gateway: Served,
+) -> None:
     body = {
         "image": encoded("coffee"),
         "points": [[300, 200]],
         "labels": [1],
         "model_type": "draft",
     }
-    said = gateway.http.post("/api/smart-mask", json=body).json()
-    assert said["success"] and picture(said["mask_base64"]).size == (600, 400)
-    assert said["candidates"] >= 1 and 0 <= said["score"] <= 1
-    again = {
-        **body,
+    first = gateway.http.post("/api/smart-mask", json=body).json()
+    assert first["success"] and decoded(first["mask_base64"]).size == (600, 400)
+    assert first["candidates"] >= 1 and 0 <= first["score"] <= 1
+    body |= {
         "image": None,
-        "image_id": said["image_id"],
+        "image_id": first["image_id"],
         "border_adjustment": 4,
         "use_blur": True,
     }
-    assert gateway.http.post("/api/smart-mask", json=again).json()["image_id"] == said["image_id"]
+    second = gateway.http.post("/api/smart-mask", json=body).json()
+    assert second["image_id"] == first["image_id"]
 
 
 def test_the_main_object_is_detected(gateway: Served) -> None:
-    said = gateway.http.post("/api/smart-mask/detect", json={"image": encoded("coffee")}).json()
-    assert picture(said["mask_base64"]).size == (600, 400)
+    answer = gateway.http.post("/api/smart-mask/detect", json={"image": encoded("coffee")}).json()
+    assert decoded(answer["mask_base64"]).size == (600, 400)
 
 
 def test_a_click_can_be_cancelled(fake: FakeHost, quick: Served) -> None:
@@ -47,7 +49,7 @@ def test_a_click_can_be_cancelled(fake: FakeHost, quick: Served) -> None:
         assert error(click.result()) == (409, "not_finished")
 
 
-def test_a_picture_that_is_gone_has_to_be_sent_again(gateway: Served) -> None:
+def test_an_unknown_image_id_is_not_found(gateway: Served) -> None:
     for name in (
         "0" * 64 + ".png",
         "../jobs.sqlite",
@@ -61,8 +63,8 @@ def test_a_picture_that_is_gone_has_to_be_sent_again(gateway: Served) -> None:
 
 def test_an_object_is_extracted(gateway: Served) -> None:
     body = {"image": encoded("coffee"), "mask": encoded("coffee_mask")}
-    said = gateway.http.post("/api/image-utils/extract-object", json=body).json()
-    assert said["success"] and picture(said["extracted_image"])
+    answer = gateway.http.post("/api/image-utils/extract-object", json=body).json()
+    assert answer["success"] and decoded(answer["extracted_image"])
 
 
 def test_a_shadow_is_previewed(gateway: Served) -> None:
@@ -71,24 +73,21 @@ def test_a_shadow_is_previewed(gateway: Served) -> None:
         "mask": encoded("coffee_mask"),
         "shadow_opacity": 0.3,
     }
-    said = gateway.http.post("/api/image-utils/add-shadow-preview", json=body).json()
-    assert said["success"] and picture(said["preview_image"]).size == (600, 400)
+    answer = gateway.http.post("/api/image-utils/add-shadow-preview", json=body).json()
+    assert answer["success"] and decoded(answer["preview_image"]).size == (600, 400)
 
 
 @pytest.mark.parametrize("method", ["auto", "manual", "ai"])
 def test_the_white_balance_is_corrected(gateway: Served, method: str) -> None:
     file = {"file": ("coffee.png", (EXAMPLES / "coffee.png").read_bytes(), "image/png")}
     form = {"method": method, "temperature": "20", "tint": "-5"}
-    said = gateway.http.post("/api/image-utils/white-balance", files=file, data=form).json()
-    assert (
-        said["success"]
-        and said["method_used"] == method
-        and said["parameters"]["temperature"] == 20
-    )
-    assert said["original_image"] == encoded("coffee")
-    assert picture(said["corrected_image"]).size == (600, 400)
+    answer = gateway.http.post("/api/image-utils/white-balance", files=file, data=form).json()
+    assert answer["success"] and answer["method_used"] == method
+    assert answer["parameters"]["temperature"] == 20
+    assert answer["original_image"] == encoded("coffee")
+    assert decoded(answer["corrected_image"]).size == (600, 400)
 
 
-def test_the_cache_is_cleared(gateway: Served) -> None:
-    said = gateway.http.post("/api/clear-cache").json()
-    assert said["success"] is True and said["freed_bytes"] >= 0
+def test_clearing_the_cache_reports_the_freed_memory(gateway: Served) -> None:
+    answer = gateway.http.post("/api/clear-cache").json()
+    assert answer["success"] is True and answer["freed_bytes"] >= 0

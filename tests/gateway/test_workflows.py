@@ -1,4 +1,4 @@
-"""/api/workflows: any graph as an endpoint, and the graphs that are not served."""
+"""/api/workflows: graphs as endpoints, and graphs that are not served."""
 
 import json
 import shutil
@@ -6,37 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gateway import GRAPHS, FakeHost, Served, encoded, error, picture, settings
+from support.gateway import GRAPHS, FakeHost, Served, decoded, encoded, error, settings
+
+
+def listed(served: Served) -> dict[str, dict[str, Any]]:
+    """Return the gateway's list of workflows, by name."""
+    workflows = served.http.get("/api/workflows").json()["workflows"]
+    return {workflow["name"]: workflow for workflow in workflows}
 
 
 def test_every_graph_has_its_schema(gateway: Served) -> None:
-    found = {one["name"]: one for one in gateway.http.get("/api/workflows").json()["workflows"]}
-    assert set(found) == {path.stem for path in GRAPHS.glob("*.json")}
-    assert all(one["served"] for one in found.values()), found
-    steps = found["generate"]["schema"]["properties"]["num_inference_steps"]
-    assert (steps["type"], steps["default"], steps["minimum"], steps["maximum"]) == (
-        "integer",
-        10,
-        1,
-        100,
-    )
+    workflows = listed(gateway)
+    assert set(workflows) == {path.stem for path in GRAPHS.glob("*.json")}
+    assert all(workflow["served"] for workflow in workflows.values()), workflows
+    schema = workflows["generate"]["schema"]
+    steps = schema["properties"]["num_inference_steps"]
+    assert (steps["type"], steps["default"]) == ("integer", 10)
+    assert (steps["minimum"], steps["maximum"]) == (1, 100)
     assert steps["description"]
-    assert found["generate"]["schema"]["required"] == ["input_image", "prompt"]
+    assert schema["required"] == ["input_image", "prompt"]
 
 
 def test_a_workflow_runs_under_its_name(gateway: Served) -> None:
     body = {"image": encoded("coffee"), "temperature": 30}
-    said = gateway.http.post("/api/workflows/white-balance", json=body).json()
-    assert picture(said["outputs"]["image"]).size == (600, 400)
-    task = gateway.http.post("/api/workflows/white-balance/async", json=body).json()["task_id"]
-    assert gateway.ended(task)["status"] == "done"
-    assert gateway.http.get(f"/api/jobs/{task}/result").json()["outputs"] == said["outputs"]
-    with gateway.http.stream("GET", f"/api/jobs/{task}/stream") as stream:
-        assert json.loads(stream.read().decode()[6:])["outputs"] == said["outputs"]
-    assert gateway.http.post(f"/api/jobs/{task}/cancel").json()["success"] is False
+    outputs = gateway.http.post("/api/workflows/white-balance", json=body).json()["outputs"]
+    assert decoded(outputs["image"]).size == (600, 400)
+    job_id = gateway.http.post("/api/workflows/white-balance/async", json=body).json()["task_id"]
+    assert gateway.ended(job_id)["status"] == "done"
+    assert gateway.http.get(f"/api/jobs/{job_id}/result").json()["outputs"] == outputs
+    with gateway.http.stream("GET", f"/api/jobs/{job_id}/stream") as stream:
+        assert json.loads(stream.read().decode()[6:])["outputs"] == outputs
+    assert gateway.http.post(f"/api/jobs/{job_id}/cancel").json()["success"] is False
 
 
-def test_a_graph_dropped_into_the_folder_is_served_at_once(fake: FakeHost, tmp_path: Path) -> None:
+def test_a_graph_that_is_added_to_the_folder_is_served_at_once(
+    fake: FakeHost, tmp_path: Path
+) -> None:
     folder = tmp_path / "graphs"
     shutil.copytree(GRAPHS, folder)
     with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
@@ -44,18 +49,17 @@ def test_a_graph_dropped_into_the_folder_is_served_at_once(fake: FakeHost, tmp_p
         assert error(served.http.post("/api/workflows/warm", json={})) == (404, "not_found")
         text = (GRAPHS / "white-balance.json").read_text().replace('"temperature"', '"warmth"', 1)
         (folder / "warm.json").write_text(text)
-        found = {one["name"]: one for one in served.http.get("/api/workflows").json()["workflows"]}
-        assert found["warm"]["served"]
+        assert listed(served)["warm"]["served"]
         document = served.http.get("/openapi.json").json()
         assert "/api/workflows/warm" in document["paths"]
-        said = served.http.post("/api/workflows/warm", json={"image": encoded("coffee")})
-        assert said.status_code == 200
+        answer = served.http.post("/api/workflows/warm", json={"image": encoded("coffee")})
+        assert answer.status_code == 200
         (folder / "warm.json").unlink()
         assert error(served.http.post("/api/workflows/warm", json={})) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("spoil", "reason"),
     [
         (lambda graph: graph["99"].update(inputs={"image": ["98", 0]}), "not there"),
         (lambda graph: graph["99"]["inputs"].update(image=["99", 0]), "form a cycle"),
@@ -94,14 +98,16 @@ def test_a_graph_dropped_into_the_folder_is_served_at_once(fake: FakeHost, tmp_p
         ),
         (
             lambda graph: [
-                graph.pop(k) for k, n in list(graph.items()) if "Result" in n["class_type"]
+                graph.pop(node_id)
+                for node_id, node in list(graph.items())
+                if "Result" in node["class_type"]
             ],
             "Result",
         ),
     ],
 )
 def test_a_graph_that_must_not_run_is_listed_with_the_reason(
-    fake: FakeHost, tmp_path: Path, spoil: Any, why: str
+    fake: FakeHost, tmp_path: Path, spoil: Any, reason: str
 ) -> None:
     folder = tmp_path / "graphs"
     folder.mkdir()
@@ -114,16 +120,13 @@ def test_a_graph_that_must_not_run_is_listed_with_the_reason(
     (folder / "bad.json").write_text(json.dumps(graph))
     with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
         served.connected()
-        [found] = served.http.get("/api/workflows").json()["workflows"]
-        assert found["served"] is False and why in found["reason"]
-        body = {"image": encoded("coffee")}
-        assert error(served.http.post("/api/workflows/bad", json=body)) == (
-            500,
-            "generation_failed",
-        )
+        workflow = listed(served)["bad"]
+        assert workflow["served"] is False and reason in workflow["reason"]
+        answer = served.http.post("/api/workflows/bad", json={"image": encoded("coffee")})
+        assert error(answer) == (500, "generation_failed")
 
 
-def test_a_graph_nested_deep_is_no_bug(fake: FakeHost, tmp_path: Path) -> None:
+def test_a_deeply_nested_graph_is_served(fake: FakeHost, tmp_path: Path) -> None:
     deep: Any = 1
     for _ in range(500):
         deep = [deep]
@@ -134,16 +137,14 @@ def test_a_graph_nested_deep_is_no_bug(fake: FakeHost, tmp_path: Path) -> None:
     }
     (tmp_path / "graphs").mkdir()
     (tmp_path / "graphs" / "deep.json").write_text(json.dumps(graph))
-    made = settings(tmp_path / "data", comfyui_url=fake.url, workflows=tmp_path / "graphs")
-    with Served(made) as served:
+    folder = tmp_path / "graphs"
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
         served.connected()
-        assert (
-            served.http.post("/api/workflows/deep", json={"image": encoded("coffee")}).status_code
-            == 200
-        )
+        answer = served.http.post("/api/workflows/deep", json={"image": encoded("coffee")})
+        assert answer.status_code == 200
 
 
-def test_a_picture_that_lay_in_the_graph_is_nobody_elses(fake: FakeHost, quick: Served) -> None:
+def test_a_file_that_the_graph_names_is_never_used(fake: FakeHost, quick: Served) -> None:
     workflow = quick.app.state.gateway.workflows.get("generate")
     workflow.graph["2"]["inputs"]["image"] = "family.png"
     quick.http.post("/api/generate", json={"prompt": "x", "input_image": encoded("coffee")})
@@ -153,22 +154,23 @@ def test_a_picture_that_lay_in_the_graph_is_nobody_elses(fake: FakeHost, quick: 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", "null", '{"1": 5}', "[" * 100_000, '{"nodes": [], "links": []}']
 )
-def test_what_is_no_graph_is_listed_with_the_reason(
+def test_a_file_that_is_no_graph_is_listed_with_the_reason(
     tmp_path: Path, fake: FakeHost, text: str
 ) -> None:
     (tmp_path / "graphs").mkdir()
     (tmp_path / "graphs" / "bad.json").write_text(text)
     (tmp_path / "graphs" / "link.json").symlink_to(GRAPHS / "white-balance.json")
-    made = settings(tmp_path / "data", comfyui_url=fake.url, workflows=tmp_path / "graphs")
-    with Served(made) as served:
-        [found] = served.connected().http.get("/api/workflows").json()["workflows"]
-        assert found["name"] == "bad" and not found["served"] and found["reason"]
+    folder = tmp_path / "graphs"
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
+        workflows = listed(served.connected())
+        assert set(workflows) == {"bad"}
+        assert not workflows["bad"]["served"] and workflows["bad"]["reason"]
 
 
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", "..%2f..%2fetc%2fpasswd", "a%00b", "generate.json", "GENERATE"]
 )
-def test_a_name_leads_nowhere_else(gateway: Served, name: str) -> None:
+def test_a_name_is_never_a_path(gateway: Served, name: str) -> None:
     assert gateway.http.post(f"/api/workflows/{name}", json={}).status_code in (404, 405)
     assert gateway.http.get(f"/api/debug/sessions/{name}").status_code == 404
     assert gateway.http.get(f"/api/debug/sessions/{name}/images/{name}").status_code == 404
@@ -177,6 +179,7 @@ def test_a_name_leads_nowhere_else(gateway: Served, name: str) -> None:
 
 
 def _text(**more: Any) -> dict[str, Any]:
+    """Return a text input; `more` are inputs that are added or replaced."""
     inputs = {
         "value": "x",
         "name": "words",
@@ -188,12 +191,14 @@ def _text(**more: Any) -> dict[str, Any]:
     return {"class_type": "ArtMancer_EndpointText", "inputs": inputs}
 
 
-def _joined(key: str) -> dict[str, Any]:
+def _joined(node_id: str) -> dict[str, Any]:
+    """Return a node that passes the text of another node on."""
     return {
         "class_type": "StringConcatenate",
-        "inputs": {"string_a": [key, 0], "string_b": "", "delimiter": ""},
+        "inputs": {"string_a": [node_id, 0], "string_b": "", "delimiter": ""},
     }
 
 
 def _save(prefix: list[Any]) -> dict[str, Any]:
+    """Return a node that saves an image; `prefix` is the output with its file name."""
     return {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}}

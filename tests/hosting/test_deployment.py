@@ -1,4 +1,4 @@
-"""What `modal deploy modal_comfy.py` sets up, and the pinned packages of the image."""
+"""The deployment that `modal deploy modal_comfy.py` sets up, and the packages of its image."""
 
 import importlib.metadata
 import os
@@ -15,28 +15,39 @@ from artmancer.hosting import container
 
 
 class Deployed:
-    """What one `modal deploy` sent."""
+    """The requests of one `modal deploy`.
+
+    Parameters
+    ----------
+    environment : environment variables of the command
+
+    Attributes
+    ----------
+    requests : every request, by the name of its method
+    functions : the functions and classes of the app, by name
+    """
 
     def __init__(self, **environment: str) -> None:
-        self.server = ModalServer()
-        self.said = self.server.modal("deploy", "modal_comfy.py", **environment)
-        assert self.said.returncode == 0, self.said.stdout + self.said.stderr
+        server = ModalServer()
+        process = server.modal("deploy", "modal_comfy.py", **environment)
+        assert process.returncode == 0, process.stdout + process.stderr
+        self.requests = server.requests
         self.functions = {
-            asked.function.function_name.removesuffix(".*"): asked.function
-            for asked in self.server.asked["FunctionCreate"]
+            request.function.function_name.removesuffix(".*"): request.function
+            for request in self.requests["FunctionCreate"]
         }
 
     def commands(self) -> list[str]:
-        """The image's steps, without Modal's own base."""
+        """Return the build steps of the image, without the steps of Modal's own base."""
         layers = [
-            asked.image.dockerfile_commands for asked in self.server.asked["ImageGetOrCreate"]
+            request.image.dockerfile_commands for request in self.requests["ImageGetOrCreate"]
         ]
         return [line for layer in layers if layer[0] == "FROM base" for line in layer[1:]]
 
     def files(self) -> set[str]:
-        asked = self.server.asked["MountBatchedCheckExistence"]
-        mounts = self.server.asked["MountGetOrCreate"]
-        assert asked
+        """Return the paths of all files that were uploaded."""
+        assert self.requests["MountBatchedCheckExistence"]
+        mounts = self.requests["MountGetOrCreate"]
         return {file.filename for mount in mounts for file in mount.files}
 
 
@@ -45,16 +56,15 @@ def deployed() -> Deployed:
     return Deployed()
 
 
-def test_the_workers_are_what_was_asked_for(deployed: Deployed) -> None:
-    for name, gpu, timeout, at_once in (
+def test_the_workers_have_their_gpus_and_limits(deployed: Deployed) -> None:
+    for name, gpu, timeout, max_calls in (
         ("Heavy", "A100-80GB", 600, 3),
         ("Light", "T4", 300, 20),
     ):
         worker = deployed.functions[name]
-        assert (
-            worker.resources.gpu_config.gpu_type == gpu and worker.resources.gpu_config.count == 1
-        )
-        assert (worker.timeout_secs, worker.max_concurrent_inputs) == (timeout, at_once)
+        assert worker.resources.gpu_config.gpu_type == gpu
+        assert worker.resources.gpu_config.count == 1
+        assert (worker.timeout_secs, worker.max_concurrent_inputs) == (timeout, max_calls)
         assert worker.checkpointing_enabled and worker.retry_policy.retries == 3
         assert {mount.mount_path for mount in worker.volume_mounts} == {
             "/checkpoints",
@@ -62,10 +72,8 @@ def test_the_workers_are_what_was_asked_for(deployed: Deployed) -> None:
         }
         assert set(worker.method_definitions) == {"run", "free"}
         assert not worker.webhook_config.type and not worker.secret_ids[1:]
-        assert (
-            worker.autoscaler_settings.min_containers == 0
-            and worker.autoscaler_settings.max_containers == 4
-        )
+        assert worker.autoscaler_settings.min_containers == 0
+        assert worker.autoscaler_settings.max_containers == 4
 
 
 def test_the_gateways_are_cheap_and_public(deployed: Deployed) -> None:
@@ -74,18 +82,15 @@ def test_the_gateways_are_cheap_and_public(deployed: Deployed) -> None:
         assert gateway.webhook_config.type and not gateway.webhook_config.requires_proxy_auth
         assert not gateway.resources.gpu_config.gpu_type and gateway.resources.milli_cpu == 500
         assert gateway.max_concurrent_inputs == 100 and not gateway.checkpointing_enabled
-    named = [asked.deployment_name for asked in deployed.server.asked["SecretGetOrCreate"]]
-    assert "artmancer" in named
-    roles = [
-        dict(asked.env_dict).get("ARTMANCER_ROLE")
-        for asked in deployed.server.asked["SecretGetOrCreate"]
-    ]
-    assert {"heavy", "light"} <= set(roles)
-    volumes = {asked.deployment_name for asked in deployed.server.asked["VolumeGetOrCreate"]}
+    secrets = deployed.requests["SecretGetOrCreate"]
+    assert "artmancer" in [secret.deployment_name for secret in secrets]
+    roles = {dict(secret.env_dict).get("ARTMANCER_ROLE") for secret in secrets}
+    assert {"heavy", "light"} <= roles
+    volumes = {request.deployment_name for request in deployed.requests["VolumeGetOrCreate"]}
     assert volumes == {"artmancer-checkpoints", "artmancer-results"}
 
 
-def test_settings_of_the_environment_count() -> None:
+def test_environment_variables_change_the_settings() -> None:
     changed = Deployed(
         ARTMANCER_HEAVY_MIN="1",
         ARTMANCER_HEAVY_MAX="9",
@@ -95,18 +100,18 @@ def test_settings_of_the_environment_count() -> None:
         ALLOWED_ORIGINS="https://a.example",
     )
     heavy, light = changed.functions["Heavy"], changed.functions["Light"]
-    assert (
-        heavy.autoscaler_settings.min_containers,
-        heavy.autoscaler_settings.max_containers,
-    ) == (1, 9)
+    assert heavy.autoscaler_settings.min_containers == 1
+    assert heavy.autoscaler_settings.max_containers == 9
     assert light.autoscaler_settings.scaledown_window == 600
     assert heavy.experimental_options["enable_gpu_snapshot"] == "True"
     assert changed.functions["fastapi_app_light"].webhook_config.requires_proxy_auth
-    sent = [dict(asked.env_dict) for asked in changed.server.asked["SecretGetOrCreate"]]
-    assert {"ARTMANCER_ROLE": "light", "ALLOWED_ORIGINS": "https://a.example"} in sent
+    secrets = [dict(request.env_dict) for request in changed.requests["SecretGetOrCreate"]]
+    assert {"ARTMANCER_ROLE": "light", "ALLOWED_ORIGINS": "https://a.example"} in secrets
 
 
-def test_the_image_is_pinned_and_what_changes_least_comes_first(deployed: Deployed) -> None:
+def test_the_image_is_pinned_and_its_steps_that_change_least_come_first(
+    deployed: Deployed,
+) -> None:
     commands = "\n".join(deployed.commands())
     steps = [
         "apt-get install -y git",
@@ -114,17 +119,17 @@ def test_the_image_is_pinned_and_what_changes_least_comes_first(deployed: Deploy
         container.INSTALL,
         f"ENV COMFYUI_PATH={container.FOLDER}",
     ]
-    places = [commands.index(step) for step in steps]
-    assert places == sorted(places)
+    positions = [commands.index(step) for step in steps]
+    assert positions == sorted(positions)
     assert f"uv:{container.UV}" in commands and "--no-deps" in commands
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^ ;]+", line) for line in pins())
 
 
-def test_it_is_built_the_same_twice(deployed: Deployed) -> None:
+def test_a_second_deployment_has_the_same_image(deployed: Deployed) -> None:
     assert Deployed().commands() == deployed.commands()
 
 
-def test_the_pack_travels_without_weights_tests_or_secrets(deployed: Deployed) -> None:
+def test_the_pack_is_uploaded_without_weights_tests_or_secrets(deployed: Deployed) -> None:
     files = deployed.files()
     pack = {name for name in files if name.startswith(f"{container.PACK}/")}
     assert {f"{container.PACK}/__init__.py", f"{container.PACK}/nodes/__init__.py"} <= pack
@@ -136,7 +141,7 @@ def test_the_pack_travels_without_weights_tests_or_secrets(deployed: Deployed) -
         assert not name.endswith((".safetensors", ".pt", ".onnx", ".env")), name
 
 
-def test_reading_the_file_costs_nothing_and_needs_no_token() -> None:
+def test_importing_modal_comfy_is_light_and_needs_no_token() -> None:
     probe = (
         "import sys, modal_comfy; sys.exit(bool({'torch', 'fastapi', 'pydantic', "
         "'aiohttp.web', 'numpy'} & set(sys.modules)))"
@@ -146,10 +151,8 @@ def test_reading_the_file_costs_nothing_and_needs_no_token() -> None:
         "MODAL_CONFIG_PATH": os.devnull,
         "MODAL_SERVER_URL": "http://127.0.0.1:1",
     }
-    assert (
-        subprocess.run([sys.executable, "-c", probe], cwd=ROOT, env=env, check=False).returncode
-        == 0
-    )
+    process = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, env=env, check=False)
+    assert process.returncode == 0
 
 
 def test_the_dockerfile_has_the_same_steps() -> None:
@@ -163,54 +166,46 @@ def test_the_dockerfile_has_the_same_steps() -> None:
     assert f"COPY . {container.PACK}\n" in text
 
 
-def test_a_status_is_told_without_a_deployment() -> None:
-    said = ModalServer().modal("run", "modal_comfy.py::status")
-    assert said.returncode == 0
-    assert "wb_cp.safetensors: modal run modal_comfy.py::upload" in said.stdout
+def test_status_works_without_a_deployment() -> None:
+    process = ModalServer().modal("run", "modal_comfy.py::status")
+    assert process.returncode == 0
+    assert "wb_cp.safetensors: modal run modal_comfy.py::upload" in process.stdout
 
 
 def pins() -> list[str]:
+    """Return the pinned packages of the image."""
     return container.REQUIREMENTS.read_text().split("\n")[:-1]
 
 
-def test_they_agree_with_those_of_development() -> None:
-    ours = dict(line.split("==") for line in pins())
-    developed: dict[str, set[str]] = {}
+def test_the_pinned_versions_agree_with_the_development_requirements() -> None:
+    pinned = dict(line.split("==") for line in pins())
+    tested: dict[str, set[str]] = {}
     for line in (ROOT / "requirements-dev.txt").read_text().splitlines():
         name, _, version = line.partition(";")[0].strip().partition("==")
-        developed.setdefault(name, set()).add(version)
-    both = ours.keys() & developed.keys()
+        tested.setdefault(name, set()).add(version)
+    both = pinned.keys() & tested.keys()
     assert {"torch", "diffusers", "fastapi", "aiohttp", "rembg", "ultralytics"} <= both
-    assert {name for name in both if ours[name] not in developed[name]} == set()
+    assert {name for name in both if pinned[name] not in tested[name]} == set()
 
 
-def test_they_are_on_the_index(tmp_path: Path) -> None:
+def test_the_pinned_versions_are_on_the_package_index(tmp_path: Path) -> None:
     uv = Path(sys.executable).parent / "uv"
     command = [
-        uv,
-        "pip",
-        "install",
-        "--dry-run",
-        "--no-deps",
-        "--requirements",
-        container.REQUIREMENTS,
+        *(uv, "pip", "install", "--dry-run", "--no-deps"),
+        *("--requirements", container.REQUIREMENTS),
     ]
     target = [
-        "--python-version",
-        "3.12",
-        "--python-platform",
-        "x86_64-unknown-linux-gnu",
-        "--target",
-        tmp_path,
+        *("--python-version", "3.12", "--python-platform", "x86_64-unknown-linux-gnu"),
+        *("--target", tmp_path),
     ]
-    said = subprocess.run([*command, *target], capture_output=True, text=True, check=False)
-    if "error sending request" in said.stderr or "dns error" in said.stderr:
+    process = subprocess.run([*command, *target], capture_output=True, text=True, check=False)
+    if "error sending request" in process.stderr or "dns error" in process.stderr:
         pytest.skip("no package index answers")
-    assert said.returncode == 0, said.stderr
+    assert process.returncode == 0, process.stderr
 
 
-def test_everything_the_pack_asks_for_is_among_them() -> None:
-    ours = {line.split("==")[0] for line in pins()}
+def test_all_requirements_of_the_pack_are_pinned() -> None:
+    pinned = {line.split("==")[0] for line in pins()}
     for requirement in importlib.metadata.requires("artmancer") or []:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         assert name
@@ -218,4 +213,4 @@ def test_everything_the_pack_asks_for_is_among_them() -> None:
         if "win32'" in requirement and "sys_platform == " in requirement:
             continue
         if not extra or extra[1] in ("gateway", "fastsam", "rembg"):
-            assert name[0].lower().replace("_", "-") in ours, requirement
+            assert name[0].lower().replace("_", "-") in pinned, requirement

@@ -1,4 +1,4 @@
-"""The path of a job from a gateway to a worker and back, and what happens when one of them dies."""
+"""A job on its way from a gateway to a worker and back, also when one of them dies."""
 
 import base64
 import io
@@ -18,120 +18,120 @@ from artmancer.gateway import comfy_process
 from artmancer.hosting import container, model_volume
 
 
-def test_whichever_container_is_asked_answers(modal: FakeModal, tmp_path: Path) -> None:
-    with modal.gateway(tmp_path / "a") as one, modal.gateway(tmp_path / "b") as other:
-        task = one.submit(prompt="slow 0.5")
-        assert other.status(task)["status"] in ("queued", "processing")
-        with other.http.stream("GET", f"/api/generate/stream/{task}") as stream:
+def test_every_container_of_the_gateway_knows_every_job(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path / "a") as first, modal.gateway(tmp_path / "b") as second:
+        job_id = first.submit(prompt="slow 0.5")
+        assert second.status(job_id)["status"] in ("queued", "processing")
+        with second.http.stream("GET", f"/api/generate/stream/{job_id}") as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line]
         assert events[-1]["status"] == "done" and events[-1]["result"]
-        assert one.http.get(f"/api/generate/result/{task}").json()["image"] == events[-1]["result"]
-        last = other.submit(prompt="hold")
-        until(lambda: other.status(last)["status"] == "processing")
-        assert one.http.post(f"/api/generate/async/cancel/{last}").json()["success"]
-        assert other.status(last)["status"] == "cancelled"
-        assert other.http.get(f"/api/generate/result/{last}").status_code == 409
+        result = first.http.get(f"/api/generate/result/{job_id}").json()
+        assert result["image"] == events[-1]["result"]
+        held_job = second.submit(prompt="hold")
+        until(lambda: second.status(held_job)["status"] == "processing")
+        assert first.http.post(f"/api/generate/async/cancel/{held_job}").json()["success"]
+        assert second.status(held_job)["status"] == "cancelled"
+        assert second.http.get(f"/api/generate/result/{held_job}").status_code == 409
 
 
-def test_a_container_that_goes_takes_no_job_along(modal: FakeModal, tmp_path: Path) -> None:
-    with modal.gateway(tmp_path / "a") as one:
-        task = one.submit(prompt="slow 1")
-    with modal.gateway(tmp_path / "b") as other:
-        assert other.ended(task)["status"] == "done"
+def test_a_job_outlives_the_container_that_accepted_it(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path / "a") as first:
+        job_id = first.submit(prompt="slow 1")
+    with modal.gateway(tmp_path / "b") as second:
+        assert second.ended(job_id)["status"] == "done"
 
 
-def test_a_picture_is_known_everywhere(modal: FakeModal, tmp_path: Path) -> None:
-    with modal.gateway(tmp_path / "a") as one, modal.gateway(tmp_path / "b") as other:
-        first = one.http.post(
-            "/api/smart-mask", json={"image": encoded("coffee"), "points": [[300, 200]]}
-        ).json()
-        body = {"image_id": first["image_id"], "points": [[310, 210]]}
-        assert other.http.post("/api/smart-mask", json=body).json()["success"]
+def test_an_upload_is_known_in_every_container(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path / "a") as first, modal.gateway(tmp_path / "b") as second:
+        click = {"image": encoded("coffee"), "points": [[300, 200]]}
+        answer = first.http.post("/api/smart-mask", json=click).json()
+        body = {"image_id": answer["image_id"], "points": [[310, 210]]}
+        assert second.http.post("/api/smart-mask", json=body).json()["success"]
 
 
-def test_a_large_result_goes_by_the_volume(modal: FakeModal, tmp_path: Path) -> None:
+def test_a_large_result_goes_to_the_volume(modal: FakeModal, tmp_path: Path) -> None:
     noise = Image.effect_noise((2200, 2200), 100).convert("RGB")
     saved = io.BytesIO()
     noise.save(saved, "PNG")
     assert len(saved.getvalue()) > 4 * 2**20
-    with modal.gateway(tmp_path) as one:
-        task = one.submit(input_image=base64.b64encode(saved.getvalue()).decode())
-        assert one.ended(task)["status"] == "done"
-        assert one.http.get(f"/api/generate/result-image/{task}").content == saved.getvalue()
-        assert (modal.results / task / "image-0.png").is_file()
+    with modal.gateway(tmp_path) as gateway:
+        job_id = gateway.submit(input_image=base64.b64encode(saved.getvalue()).decode())
+        assert gateway.ended(job_id)["status"] == "done"
+        assert gateway.http.get(f"/api/generate/result-image/{job_id}").content == saved.getvalue()
+        assert (modal.results / job_id / "image-0.png").is_file()
 
 
-def test_a_worker_that_dies_in_mid_job_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_job_whose_worker_dies_runs_again(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
-        modal.gateway(tmp_path / "gateway") as one,
+        modal.gateway(tmp_path / "gateway") as gateway,
     ):
         for _ in range(4):
-            tasks = [one.submit(prompt="slow 0.6", seed=seed) for seed in range(2)]
-            until(lambda tasks=tasks: one.status(tasks[0])["status"] == "processing")
+            job_ids = [gateway.submit(prompt="slow 0.6", seed=seed) for seed in range(2)]
+            until(lambda job_ids=job_ids: gateway.status(job_ids[0])["status"] == "processing")
             modal.kill("heavy")
-            for task in tasks:
-                assert one.ended(task)["status"] == "done"
+            for job_id in job_ids:
+                assert gateway.ended(job_id)["status"] == "done"
 
 
-def test_a_job_that_kills_its_workers_fails_with_the_reason(tmp_path: Path) -> None:
+def test_a_job_that_kills_two_workers_fails_with_the_reason(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
-        modal.gateway(tmp_path / "gateway") as one,
+        modal.gateway(tmp_path / "gateway") as gateway,
     ):
-        task = one.submit(prompt="hold")
+        job_id = gateway.submit(prompt="hold")
         for attempt in (1, 2):
-            until(lambda attempt=attempt: modal.board.get(f"attempts:{task}") == attempt)
+            until(lambda attempt=attempt: modal.board.get(f"attempts:{job_id}") == attempt)
             modal.kill("heavy")
-        said = one.ended(task)
-        assert said["status"] == "error" and "stopped twice" in said["error"]
+        status = gateway.ended(job_id)
+        assert status["status"] == "error" and "stopped twice" in status["error"]
 
 
-def test_a_comfyui_that_dies_takes_its_worker_out(tmp_path: Path) -> None:
+def test_a_worker_whose_comfyui_dies_is_replaced(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
-        modal.gateway(tmp_path / "gateway") as one,
+        modal.gateway(tmp_path / "gateway") as gateway,
     ):
-        task = one.submit(prompt="slow 1")
-        until(lambda: one.status(task)["status"] == "processing")
-        first = modal.workers["heavy"]
-        (comfyui,) = psutil.Process(first.pid).children()
+        job_id = gateway.submit(prompt="slow 1")
+        until(lambda: gateway.status(job_id)["status"] == "processing")
+        worker = modal.workers["heavy"]
+        (comfyui,) = psutil.Process(worker.pid).children()
         comfyui.kill()
-        assert one.ended(task)["status"] == "done"
-        until(lambda: modal.workers["heavy"].pid != first.pid)
+        assert gateway.ended(job_id)["status"] == "done"
+        until(lambda: modal.workers["heavy"].pid != worker.pid)
 
 
-def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
+def test_a_job_ends_at_its_timeout(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal", timeouts={"heavy": 1, "light": 300}) as modal,
-        modal.gateway(tmp_path / "gateway", heavy_timeout=1) as one,
+        modal.gateway(tmp_path / "gateway", heavy_timeout=1) as gateway,
     ):
-        answer = one.http.post("/api/generate", json=removal(prompt="hold"))
+        answer = gateway.http.post("/api/generate", json=removal(prompt="hold"))
         assert (answer.status_code, answer.json()["error_type"]) == (504, "timeout")
 
 
-def test_an_answer_that_modal_would_cut_off_says_where_the_result_will_be(
+def test_an_answer_before_modals_limit_names_the_job_of_the_result(
     modal: FakeModal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.hosting.modal_jobs.WAIT_SECONDS", 0.5)
-    with modal.gateway(tmp_path) as one:
-        answer = one.http.post("/api/generate", json=removal(prompt="slow 1.5"))
-        said = answer.json()
-        assert (answer.status_code, said["error_type"]) == (504, "timeout")
-        assert one.ended(said["details"]["task_id"])["status"] == "done"
+    with modal.gateway(tmp_path) as gateway:
+        answer = gateway.http.post("/api/generate", json=removal(prompt="slow 1.5"))
+        body = answer.json()
+        assert (answer.status_code, body["error_type"]) == (504, "timeout")
+        assert gateway.ended(body["details"]["task_id"])["status"] == "done"
 
 
-def test_the_limits_hold(modal: FakeModal, tmp_path: Path) -> None:
-    with modal.gateway(tmp_path, max_per_client=2) as one:
-        tasks = [one.submit(prompt="hold", seed=seed) for seed in range(2)]
-        answer = one.http.post("/api/generate/async", json=removal())
+def test_the_limit_of_jobs_per_client_holds(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path, max_per_client=2) as gateway:
+        job_ids = [gateway.submit(prompt="hold", seed=seed) for seed in range(2)]
+        answer = gateway.http.post("/api/generate/async", json=removal())
         assert (answer.status_code, answer.json()["error_type"]) == (429, "queue_full")
-        for task in tasks:
-            one.http.post(f"/api/generate/async/cancel/{task}")
-        one.ended(one.submit())
+        for job_id in job_ids:
+            gateway.http.post(f"/api/generate/async/cancel/{job_id}")
+        gateway.ended(gateway.submit())
 
 
-def test_the_apps_of_the_file_are_the_gateway_of_their_role(
+def test_each_web_function_serves_the_gateway_of_its_role(
     modal: FakeModal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import modal_comfy
@@ -144,13 +144,13 @@ def test_the_apps_of_the_file_are_the_gateway_of_their_role(
         ("light", modal_comfy.fastapi_app_light),
     ):
         monkeypatch.setenv("ARTMANCER_ROLE", role)
-        with Served(settings(tmp_path / role), function.local()) as one:
-            assert one.http.get("/ping").json() == {"status": "healthy"}
-            assert one.http.get("/api/health").status_code == 401
-            one.http.headers["authorization"] = "Bearer s3cret"
-            assert one.http.get("/api/health").json()["device_info"]["missing"]
-            edit = one.http.post("/api/generate", json=removal())
-            click = one.http.post(
+        with Served(settings(tmp_path / role), function.local()) as gateway:
+            assert gateway.http.get("/ping").json() == {"status": "healthy"}
+            assert gateway.http.get("/api/health").status_code == 401
+            gateway.http.headers["authorization"] = "Bearer s3cret"
+            assert gateway.http.get("/api/health").json()["device_info"]["missing"]
+            edit = gateway.http.post("/api/generate", json=removal())
+            click = gateway.http.post(
                 "/api/smart-mask", json={"image": encoded("coffee"), "points": [[300, 200]]}
             )
             statuses = (edit.status_code, click.status_code)
@@ -179,18 +179,16 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
     command = [*start, "--extra-model-paths-config", str(paths), *container.COMFYUI_ARGUMENTS]
     with (
         FakeModal(tmp_path / "modal", command, prepare=True) as modal,
-        modal.gateway(tmp_path / "gateway") as one,
+        modal.gateway(tmp_path / "gateway") as gateway,
     ):
-        edited = one.http.post("/api/generate", json=removal()).json()
-        assert edited["model_used"] == "draft/removal"
-        picture = Image.open(io.BytesIO(base64.b64decode(edited["image"])))
-        assert picture.size == Image.open(EXAMPLES / "coffee.png").size
+        edit = gateway.http.post("/api/generate", json=removal()).json()
+        assert edit["model_used"] == "draft/removal"
+        image = Image.open(io.BytesIO(base64.b64decode(edit["image"])))
+        assert image.size == Image.open(EXAMPLES / "coffee.png").size
         click = {"image": encoded("coffee"), "points": [[300, 200]], "model_type": "draft"}
-        assert one.http.post("/api/smart-mask", json=click).json()["success"]
-        about = until(
-            lambda: one.http.get("/api/health").json()["device_info"].get("comfyui_version")
-        )
-        assert about
+        assert gateway.http.post("/api/smart-mask", json=click).json()["success"]
+        until(lambda: gateway.http.get("/api/health").json()["device_info"].get("comfyui_version"))
         remote = modal.remote()
         pack = remote.board.get("status:light")["info"]["pack"]
-        assert pack["segmenters"] == ["FastSAM-s.pt"]  # found by way of extra_model_paths
+        # ComfyUI finds this file through extra_model_paths.
+        assert pack["segmenters"] == ["FastSAM-s.pt"]

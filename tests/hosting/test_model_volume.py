@@ -14,14 +14,14 @@ from artmancer.hosting import model_volume
 def lora(
     path: Path, name: str = "transformer_blocks.0.attn.to_q.lora_A.weight", cut: int = 0
 ) -> Path:
-    """A safetensors file with one tensor, and so many bytes too few."""
+    """Write a safetensors file with one tensor, without its last `cut` bytes; return its path."""
     header = json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     data = struct.pack("<Q", len(header)) + header + bytes(16)
     path.write_bytes(data[: len(data) - cut])
     return path
 
 
-def test_checkpoints_are_sent_and_checked(tmp_path: Path) -> None:
+def test_checkpoints_are_checked_and_uploaded(tmp_path: Path) -> None:
     local, remote = tmp_path / "checkpoints", tmp_path / "volume"
     local.mkdir()
     remote.mkdir()
@@ -30,51 +30,51 @@ def test_checkpoints_are_sent_and_checked(tmp_path: Path) -> None:
     lora(local / "removal_cp.safetensors", cut=3)
     lora(local / "wb_cp.safetensors", name="lora_unet_down_blocks_0.lora_down.weight")
     (local / "page.safetensors").write_text("<html>Not found</html>")
-    sent: dict[str, Path] = {}
+    uploads: dict[str, Path] = {}
 
     def put(files: Any) -> None:
-        sent.update(files)
+        uploads.update(files)
         for name, path in files.items():
             shutil.copy(path, remote / name)
 
-    lines, well = model_volume.upload(local, model_volume.LocalVolume(remote), put)
-    told = "\n".join(lines)
-    assert set(sent) == {"insertion_cp.safetensors", "another.safetensors"} and not well
-    assert "not uploaded: removal_cp.safetensors has" in told and "Copy it again" in told
-    assert "not uploaded: wb_cp.safetensors is not a LoRA for Qwen-Image-Edit" in told
-    assert "not uploaded: page.safetensors is not a safetensors file" in told
-    assert "insertion      insertion_cp.safetensors" in told and "removal        missing" in told
+    lines, complete = model_volume.upload(local, model_volume.LocalVolume(remote), put)
+    text = "\n".join(lines)
+    assert set(uploads) == {"insertion_cp.safetensors", "another.safetensors"} and not complete
+    assert "not uploaded: removal_cp.safetensors has" in text and "Copy it again" in text
+    assert "not uploaded: wb_cp.safetensors is not a LoRA for Qwen-Image-Edit" in text
+    assert "not uploaded: page.safetensors is not a safetensors file" in text
+    assert "insertion      insertion_cp.safetensors" in text and "removal        missing" in text
 
 
-def test_what_did_not_arrive_whole_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_upload_is_reported(tmp_path: Path) -> None:
     local, remote = tmp_path / "checkpoints", tmp_path / "volume"
     local.mkdir()
     remote.mkdir()
     lora(local / "insertion_cp.safetensors")
-    lines, well = model_volume.upload(
+    lines, complete = model_volume.upload(
         local,
         model_volume.LocalVolume(remote),
         lambda files: (remote / "insertion_cp.safetensors").touch() or None,
     )
     assert "incomplete on the volume: insertion_cp.safetensors. Upload it again" in lines
-    assert not well
+    assert not complete
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
-    lines, well = model_volume.upload(
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
+    lines, complete = model_volume.upload(
         tmp_path, model_volume.LocalVolume(tmp_path), lambda files: None
     )
-    assert not well and "There is no .safetensors file" in lines[0]
+    assert not complete and "There is no .safetensors file" in lines[0]
 
 
-def test_older_uploads_are_found(tmp_path: Path) -> None:
+def test_uploads_to_an_older_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     lora(tmp_path / "checkpoints" / "removal_cp.safetensors")
     inventory = model_volume.take_inventory(model_volume.LocalVolume(tmp_path))
     assert inventory.checkpoints["removal"] == "checkpoints/removal_cp.safetensors"
 
 
-def test_a_base_without_one_of_its_shards_is_missing(tmp_path: Path) -> None:
+def test_a_base_without_one_of_its_files_is_missing(tmp_path: Path) -> None:
     base = tmp_path / model_volume.BASE
     (base / "transformer").mkdir(parents=True)
     (base / "model_index.json").write_text("{}")
@@ -82,31 +82,33 @@ def test_a_base_without_one_of_its_shards_is_missing(tmp_path: Path) -> None:
     (base / "transformer" / "model.safetensors.index.json").write_text(json.dumps(index))
     (base / "transformer" / "model-1.safetensors").touch()
     inventory = model_volume.take_inventory(model_volume.LocalVolume(tmp_path))
-    assert (
-        not inventory.base and "base_model/transformer/model-2.safetensors" in inventory.missing[0]
-    )
+    assert not inventory.base
+    assert "base_model/transformer/model-2.safetensors" in inventory.missing[0]
     (base / "transformer" / "model-2.safetensors").touch()
     assert model_volume.take_inventory(model_volume.LocalVolume(tmp_path)).base
 
 
-def test_setup_fetches_what_is_not_there(tmp_path: Path) -> None:
-    fetched: list[str] = []
+def test_setup_downloads_only_missing_models(tmp_path: Path) -> None:
+    downloads: list[str] = []
 
-    def fetch(folder: Path) -> None:
-        fetched.append(folder.name)
+    def download(folder: Path) -> None:
+        downloads.append(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
-        (
-            folder / ("model_index.json" if folder.name == model_volume.BASE else "model.onnx")
-        ).write_text("{}")
+        name = "model_index.json" if folder.name == model_volume.BASE else "model.onnx"
+        (folder / name).write_text("{}")
 
-    ways = dict.fromkeys((model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG), fetch)
-    model_volume.setup(tmp_path, False, ways)
-    assert fetched == [model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG]
-    assert "kept: fastsam" in model_volume.setup(tmp_path, False, ways) and len(fetched) == 3
-    model_volume.setup(tmp_path, True, ways)
-    assert len(fetched) == 6
+    models = (model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG)
+    functions = dict.fromkeys(models, download)
+    model_volume.setup(tmp_path, False, functions)
+    assert downloads == list(models)
+    assert "kept: fastsam" in model_volume.setup(tmp_path, False, functions)
+    assert len(downloads) == 3
+    # The second argument downloads every model again.
+    model_volume.setup(tmp_path, True, functions)
+    assert len(downloads) == 6
 
 
-def test_comfyui_reads_the_paths(tmp_path: Path) -> None:
-    read = yaml.safe_load(model_volume.PATHS.format(root=tmp_path))["artmancer"]
-    assert read["artmancer"].split() == [".", "checkpoints"] and read["base_path"] == str(tmp_path)
+def test_comfyui_can_read_the_model_paths(tmp_path: Path) -> None:
+    paths = yaml.safe_load(model_volume.PATHS.format(root=tmp_path))["artmancer"]
+    assert paths["artmancer"].split() == [".", "checkpoints"]
+    assert paths["base_path"] == str(tmp_path)

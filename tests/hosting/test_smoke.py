@@ -1,4 +1,4 @@
-"""The check of a deployment that works."""
+"""The smoke test of a deployment."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ from support.fake_modal import FakeModal
 from artmancer.hosting import smoke
 
 
-def test_a_deployment_that_works(modal: FakeModal, tmp_path: Path) -> None:
-    with modal.gateway(tmp_path) as one:
-        lines, well = smoke.smoke(one.url, None)
-    assert well and "edit: done by draft/" in lines[-1]
+def test_a_working_deployment_passes(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path) as gateway:
+        lines, passed = smoke.smoke(gateway.url, None)
+    assert passed and "edit: done by draft/" in lines[-1]
 
 
-def test_one_that_asks_for_a_token_and_one_that_is_not_there(
+def test_a_wrong_token_and_an_unreachable_gateway_are_reported(
     modal: FakeModal, tmp_path: Path
 ) -> None:
-    with modal.gateway(tmp_path, api_token="s3cret") as one:
-        lines, well = smoke.smoke(one.url, "wrong")
-    assert not well and "401" in lines[-1]
-    lines, well = smoke.smoke("http://127.0.0.1:1", None)
-    assert not well and "does not answer" in lines[-1]
+    with modal.gateway(tmp_path, api_token="s3cret") as gateway:
+        lines, passed = smoke.smoke(gateway.url, "wrong")
+    assert not passed and "401" in lines[-1]
+    lines, passed = smoke.smoke("http://127.0.0.1:1", None)
+    assert not passed and "does not answer" in lines[-1]

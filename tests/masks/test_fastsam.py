@@ -1,4 +1,6 @@
-"""Smart Mask's FastSAM, with a tiny model of the same architecture, on shapes it never saw."""
+"""Smart Mask's FastSAM: a tiny model of the same architecture, on shapes that it was not trained
+on.
+"""
 
 import os
 import subprocess
@@ -29,26 +31,25 @@ def model() -> fastsam.FastSAM:
     return fastsam.load(WEIGHTS)
 
 
-def shown(seed: int, side: int = 256) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A scene as an IMAGE, and the visible part of each of its shapes as a MASK."""
-    picture, masks = scene(seed, side)
-    return torch.from_numpy(picture).float()[None] / 255, [
-        torch.from_numpy(mask)[None].float() for mask in masks
-    ]
+def scene_tensors(seed: int, side: int = 256) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return a scene as an IMAGE, and the visible part of each of its shapes as a MASK."""
+    pixels, masks = scene(seed, side)
+    image = torch.from_numpy(pixels).float()[None] / 255
+    return image, [torch.from_numpy(mask)[None].float() for mask in masks]
 
 
 def middle(mask: torch.Tensor) -> tuple[float, float]:
-    """The point of a shape that is farthest from its edge."""
-    depth = cv2.distanceTransform(np.pad(mask[0].numpy().astype(np.uint8), 1), cv2.DIST_L2, 5)[
-        1:-1, 1:-1
-    ]
+    """Return the point (x, y) of a shape that is farthest from its edge."""
+    padded = np.pad(mask[0].numpy().astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return float(x), float(y)
 
 
-def clicks(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterator[float]:
+def click_ious(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterator[float]:
+    """Click on each shape of the scenes and yield the IoU of the mask, or 0 if no mask fits."""
     for seed in seeds:
-        image, shapes = shown(seed, side)
+        image, shapes = scene_tensors(seed, side)
         for shape in shapes:
             try:
                 yield iou(model.select(image, Clicks((middle(shape),))).mask, shape)
@@ -56,114 +57,121 @@ def clicks(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterator[fl
                 yield 0.0
 
 
-def test_one_click_gets_a_shape_that_was_never_seen(model: fastsam.FastSAM) -> None:
-    fits = np.array(list(clicks(model, range(500, 525))))
-    assert fits.mean() >= 0.85 and (fits >= 0.85).mean() >= 0.85
+def test_one_click_selects_a_shape_that_was_not_in_the_training(model: fastsam.FastSAM) -> None:
+    ious = np.array(list(click_ious(model, range(500, 525))))
+    assert ious.mean() >= 0.85
+    assert (ious >= 0.85).mean() >= 0.85
 
 
-def test_masks_of_a_large_picture_have_clean_edges(model: fastsam.FastSAM) -> None:
-    """Sixteen times the size that the network works at:
-    its own masks would be blocks of 64 pixels.
+def test_masks_of_a_large_image_have_clean_edges(model: fastsam.FastSAM) -> None:
+    """Use an image eight times as wide as the network's input.
+
+    The network's own masks, enlarged, would consist of blocks of 64 pixels.
     """
-    image, shapes = shown(510, 256)
+    image, shapes = scene_tensors(510, 256)
     large = larger(image, (2048, 2048))
-    shape = max(shapes, key=lambda one: float(one.sum()))
+    shape = largest(shapes)
     x, y = middle(shape)
-    found = model.select(large, Clicks(((8 * x + 4, 8 * y + 4),))).mask
+    mask = model.select(large, Clicks(((8 * x + 4, 8 * y + 4),))).mask
     truth = functional.interpolate(shape[None], (2048, 2048))[0]
-    assert found.shape == (1, 2048, 2048) and iou(found, truth) >= 0.85
-    outline, _ = cv2.findContours(
-        found[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    assert mask.shape == (1, 2048, 2048)
+    assert iou(mask, truth) >= 0.85
+    outlines, _ = cv2.findContours(
+        mask[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )
-    runs = np.abs(np.diff(max(outline, key=len)[:, 0], axis=0)).max(1)
-    assert np.median(runs) <= 8, "the outline turns every few pixels, not every 64"
+    straight_runs = np.abs(np.diff(max(outlines, key=len)[:, 0], axis=0)).max(1)
+    assert np.median(straight_runs) <= 8, "the outline turns every few pixels, not every 64"
 
 
-def test_the_network_runs_once_for_a_picture(
+def test_the_network_runs_once_for_an_image(
     model: fastsam.FastSAM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
     network = model.network
-    monkeypatch.setattr(model, "network", lambda picture: runs.append(1) or network(picture))
-    image, shapes = shown(601)
+    monkeypatch.setattr(model, "network", lambda image: runs.append(1) or network(image))
+    image, shapes = scene_tensors(601)
     for shape in shapes:
         model.select(image, Clicks((middle(shape),)))
     model.select(image.clone(), Clicks((middle(shapes[0]),)))
     assert len(runs) == 1, "also for another tensor of the same content"
     image[0, 0, 0] = 1 - image[0, 0, 0]
     model.select(image, Clicks((middle(shapes[0]),)))
-    assert len(runs) == 2, "a changed picture is another one"
+    assert len(runs) == 2, "a changed image is another image"
 
 
-def test_prompts_choose_among_the_masks(model: fastsam.FastSAM) -> None:
-    image, shapes = shown(507)
-    one, other = sorted(shapes, key=lambda shape: -float(shape.sum()))[:2]
-    both = model.select(image, Clicks((middle(one), middle(other)))).mask
-    assert iou(both, torch.maximum(one, other)) >= 0.8
-    y, x = np.nonzero(one[0].numpy())
+def test_clicks_choose_among_the_masks(model: fastsam.FastSAM) -> None:
+    image, shapes = scene_tensors(507)
+    first, second = sorted(shapes, key=lambda shape: -float(shape.sum()))[:2]
+    both = model.select(image, Clicks((middle(first), middle(second)))).mask
+    assert iou(both, torch.maximum(first, second)) >= 0.8
+    y, x = np.nonzero(first[0].numpy())
     box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1))
-    assert iou(model.select(image, Clicks(box=box)).mask, one) >= 0.8
-    assert iou(model.select(image, Clicks(brush=one)).mask, one) >= 0.8
-    found = model.select(image, Clicks())
-    assert found.mask.any() and 0 <= found.score <= 1 and found.count >= 1
+    assert iou(model.select(image, Clicks(box=box)).mask, first) >= 0.8
+    assert iou(model.select(image, Clicks(brush=first)).mask, first) >= 0.8
+    result = model.select(image, Clicks())
+    assert result.mask.any()
+    assert 0 <= result.score <= 1
+    assert result.count >= 1
 
 
 def larger(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return (
-        functional.interpolate(image.movedim(-1, 1), size, mode="bicubic")
-        .movedim(1, -1)
-        .clamp(0, 1)
-    )
+    """Resize an IMAGE to (height, width)."""
+    planes = functional.interpolate(image.movedim(-1, 1), size, mode="bicubic")
+    return planes.movedim(1, -1).clamp(0, 1)
 
 
-def test_a_mask_holds_what_was_clicked_also_at_its_edge(model: fastsam.FastSAM) -> None:
-    """The choice is made among small masks, whose edges lie up to some pixels off those
-    that are drawn.
+def largest(masks: list[torch.Tensor]) -> torch.Tensor:
+    return max(masks, key=lambda mask: float(mask.sum()))
+
+
+def test_a_mask_holds_its_points_also_at_its_edge(model: fastsam.FastSAM) -> None:
+    """Check the masks at full size.
+
+    The choice uses small masks. Their edges are some pixels away from the edges at full size.
     """
-    image, shapes = shown(510)
+    image, shapes = scene_tensors(510)
     everything = model.everything(larger(image, (1100, 1900)))
     random = np.random.default_rng(0)
-    chosen = 0
+    checked = 0
     for shape in shapes:
-        outline, _ = cv2.findContours(
+        outlines, _ = cv2.findContours(
             shape[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
         )
-        rim = max(outline, key=len)[:, 0] * [1900 / 256, 1100 / 256]
-        for place in random.choice(rim, 40):
-            (x, y), (p, q) = (
-                np.clip(place + random.uniform(-9, 9, 2), 0, [1899, 1099]) for _ in range(2)
-            )
-            for choice in everything.choose(Clicks(((x, y),), ((p, q),))):
+        outline = max(outlines, key=len)[:, 0] * [1900 / 256, 1100 / 256]
+        for point in random.choice(outline, 40):
+            x, y = np.clip(point + random.uniform(-9, 9, 2), 0, [1899, 1099])
+            negative_x, negative_y = np.clip(point + random.uniform(-9, 9, 2), 0, [1899, 1099])
+            for choice in everything.choose(Clicks(((x, y),), ((negative_x, negative_y),))):
                 mask = everything.draw(choice)[0]
-                assert mask[int(y), int(x)] == 1 and mask[int(q), int(p)] == 0
-                chosen += 1
-    assert chosen > 20
+                assert mask[int(y), int(x)] == 1
+                assert mask[int(negative_y), int(negative_x)] == 0
+                checked += 1
+    assert checked > 20
 
 
 @pytest.mark.parametrize("thickness", [4, 8, 14])
-def test_a_thin_stroke_chooses_what_it_lies_on(model: fastsam.FastSAM, thickness: int) -> None:
-    image, shapes = shown(507)
-    shape = max(shapes, key=lambda one: float(one.sum()))
-    x, y = (int(8 * one + 4) for one in middle(shape))
+def test_a_thin_stroke_chooses_the_shape_under_it(model: fastsam.FastSAM, thickness: int) -> None:
+    image, shapes = scene_tensors(507)
+    shape = largest(shapes)
+    x, y = (int(8 * coordinate + 4) for coordinate in middle(shape))
     stroke = np.zeros((2048, 2048), np.float32)
     cv2.line(stroke, (x - 80, y - 30), (x + 80, y + 30), 1, thickness)
-    found = model.select(
-        larger(image, (2048, 2048)), Clicks(brush=torch.from_numpy(stroke)[None])
-    ).mask
-    assert iou(found, functional.interpolate(shape[None], (2048, 2048))[0]) >= 0.8
+    clicks = Clicks(brush=torch.from_numpy(stroke)[None])
+    mask = model.select(larger(image, (2048, 2048)), clicks).mask
+    assert iou(mask, functional.interpolate(shape[None], (2048, 2048))[0]) >= 0.8
 
 
-def test_where_nothing_is_it_says_so(model: fastsam.FastSAM) -> None:
+def test_an_image_without_objects_is_an_error(model: fastsam.FastSAM) -> None:
     with pytest.raises(
         ArtMancerError,
         match=r"None of the 0 masks in this image fits the clicks. Click on another part",
-    ) as caught:
+    ) as error:
         model.select(torch.full((1, 200, 200, 3), 0.5), Clicks(((100, 100),)))
-    assert caught.value.code == "object_not_found"
+    assert error.value.code == "object_not_found"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (100, 12000), (37, 501)])
-def test_pictures_of_any_shape_are_taken(model: fastsam.FastSAM, size: tuple[int, int]) -> None:
+def test_images_of_any_shape_are_accepted(model: fastsam.FastSAM, size: tuple[int, int]) -> None:
     image = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(0))
     try:
         assert model.select(image, Clicks()).mask.shape == (1, *size)
@@ -172,6 +180,8 @@ def test_pictures_of_any_shape_are_taken(model: fastsam.FastSAM, size: tuple[int
 
 
 class Bomb:
+    """An object that runs a command when it is unpickled: it makes a file."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -179,7 +189,7 @@ class Bomb:
         return os.system, (f"touch {self.path}",)
 
 
-def test_files_that_are_no_model_are_refused_and_run_nothing(tmp_path: Path) -> None:
+def test_files_that_are_no_model_are_refused_and_no_code_in_them_runs(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     torch.save({"model": Bomb(marker)}, tmp_path / "bomb.pt")
     torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "weights.pt")
@@ -193,13 +203,13 @@ def test_files_that_are_no_model_are_refused_and_run_nothing(tmp_path: Path) -> 
         ):
             fastsam.load(tmp_path / name)
     assert not marker.exists()
-    with pytest.raises(ArtMancerError, match=r"There is no model 'gone.pt'") as caught:
+    with pytest.raises(ArtMancerError, match=r"There is no model 'gone.pt'") as error:
         fastsam.load(tmp_path / "gone.pt")
-    assert caught.value.code == "checkpoint_missing"
+    assert error.value.code == "checkpoint_missing"
 
 
 @pytest.mark.parametrize(
-    ("said", "side"),
+    ("train_args", "side"),
     [
         (None, 1024),
         ({}, 1024),
@@ -210,18 +220,18 @@ def test_files_that_are_no_model_are_refused_and_run_nothing(tmp_path: Path) -> 
         ("imgsz", 1024),
     ],
 )
-def test_the_side_it_was_trained_at_is_read_where_it_is_said(
-    said: Any, side: int, tmp_path: Path
+def test_the_side_of_the_training_images_is_read_from_the_file(
+    train_args: Any, side: int, tmp_path: Path
 ) -> None:
     from ultralytics.nn.tasks import torch_safe_load
 
     checkpoint, _ = torch_safe_load(str(WEIGHTS), safe_only=True)
-    torch.save({"model": checkpoint["model"], "train_args": said}, tmp_path / "tiny.pt")
+    torch.save({"model": checkpoint["model"], "train_args": train_args}, tmp_path / "tiny.pt")
     assert fastsam.load(tmp_path / "tiny.pt").side == side
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "changes",
     [
         {"detections": (1, 36, 84)},
         {"detections": (1, 300, 38)},
@@ -237,20 +247,20 @@ def test_the_side_it_was_trained_at_is_read_where_it_is_said(
     ids=str,
 )
 def test_an_onnx_file_that_looks_like_a_segmenter_is_refused_when_it_is_loaded(
-    changed: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], tmp_path: Path
 ) -> None:
     from support import onnx_models
 
     onnx_models.lookalike(tmp_path / "like.onnx")
     assert fastsam.load(tmp_path / "like.onnx").side == 64
-    onnx_models.lookalike(tmp_path / "other.onnx", **changed)
+    onnx_models.lookalike(tmp_path / "other.onnx", **changes)
     with pytest.raises(
         ArtMancerError, match=r"^'other.onnx' is not a FastSAM .*\. Choose another file\.$"
     ):
         fastsam.load(tmp_path / "other.onnx")
 
 
-def test_a_library_that_ultralytics_misses_is_named(tmp_path: Path) -> None:
+def test_a_library_that_ultralytics_needs_is_named_when_it_is_missing(tmp_path: Path) -> None:
     (tmp_path / "ultralytics.py").write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file')"
     )
@@ -258,7 +268,7 @@ def test_a_library_that_ultralytics_misses_is_named(tmp_path: Path) -> None:
         "from pathlib import Path; from artmancer.masks import fastsam; "
         f"fastsam.load(Path({str(WEIGHTS)!r}))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
@@ -266,18 +276,18 @@ def test_a_library_that_ultralytics_misses_is_named(tmp_path: Path) -> None:
     )
     assert (
         "FastSAM needs ultralytics (libGL.so.1: cannot open shared object file). Install it"
-        in done.stderr
+        in process.stderr
     )
 
 
-def test_an_onnx_file_gives_the_same_masks_and_one_of_another_kind_is_refused(
+def test_an_onnx_file_gives_the_same_masks_and_an_onnx_classifier_is_refused(
     model: fastsam.FastSAM, tmp_path: Path
 ) -> None:
     from support import onnx_models
 
     onnx_models.segmenter(WEIGHTS, tmp_path / "tiny.onnx")
     exported = fastsam.load(tmp_path / "tiny.onnx")
-    image, shapes = shown(507)
+    image, shapes = scene_tensors(507)
     click = Clicks((middle(shapes[-1]),))
     assert iou(exported.select(image, click).mask, model.select(image, click).mask) >= 0.99
     onnx_models.classifier(tmp_path / "other.onnx")
@@ -294,11 +304,15 @@ def test_nothing_is_written_into_the_home_folder(tmp_path: Path) -> None:
         "import os; assert not {'YOLO_CONFIG_DIR', 'YOLO_OFFLINE', "
         "'OMP_NUM_THREADS'} & set(os.environ)"
     )
-    home = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
     for name in ("YOLO_CONFIG_DIR", "OMP_NUM_THREADS"):
-        home.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=home, capture_output=True, text=True, cwd=ROOT
+        environment.pop(name, None)
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,46 +1,42 @@
-"""Encode Conditions and Stitch around ComfyUI's own KSampler,
-with models in ComfyUI's own format.
-"""
+"""The nodes Encode Conditions and Stitch with ComfyUI's KSampler and models in its own format."""
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from support.comfyui import ComfyUI
-from support.paths import EXAMPLES, ROOT
+from support.paths import EXAMPLES
 
 from artmancer import images, mask_ops
-from artmancer.folders import comfyui_folder
 
 pytestmark = pytest.mark.comfyui
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
-    """A ComfyUI of its own, with small models in its folders, see support/native_models.py."""
-    if not (comfyui_folder() / "main.py").is_file():
-        pytest.skip("no ComfyUI")
-    server = ComfyUI(tmp_path_factory.mktemp("native"))
-    try:
-        script = ROOT / "tests" / "support" / "native_models.py"
-        shutil.copy(script, server.base / "custom_nodes")
-        command = [sys.executable, script, comfyui_folder(), server.base / "models"]
-        subprocess.run(command, check=True, capture_output=True)
-        server.wait()
-        yield server
-    finally:
-        server.stop()
+def native(comfyui: ComfyUI) -> Iterator[ComfyUI]:
+    """Provide ComfyUI with the small models of support/custom_nodes/native_models.py."""
+    models = comfyui.base / "models"
+    run = comfyui.run({"1": {"class_type": "SaveSmallModels", "inputs": {}}})
+    assert run.outcome == "execution_success", run.events[-1]
+    yield comfyui
+    for path in (*models.glob("diffusion_models/*"), *models.glob("vae/*")):
+        path.unlink()
+    comfyui.free()
 
 
 def graph(comfyui: ComfyUI, **changes: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    """Return a graph that removes the spoon from coffee.png.
+
+    Parameters
+    ----------
+    changes : values of inputs, by `node__input`
+    """
+    nodes: dict[str, Any] = {
         "photo": {
             "class_type": "LoadImage",
             "inputs": {"image": comfyui.upload(EXAMPLES / "coffee.png")},
@@ -115,59 +111,61 @@ def graph(comfyui: ComfyUI, **changes: Any) -> dict[str, Any]:
             "class_type": "ArtMancer_EndpointResult",
             "inputs": {"value": ["stitch", 1], "name": "report", "help": ""},
         },
-        "told": {
-            "class_type": "TellConditioning",
+        "inspect": {
+            "class_type": "ShowConditioning",
             "inputs": {"conditioning": ["encode", 0], "latent": ["encode", 2]},
         },
     }
     for name, value in changes.items():
         node, _, field = name.partition("__")
-        made[node]["inputs"][field] = value
-    return made
+        nodes[node]["inputs"][field] = value
+    return nodes
 
 
-def test_ksampler_edits_the_crop_and_every_other_pixel_stays(native: ComfyUI) -> None:
+def test_ksampler_edits_the_crop_and_changes_no_other_pixel(native: ComfyUI) -> None:
     run = native.run(graph(native))
     assert run.outcome == "execution_success", run.events[-1]
-    told = json.loads(run.outputs["told"]["text"][0])
+    inputs = json.loads(run.outputs["inspect"]["text"][0])
     report = json.loads(run.outputs["report"]["text"][0])
     height, width = report["crop_size"]
-    assert (
-        told["latent"] == [height // 8, width // 8] and told["references"] == [told["latent"]] * 3
-    )
-    assert all(
-        abs(h * w / 384**2 - 1) < 0.1 and h % 32 == w % 32 == 0 for _, h, w, _ in told["seen"]
-    )
-    assert told["text"].count("<|image_pad|>") == 3 and "Picture 3: " in told["text"]
-    assert told["text"].index("remove the spoon") > told["text"].index("Picture 3: ")
-    assert 0 < told["mask"] < 1 and "edit" not in report["seconds"]
+    assert inputs["latent"] == [height // 8, width // 8]
+    assert inputs["references"] == [inputs["latent"]] * 3
+    for _, encoder_height, encoder_width, _ in inputs["seen"]:
+        assert abs(encoder_height * encoder_width / 384**2 - 1) < 0.1
+        assert encoder_height % 32 == encoder_width % 32 == 0
+    assert inputs["text"].count("<|image_pad|>") == 3
+    assert "Picture 3: " in inputs["text"]
+    assert inputs["text"].index("remove the spoon") > inputs["text"].index("Picture 3: ")
+    assert 0 < inputs["mask"] < 1
+    assert "edit" not in report["seconds"]
     before = images.load(EXAMPLES / "coffee.png").image
     after = images.decode(native.view(run.outputs["result"]["images"][0])).image
     outside = mask_ops.feather(images.load_mask(EXAMPLES / "coffee_mask.png"), 8) == 0
-    assert torch.equal(after[outside], before[outside]) and not torch.equal(after, before)
+    assert torch.equal(after[outside], before[outside])
+    assert not torch.equal(after, before)
 
 
-def test_white_balance_needs_no_mask_and_keeps_texture(native: ComfyUI) -> None:
-    made = graph(native, stitch__variant="white_balance", split__resolution="512")
-    del made["split"]["inputs"]["mask"]
-    run = native.run(made)
+def test_white_balance_needs_no_mask(native: ComfyUI, tmp_path: Path) -> None:
+    nodes = graph(native, stitch__variant="white_balance", sample__cfg=1.0)
+    Image.open(EXAMPLES / "coffee.png").resize((240, 160)).save(tmp_path / "small.png")
+    nodes["photo"]["inputs"]["image"] = native.upload(tmp_path / "small.png")
+    del nodes["split"]["inputs"]["mask"]
+    run = native.run(nodes)
     assert run.outcome == "execution_success", run.events[-1]
-    assert json.loads(run.outputs["told"]["text"][0])["mask"] is None
-    shown = Image.open(BytesIO(native.view(run.outputs["result"]["images"][0])))
-    assert shown.size == (600, 400)
+    assert json.loads(run.outputs["inspect"]["text"][0])["mask"] is None
+    result = Image.open(BytesIO(native.view(run.outputs["result"]["images"][0])))
+    assert result.size == (240, 160)
 
 
-def test_what_is_no_edit_of_the_crop_is_refused(native: ComfyUI) -> None:
+def test_an_image_of_another_size_and_a_batch_are_refused(native: ComfyUI) -> None:
     run = native.run(graph(native, stitch__edited=["photo", 0]))
     assert run.outcome == "execution_error"
-    assert (
-        "The edited crop has shape [1, 400, 600, 3]; expected [1, "
-        in run.events[-1]["data"]["exception_message"]
-    )
-    made = graph(native, split__image=["batch", 0])
-    made["batch"] = {
+    message = run.events[-1]["data"]["exception_message"]
+    assert "The edited crop has shape [1, 400, 600, 3]; expected [1, " in message
+    nodes = graph(native, split__image=["batch", 0])
+    nodes["batch"] = {
         "class_type": "RepeatImageBatch",
         "inputs": {"image": ["photo", 0], "amount": 2},
     }
-    run = native.run(made)
+    run = native.run(nodes)
     assert "got a batch of 2 photos" in run.events[-1]["data"]["exception_message"]

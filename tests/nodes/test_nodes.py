@@ -1,4 +1,4 @@
-"""The nodes in a real ComfyUI, over its own HTTP interface."""
+"""The nodes in a real ComfyUI, through its own HTTP interface."""
 
 import io
 import json
@@ -22,166 +22,176 @@ from artmancer.folders import comfyui_folder
 
 pytestmark = pytest.mark.comfyui
 
-COFFEE, COFFEE_MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
+COFFEE = EXAMPLES / "coffee.png"
+COFFEE_MASK = EXAMPLES / "coffee_mask.png"
+ASTRONAUT_MASK = EXAMPLES / "astronaut_shuttle_mask.png"
 
 
-def endpoint(comfyui: ComfyUI, workflow: str, **given: Any) -> dict[str, Any]:
-    """A graph of workflows/api with its endpoint inputs set; a Path is uploaded."""
-    graph: dict[str, Any] = json.loads(
-        (ROOT / "workflows" / "api" / f"{workflow}.json").read_text()
-    )
-    kinds = [(node["class_type"], node["inputs"]) for node in graph.values()]
-    named = {
-        inputs.get("name"): inputs for kind, inputs in kinds if kind != "ArtMancer_EndpointResult"
+def endpoint(comfyui: ComfyUI, workflow: str, **values: Any) -> dict[str, Any]:
+    """Return a graph of workflows/api with values for its endpoint inputs.
+
+    Parameters
+    ----------
+    workflow : file name without the extension
+    values : values by the names of the inputs; a Path is uploaded
+    """
+    path = ROOT / "workflows" / "api" / f"{workflow}.json"
+    graph: dict[str, Any] = json.loads(path.read_text())
+    inputs_by_name = {
+        node["inputs"].get("name"): node["inputs"]
+        for node in graph.values()
+        if node["class_type"] != "ArtMancer_EndpointResult"
     }
-    for name, value in given.items():
-        field = "image" if isinstance(value, Path) else "value"
-        named[name][field] = comfyui.upload(value) if isinstance(value, Path) else value
+    for name, value in values.items():
+        if isinstance(value, Path):
+            inputs_by_name[name]["image"] = comfyui.upload(value)
+        else:
+            inputs_by_name[name]["value"] = value
     return graph
 
 
-def generate(comfyui: ComfyUI, **given: Any) -> dict[str, Any]:
-    return endpoint(comfyui, "generate", **{"prompt": "edit it", **given})
+def generate(comfyui: ComfyUI, **values: Any) -> dict[str, Any]:
+    return endpoint(comfyui, "generate", **{"prompt": "edit it", **values})
 
 
-def answers(comfyui: ComfyUI, graph: dict[str, Any]) -> dict[str, Any]:
-    """What a run gives under each result's name: pictures as Pillow has them, or a value."""
+def results_of(comfyui: ComfyUI, graph: dict[str, Any]) -> dict[str, Any]:
+    """Run a graph; return the images (Pillow) or the value of each result by its name."""
     run = comfyui.run(graph)
     assert run.outcome == "execution_success", run.events[-1]
-    results = {
-        key: node["inputs"]["name"]
-        for key, node in graph.items()
-        if "EndpointResult" in node["class_type"]
-    }
-    return {
-        name: pictures(comfyui, run, key) or run.outputs[key]["value"][0]
-        for key, name in results.items()
-    }
+    results = {}
+    for key, node in graph.items():
+        if "EndpointResult" in node["class_type"]:
+            images_or_value = shown_images(comfyui, run, key) or run.outputs[key]["value"][0]
+            results[node["inputs"]["name"]] = images_or_value
+    return results
 
 
-def pictures(comfyui: ComfyUI, run: Run, node: str) -> list[Image.Image]:
+def shown_images(comfyui: ComfyUI, run: Run, node: str) -> list[Image.Image]:
+    """Return the images that a node shows after a run."""
     return [
         Image.open(io.BytesIO(comfyui.view(file))) for file in run.outputs[node].get("images", [])
     ]
 
 
-def result_of(comfyui: ComfyUI, outputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-    picture = images.decode(comfyui.view(outputs["14"]["images"][0])).image
-    return picture, json.loads(outputs["15"]["text"][0])
+def image_and_report(
+    comfyui: ComfyUI, outputs: dict[str, Any]
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the edited image [1, H, W, 3] and the report of the workflow generate."""
+    image = images.decode(comfyui.view(outputs["14"]["images"][0])).image
+    return image, json.loads(outputs["15"]["text"][0])
 
 
-def removal(comfyui: ComfyUI, **given: Any) -> dict[str, Any]:
-    photo, mask = EXAMPLES / "astronaut.png", EXAMPLES / "astronaut_shuttle_mask.png"
-    return generate(comfyui, input_image=photo, mask_image=mask, **given)
+def removal(comfyui: ComfyUI, **values: Any) -> dict[str, Any]:
+    photo = EXAMPLES / "astronaut.png"
+    return generate(comfyui, input_image=photo, mask_image=ASTRONAUT_MASK, **values)
 
 
-def test_every_node_is_there_with_a_tooltip_on_every_input_and_output(
-    comfyui: ComfyUI,
-) -> None:
+def test_every_node_has_a_tooltip_on_every_input_and_output(comfyui: ComfyUI) -> None:
     info = comfyui.get("/object_info")
     assert set(NODES) <= set(info)
     for name in NODES:
-        assert info[name]["description"] and info[name]["display_name"] != name
+        assert info[name]["description"]
+        assert info[name]["display_name"] != name
         for inputs in (info[name]["input"].get(kind, {}) for kind in ("required", "optional")):
             assert all(options["tooltip"] for _, options in inputs.values()), name
         assert all(info[name]["output_tooltips"]), name
 
 
-def test_generate_removes_and_leaves_every_byte_outside_the_mask(
+def test_generate_removes_an_object_and_changes_no_byte_outside_the_mask(
     comfyui: ComfyUI, example, tmp_path: Path
 ) -> None:
     run = comfyui.run(removal(comfyui, task_type="removal", seed=7))
     assert run.outcome == "execution_success"
-    result, report = result_of(comfyui, run.outputs)
+    result, report = image_and_report(comfyui, run.outputs)
     outside = mask_ops.feather(example("astronaut_shuttle_mask"), 16) == 0
     assert torch.equal(result[outside], example("astronaut")[outside])
     assert not torch.equal(result, example("astronaut"))
-    assert report["editor"] == "draft/removal" and report["seed"] == 7
+    assert report["editor"] == "draft/removal"
+    assert report["seed"] == 7
     assert run.of("progress"), "progress is shown"
 
-    same = tmp_path / "same.png"
-    mask = EXAMPLES / "astronaut_shuttle_mask.png"
-    cli.main(
-        [
-            "edit",
-            str(EXAMPLES / "astronaut.png"),
-            f"--mask={mask}",
-            "--task=removal",
-            "--seed=7",
-            "-o",
-            str(same),
-        ]
-    )
-    assert torch.equal(images.load(same).image, result), "the command line makes the same picture"
+    output = tmp_path / "output.png"
+    command = ["edit", str(EXAMPLES / "astronaut.png"), f"--mask={ASTRONAUT_MASK}"]
+    cli.main([*command, "--task=removal", "--seed=7", f"--output={output}"])
+    assert torch.equal(images.load(output).image, result), "the command line gives the same image"
 
 
 def test_generate_inserts_a_reference(comfyui: ComfyUI) -> None:
     graph = generate(
         comfyui,
         task_type="insertion",
-        input_image=EXAMPLES / "coffee.png",
-        mask_image=EXAMPLES / "coffee_mask.png",
+        input_image=COFFEE,
+        mask_image=COFFEE_MASK,
         reference_image=EXAMPLES / "astronaut.png",
         reference_mask_R=EXAMPLES / "astronaut_patch_mask.png",
     )
-    _, report = result_of(comfyui, comfyui.run(graph).outputs)
-    assert report["editor"] == "draft/insertion" and report["outside_psnr"] == "infinite"
+    _, report = image_and_report(comfyui, comfyui.run(graph).outputs)
+    assert report["editor"] == "draft/insertion"
+    assert report["outside_psnr"] == "infinite"
 
 
-def test_generate_balances_without_a_mask(comfyui: ComfyUI) -> None:
+def test_generate_corrects_the_white_balance_without_a_mask(comfyui: ComfyUI) -> None:
     graph = generate(comfyui, task_type="white_balance", input_image=EXAMPLES / "chelsea.png")
-    result, report = result_of(comfyui, comfyui.run(graph).outputs)
-    assert report["editor"] == "draft/white_balance" and result.shape == (1, 300, 451, 3)
+    result, report = image_and_report(comfyui, comfyui.run(graph).outputs)
+    assert report["editor"] == "draft/white_balance"
+    assert result.shape == (1, 300, 451, 3)
 
 
-def test_generate_scales_and_shows_the_editor_what_else_it_is_given(comfyui: ComfyUI) -> None:
-    given = {"input_image": COFFEE, "mask_image": COFFEE_MASK, "width": 300, "grow_mask": 8}
-    more = {"extra_1": EXAMPLES / "chelsea.png", "extra_3": EXAMPLES / "astronaut.png"}
-    answered = answers(comfyui, generate(comfyui, **given, **more))
-    assert [picture.size for picture in answered["image"]] == [(300, 200)]
+def test_generate_scales_the_image_and_passes_extra_images_to_the_editor(
+    comfyui: ComfyUI,
+) -> None:
+    usual = {"input_image": COFFEE, "mask_image": COFFEE_MASK, "width": 300, "grow_mask": 8}
+    extra = {"extra_1": EXAMPLES / "chelsea.png", "extra_3": EXAMPLES / "astronaut.png"}
+    results = results_of(comfyui, generate(comfyui, **usual, **extra))
+    assert [image.size for image in results["image"]] == [(300, 200)]
     labels = ["mask", "background", "object", "extra 1", "extra 2"]
-    assert (
-        json.loads(answered["condition_labels"])
-        == json.loads(answered["report"])["conditions"]
-        == labels
-    )
-    assert (
-        len({picture.size for picture in answered["conditions"]}) == 1
-        and len(answered["conditions"]) == 5
-    )
-    small = answers(
-        comfyui, generate(comfyui, input_image=COFFEE, mask_image=COFFEE_MASK, max_megapixels=0.05)
-    )
-    assert small["image"][0].size == (280, 186)
+    assert json.loads(results["condition_labels"]) == labels
+    assert json.loads(results["report"])["conditions"] == labels
+    assert len(results["conditions"]) == 5
+    assert len({image.size for image in results["conditions"]}) == 1
+    limited = generate(comfyui, input_image=COFFEE, mask_image=COFFEE_MASK, max_megapixels=0.05)
+    assert results_of(comfyui, limited)["image"][0].size == (280, 186)
 
 
-def test_smart_mask_takes_clicks_and_tells_how_sure_it_is(comfyui: ComfyUI) -> None:
-    clicked = {"image": COFFEE, "prompt": json.dumps({"points": [[270, 60]]})}
-    first = answers(comfyui, endpoint(comfyui, "smart-mask", **clicked))
-    assert first["mask"][0].mode == "L" and first["mask"][0].size == (600, 400)
-    assert 0 <= first["score"] <= 1 and first["candidates"] == 3
-    wider = answers(comfyui, endpoint(comfyui, "smart-mask", **clicked, grow=20, feather=8))[
-        "mask"
-    ][0]
-    assert sum(wider.histogram()[128:]) > sum(first["mask"][0].histogram()[128:])
+def test_smart_mask_accepts_clicks_and_returns_a_mask_and_a_score(comfyui: ComfyUI) -> None:
+    clicks = {"image": COFFEE, "prompt": json.dumps({"points": [[270, 60]]})}
+    first = results_of(comfyui, endpoint(comfyui, "smart-mask", **clicks))
+    mask = first["mask"][0]
+    assert mask.mode == "L"
+    assert mask.size == (600, 400)
+    assert 0 <= first["score"] <= 1
+    assert first["candidates"] == 3
+    graph = endpoint(comfyui, "smart-mask", **clicks, grow=20, feather=8)
+    wider = results_of(comfyui, graph)["mask"][0]
+    assert sum(wider.histogram()[128:]) > sum(mask.histogram()[128:])
     assert wider.histogram()[64], "a soft edge"
-    painted = answers(comfyui, endpoint(comfyui, "smart-mask", image=COFFEE, brush=COFFEE_MASK))
-    assert painted["candidates"] == 1 and painted["mask"][0].getbbox()[0] > 300
+    painted = results_of(comfyui, endpoint(comfyui, "smart-mask", image=COFFEE, brush=COFFEE_MASK))
+    assert painted["candidates"] == 1
+    assert painted["mask"][0].getbbox()[0] > 300
 
 
-def smart_mask(comfyui: ComfyUI, photo: Path = COFFEE, **given: Any) -> dict[str, Any]:
-    """A photo, Smart Mask on it, and its masks."""
-    asked = {
+def smart_mask(comfyui: ComfyUI, photo: Path = COFFEE, **values: Any) -> dict[str, Any]:
+    """Return a graph of a photo (1), Smart Mask (2) and its masks as a result (3).
+
+    Parameters
+    ----------
+    values : inputs of Smart Mask that differ from the usual
+    """
+    inputs = {
+        "image": ["1", 0],
         "model": "draft",
         "prompt": '{"points": [[270, 60]]}',
         "candidate": 0,
         "grow": 0,
         "smooth": 0,
+        "feather": 0,
+        "drop_specks": 0,
+        "fill_holes": True,
+        "keep_largest": False,
     }
-    asked |= {"feather": 0, "drop_specks": 0, "fill_holes": True, "keep_largest": False}
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": comfyui.upload(photo)}},
-        "2": {"class_type": "ArtMancer_SmartMask", "inputs": {"image": ["1", 0], **asked, **given}},
+        "2": {"class_type": "ArtMancer_SmartMask", "inputs": {**inputs, **values}},
         "3": {
             "class_type": "ArtMancer_EndpointResult",
             "inputs": {"value": ["2", 0], "name": "mask", "help": ""},
@@ -189,28 +199,27 @@ def smart_mask(comfyui: ComfyUI, photo: Path = COFFEE, **given: Any) -> dict[str
     }
 
 
-def test_a_photo_is_shown_from_one_file_however_often_it_is_clicked(comfyui: ComfyUI) -> None:
-    def shown(graph: dict[str, Any]) -> tuple[str, str]:
+def test_the_photo_for_the_widget_is_saved_once_for_any_number_of_clicks(comfyui: ComfyUI) -> None:
+    def file_names(graph: dict[str, Any]) -> tuple[str, str]:
+        """Return the file names of the photo and of the mask that Smart Mask shows."""
         outputs = comfyui.run(graph).outputs["2"]
-        return tuple(
-            outputs[name][0]["filename"] for name in ("artmancer_picture", "artmancer_mask")
-        )
+        photo = outputs["artmancer_picture"][0]["filename"]
+        return photo, outputs["artmancer_mask"][0]["filename"]
 
-    (first, mask), (again, other_mask) = (
-        shown(smart_mask(comfyui, candidate=number)) for number in (0, 1)
-    )
-    assert first == again and mask != other_mask
-    assert shown(smart_mask(comfyui, EXAMPLES / "chelsea.png"))[0] != first
-    (comfyui.base / "temp" / first).unlink()
-    assert (
-        shown(smart_mask(comfyui, candidate=2))[0] == first
-        and (comfyui.base / "temp" / first).is_file()
-    )
+    photo, mask = file_names(smart_mask(comfyui, candidate=0))
+    same_photo, other_mask = file_names(smart_mask(comfyui, candidate=1))
+    assert same_photo == photo
+    assert other_mask != mask
+    assert file_names(smart_mask(comfyui, EXAMPLES / "chelsea.png"))[0] != photo
+    saved = comfyui.base / "temp" / photo
+    saved.unlink()
+    assert file_names(smart_mask(comfyui, candidate=2))[0] == photo
+    assert saved.is_file()
 
 
 def test_each_photo_of_a_batch_has_its_own_brush(comfyui: ComfyUI) -> None:
     graph = smart_mask(comfyui, image=["batch", 0], brush=["brushes", 0], prompt="")
-    masks = [EXAMPLES / "coffee_mask.png", ROOT / "tests" / "assets" / "masks" / "coffee_cup.png"]
+    masks = [COFFEE_MASK, ROOT / "tests" / "assets" / "masks" / "coffee_cup.png"]
     graph |= {
         f"mask {number}": {"class_type": "LoadImage", "inputs": {"image": comfyui.upload(path)}}
         for number, path in enumerate(masks)
@@ -227,20 +236,21 @@ def test_each_photo_of_a_batch_has_its_own_brush(comfyui: ComfyUI) -> None:
         },
     }
     run = comfyui.run(graph)
-    for found, path in zip(pictures(comfyui, run, "3"), masks, strict=True):
-        assert overlap(found, Image.open(path)) >= 0.5
+    for mask, path in zip(shown_images(comfyui, run, "3"), masks, strict=True):
+        assert overlap(mask, Image.open(path)) >= 0.5
     graph["batch"]["inputs"]["amount"] = 3
     assert "There are 2 brush masks for 3 photos. Connect one mask" in failure(comfyui, graph)
 
 
-def overlap(one: Image.Image, other: Image.Image) -> float:
-    """Intersection over union."""
-    first, second = (np.asarray(picture.convert("L")) >= 128 for picture in (one, other))
+def overlap(mask: Image.Image, other: Image.Image) -> float:
+    """Return the intersection over union of two masks."""
+    first = np.asarray(mask.convert("L")) >= 128
+    second = np.asarray(other.convert("L")) >= 128
     return float((first & second).sum() / (first | second).sum())
 
 
-def test_what_is_transparent_is_laid_over_white(comfyui: ComfyUI) -> None:
-    by_hand = {"automatic": 0.0, "temperature": 0.0, "tint": 0.0}
+def test_transparent_pixels_become_white(comfyui: ComfyUI) -> None:
+    unchanged = {"automatic": 0.0, "temperature": 0.0, "tint": 0.0}
     graph = smart_mask(comfyui, image=["cut", 0]) | {
         "alpha": {
             "class_type": "LoadImageMask",
@@ -252,7 +262,7 @@ def test_what_is_transparent_is_laid_over_white(comfyui: ComfyUI) -> None:
         },
         "white": {
             "class_type": "ArtMancer_WhiteBalance",
-            "inputs": {"image": ["cut", 0], **by_hand},
+            "inputs": {"image": ["cut", 0], **unchanged},
         },
         "compare": {
             "class_type": "ArtMancer_Compare",
@@ -265,85 +275,76 @@ def test_what_is_transparent_is_laid_over_white(comfyui: ComfyUI) -> None:
     }
     run = comfyui.run(graph)
     assert run.outcome == "execution_success", run.events[-1]
-    assert pictures(comfyui, run, "3")[0].size == (600, 400)
+    assert shown_images(comfyui, run, "3")[0].size == (600, 400)
     clear = images.load_mask(COFFEE_MASK)[0] == 1
-    assert (images.decode(comfyui.view(run.outputs["4"]["images"][0])).image[0][clear] > 0.99).all()
+    result = images.decode(comfyui.view(run.outputs["4"]["images"][0])).image[0]
+    assert (result[clear] > 0.99).all()
 
 
-def test_fastsam_is_kept_until_memory_is_freed_and_files_of_one_name_are_told_apart(
+def test_fastsam_stays_loaded_until_memory_is_freed_and_equal_file_names_are_distinguished(
     comfyui: ComfyUI, tmp_path: Path
 ) -> None:
     Image.fromarray(scene(507)[0]).save(tmp_path / "scene.png")
-    files = [
-        comfyui.base / "models" / folder / "one.pt" for folder in ("fastsam", "ultralytics/segm")
-    ]
-    for path in files:
+    model = comfyui.base / "models" / "fastsam" / "one.pt"
+    broken = comfyui.base / "models" / "ultralytics" / "segm" / "one.pt"
+    for path in (model, broken):
         path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "tests" / "assets" / "tiny_fastsam.pt", files[0])
-    files[1].write_bytes(b"another")
+    shutil.copy(ROOT / "tests" / "assets" / "tiny_fastsam.pt", model)
+    broken.write_bytes(b"another")
     try:
-        assert comfyui.get("/artmancer/status")["segmenters"] == [
-            "one.pt",
-            "ultralytics_segm/one.pt",
-        ]
+        segmenters = comfyui.get("/artmancer/status")["segmenters"]
+        assert segmenters == ["one.pt", "ultralytics_segm/one.pt"]
         photo = tmp_path / "scene.png"
         first = smart_mask(comfyui, photo, model="one.pt", prompt="")
         assert comfyui.run(first).outcome == "execution_success"
         other = smart_mask(comfyui, photo, model="ultralytics_segm/one.pt", prompt="")
         assert "'one.pt' is not a FastSAM" in failure(comfyui, other)
-        files[0].write_bytes(b"no longer a model")
+        model.write_bytes(b"no longer a model")
         again = smart_mask(comfyui, photo, model="one.pt", prompt="", candidate=1)
-        assert comfyui.run(again).outcome == "execution_success", "it is not loaded anew"
+        assert comfyui.run(again).outcome == "execution_success", "the file is not read again"
         comfyui.free()
-        assert "'one.pt' is not a FastSAM" in failure(comfyui, again), "it is"
+        assert "'one.pt' is not a FastSAM" in failure(comfyui, again)
     finally:
-        for path in files:
+        for path in (model, broken):
             path.unlink()
 
 
 def test_an_object_is_extracted_and_gets_a_shadow_without_a_mask(comfyui: ComfyUI) -> None:
-    cut = answers(comfyui, endpoint(comfyui, "extract-object", image=COFFEE, mask=COFFEE_MASK))[
-        "image"
-    ][0]
-    assert cut.size == (512, 512)
-    photo = comfyui.base / "extracted.png"
-    cut.save(photo)
-    shadow = answers(comfyui, endpoint(comfyui, "add-shadow-preview", image=photo, offset_x=40))[
-        "image"
-    ][0]
-    darker = ImageChops.subtract(cut, shadow).convert("L")
-    assert sum(darker.histogram()[10:]) > 1000
+    extraction = endpoint(comfyui, "extract-object", image=COFFEE, mask=COFFEE_MASK)
+    cut_out = results_of(comfyui, extraction)["image"][0]
+    assert cut_out.size == (512, 512)
+    path = comfyui.base / "extracted.png"
+    cut_out.save(path)
+    shadow = endpoint(comfyui, "add-shadow-preview", image=path, offset_x=40)
+    shaded = results_of(comfyui, shadow)["image"][0]
+    darkening = ImageChops.subtract(cut_out, shaded).convert("L")
+    assert sum(darkening.histogram()[10:]) > 1000
     masked = endpoint(comfyui, "add-shadow-preview", image=COFFEE, mask=COFFEE_MASK)
-    assert answers(comfyui, masked)["image"][0].size == (600, 400)
+    assert results_of(comfyui, masked)["image"][0].size == (600, 400)
 
 
-def test_white_balance_by_itself_and_by_hand(comfyui: ComfyUI) -> None:
+def test_white_balance_is_automatic_or_manual(comfyui: ComfyUI) -> None:
     photo = Image.open(COFFEE).convert("RGB")
-    still = answers(comfyui, endpoint(comfyui, "white-balance", image=COFFEE, automatic=0.0))[
-        "image"
-    ][0]
-    assert still.tobytes() == photo.tobytes()
-    for given in (
+    neutral = endpoint(comfyui, "white-balance", image=COFFEE, automatic=0.0)
+    assert results_of(comfyui, neutral)["image"][0].tobytes() == photo.tobytes()
+    for values in (
         {},
         {"temperature": 40.0},
         {"automatic": 0.0, "tint": -20.0},
         {"mask": COFFEE_MASK},
     ):
-        changed = answers(comfyui, endpoint(comfyui, "white-balance", image=COFFEE, **given))[
-            "image"
-        ][0]
-        assert changed.size == (600, 400) and changed.tobytes() != photo.tobytes()
-    wrong = endpoint(
-        comfyui, "white-balance", image=COFFEE, mask=EXAMPLES / "astronaut_shuttle_mask.png"
-    )
-    assert "The mask is 512x512 but the image is 600x400. Resize the mask" in failure(
-        comfyui, wrong
-    )
+        graph = endpoint(comfyui, "white-balance", image=COFFEE, **values)
+        changed = results_of(comfyui, graph)["image"][0]
+        assert changed.size == (600, 400)
+        assert changed.tobytes() != photo.tobytes()
+    wrong = endpoint(comfyui, "white-balance", image=COFFEE, mask=ASTRONAUT_MASK)
+    message = failure(comfyui, wrong)
+    assert "The mask is 512x512 but the image is 600x400. Resize the mask" in message
 
 
-def test_remove_background_asks_for_its_weights(comfyui: ComfyUI) -> None:
+def test_remove_background_reports_missing_weights(comfyui: ComfyUI) -> None:
     if comfyui.get("/artmancer/status")["rembg"]:
-        pytest.skip("another test has put weights there")
+        pytest.skip("another test has installed weights")
     graph = endpoint(comfyui, "remove-background", image=COFFEE)
     run = comfyui.run(graph)
     assert run.events[-1]["data"]["exception_type"].endswith("errors.checkpoint_missing")
@@ -351,12 +352,12 @@ def test_remove_background_asks_for_its_weights(comfyui: ComfyUI) -> None:
 
 
 def in_temp(comfyui: ComfyUI, path: Path, name: str) -> str:
-    """Upload a picture as the gateway does; what Endpoint Image calls it."""
-    sent = comfyui.upload(path, name, type="temp", subfolder="artmancer", overwrite="true")
-    return f"artmancer/{sent} [temp]"
+    """Upload an image as the gateway does; return its name for Endpoint Image."""
+    saved = comfyui.upload(path, name, type="temp", subfolder="artmancer", overwrite="true")
+    return f"artmancer/{saved} [temp]"
 
 
-def test_uploads_in_the_temporary_folder_are_read_and_cached_and_results_made_anew(
+def test_uploads_in_the_temporary_folder_are_cached_and_results_are_saved_again(
     comfyui: ComfyUI,
 ) -> None:
     graph = generate(comfyui, task_type="removal")
@@ -364,16 +365,17 @@ def test_uploads_in_the_temporary_folder_are_read_and_cached_and_results_made_an
     graph["2"]["inputs"]["image"] = in_temp(comfyui, COFFEE_MASK, "b" * 64 + ".png")
     graph["14"]["inputs"]["folder"] = "temp"
     del graph["28"], graph["29"]
-    first, second = comfyui.run(graph), comfyui.run(graph)
+    first = comfyui.run(graph)
+    second = comfyui.run(graph)
     cached = second.of("execution_cached")[0]["nodes"]
-    assert {"1", "2", "13", "15"} <= set(cached) and "14" not in cached
+    assert {"1", "2", "13", "15"} <= set(cached)
+    assert "14" not in cached
     files = [run.outputs["14"]["images"][0] for run in (first, second)]
-    assert all(
-        file["type"] == "temp" and file["subfolder"] == "artmancer_results" for file in files
-    )
-    assert files[0]["filename"] != files[1]["filename"] and comfyui.view(files[0]) == comfyui.view(
-        files[1]
-    )
+    for file in files:
+        assert file["type"] == "temp"
+        assert file["subfolder"] == "artmancer_results"
+    assert files[0]["filename"] != files[1]["filename"]
+    assert comfyui.view(files[0]) == comfyui.view(files[1])
     for name in (
         "artmancer/gone.png [temp]",
         "../input/coffee.png [temp]",
@@ -383,7 +385,7 @@ def test_uploads_in_the_temporary_folder_are_read_and_cached_and_results_made_an
         assert comfyui.queue(graph)[0] == 400
 
 
-def test_an_unchanged_graph_is_not_run_again_and_a_changed_picture_is(
+def test_an_unchanged_graph_comes_from_the_cache_and_a_changed_image_is_edited_again(
     comfyui: ComfyUI, tmp_path: Path
 ) -> None:
     photo = tmp_path / "cached.png"
@@ -391,51 +393,56 @@ def test_an_unchanged_graph_is_not_run_again_and_a_changed_picture_is(
     graph = generate(comfyui, task_type="white_balance", input_image=photo)
     comfyui.run(graph)
     assert "13" in comfyui.run(graph).of("execution_cached")[0]["nodes"]
-    Image.open(EXAMPLES / "coffee.png").save(comfyui.base / "input" / graph["1"]["inputs"]["image"])
+    Image.open(COFFEE).save(comfyui.base / "input" / graph["1"]["inputs"]["image"])
     again = comfyui.run(graph)
     assert "13" not in again.of("execution_cached")[0]["nodes"]
-    assert result_of(comfyui, again.outputs)[0].shape == (1, 400, 600, 3)
+    assert image_and_report(comfyui, again.outputs)[0].shape == (1, 400, 600, 3)
 
 
-def test_before_and_after_are_shown_again_where_nothing_is_run_again(comfyui: ComfyUI) -> None:
+def test_before_and_after_are_shown_again_if_the_result_comes_from_the_cache(
+    comfyui: ComfyUI,
+) -> None:
     if "HAS_INTERMEDIATE_OUTPUT" not in (comfyui_folder() / "execution.py").read_text():
-        pytest.skip("this ComfyUI shows what output nodes have in the cache, and no others")
-    graph = generate(
-        comfyui, task_type="white_balance", input_image=EXAMPLES / "coffee.png", seed=31
-    )
-    first, again = comfyui.run(graph), comfyui.run(graph)
+        pytest.skip("this ComfyUI shows cached results of output nodes only")
+    graph = generate(comfyui, task_type="white_balance", input_image=COFFEE, seed=31)
+    first = comfyui.run(graph)
+    again = comfyui.run(graph)
     assert "13" in again.of("execution_cached")[0]["nodes"]
     assert again.outputs["13"]["artmancer_after"] == first.outputs["13"]["artmancer_after"]
 
 
-def batch_of(comfyui: ComfyUI, pictures: int) -> dict[str, Any]:
+def batch_of(comfyui: ComfyUI, amount: int) -> dict[str, Any]:
+    """Return a graph that removes the object from a batch of equal photos."""
     graph = removal(comfyui, task_type="removal")
     graph["batch"] = {
         "class_type": "RepeatImageBatch",
-        "inputs": {"image": ["1", 0], "amount": pictures},
+        "inputs": {"image": ["1", 0], "amount": amount},
     }
     graph["23"]["inputs"]["image"] = ["batch", 0]
     return graph
 
 
-def test_cancel_ends_a_running_edit_within_a_step(comfyui: ComfyUI) -> None:
+def test_a_cancel_ends_a_running_edit_within_a_step(comfyui: ComfyUI) -> None:
     def cancel(event: Event) -> str | None:
-        return "/interrupt" if event["type"] == "progress" and event["data"]["max"] == 40 else None
+        editing = event["type"] == "progress" and event["data"]["max"] == 40
+        return "/interrupt" if editing else None
 
     run = comfyui.run(batch_of(comfyui, 40), on_event=cancel)
     assert run.outcome == "execution_interrupted"
-    assert run.of("progress")[-1]["value"] <= 1 and run.of("progress")[-1]["max"] == 40
+    progress = run.of("progress")[-1]
+    assert progress["value"] <= 1
+    assert progress["max"] == 40
     after = comfyui.run(removal(comfyui, task_type="removal", seed=3))
-    assert after.outcome == "execution_success", "the next run is a fresh one"
+    assert after.outcome == "execution_success", "the next run is not affected"
 
 
-def test_a_batch_comes_back_as_a_batch(comfyui: ComfyUI) -> None:
+def test_a_batch_of_photos_gives_a_batch_of_results(comfyui: ComfyUI) -> None:
     run = comfyui.run(batch_of(comfyui, 2))
     assert len(run.outputs["14"]["images"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("given", "node", "said"),
+    ("values", "node", "message"),
     [
         ({"num_inference_steps": 1000}, "9", "the value is 1000; expected 1 to 100"),
         ({"true_cfg_scale": 0.1}, "10", "the value is 0.1; expected 0.5 to 20"),
@@ -444,33 +451,34 @@ def test_a_batch_comes_back_as_a_batch(comfyui: ComfyUI) -> None:
         ({"prompt": " "}, "6", "has no text"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_comfyui_with_our_sentence(
-    comfyui: ComfyUI, given: dict[str, Any], node: str, said: str
+def test_a_value_out_of_range_is_refused_with_our_message(
+    comfyui: ComfyUI, values: dict[str, Any], node: str, message: str
 ) -> None:
-    graph = removal(comfyui, **given)
-    for on_request in ("28", "29"):
-        del graph[on_request]  # ComfyUI would run the part of the graph that is right
+    graph = removal(comfyui, **values)
+    # Without these outputs the whole graph is refused. ComfyUI would run the valid part.
+    for output in ("28", "29"):
+        del graph[output]
     status, answer = comfyui.queue(graph)
     assert status == 400
-    assert said in json.dumps(answer["node_errors"][node]["errors"])
+    assert message in json.dumps(answer["node_errors"][node]["errors"])
 
 
 @pytest.mark.parametrize(
     "name", ["(none)", "gone.png", "../user/comfyui.db", "/etc/passwd", "../../../etc/passwd"]
 )
-def test_a_picture_that_is_not_in_the_input_folder_is_refused(comfyui: ComfyUI, name: str) -> None:
+def test_an_image_outside_the_input_folder_is_refused(comfyui: ComfyUI, name: str) -> None:
     graph = removal(comfyui)
     graph["1"]["inputs"]["image"] = name
     status, answer = comfyui.queue(graph)
     assert status == 400
-    said = json.dumps(answer["node_errors"]["1"]["errors"])
-    assert ("has no image" if name == "(none)" else "input folder") in said
+    expected = "has no image" if name == "(none)" else "input folder"
+    assert expected in json.dumps(answer["node_errors"]["1"]["errors"])
 
 
 @pytest.mark.parametrize(
     ("node", "field", "value"), [("8", "value", "abc"), ("10", "value", "four"), ("6", "value", 7)]
 )
-def test_a_value_of_the_wrong_type_says_so_without_internals(
+def test_the_error_for_a_value_of_the_wrong_type_shows_no_internals(
     comfyui: ComfyUI, node: str, field: str, value: Any
 ) -> None:
     graph = removal(comfyui)
@@ -480,40 +488,36 @@ def test_a_value_of_the_wrong_type_says_so_without_internals(
 
 
 def failure(comfyui: ComfyUI, graph: dict[str, Any]) -> str:
+    """Run a graph that must fail; return the error message."""
     run = comfyui.run(graph)
     assert run.outcome == "execution_error"
     return str(run.events[-1]["data"]["exception_message"])
 
 
-def test_a_mistake_fails_the_node_with_our_sentence(comfyui: ComfyUI, tmp_path: Path) -> None:
-    coffee = EXAMPLES / "coffee.png"
-    black, cut_off = tmp_path / "black.png", tmp_path / "cut-off.png"
+def test_wrong_inputs_fail_the_node_with_our_message(comfyui: ComfyUI, tmp_path: Path) -> None:
+    black = tmp_path / "black.png"
+    cut_off = tmp_path / "cut-off.png"
     Image.new("L", (600, 400)).save(black)
-    cut_off.write_bytes(coffee.read_bytes()[:5000])
-    photo = {"task_type": "removal", "input_image": coffee}
-    wrong = generate(comfyui, **photo, mask_image=EXAMPLES / "astronaut_shuttle_mask.png")
-    assert "The mask is 512x512 but the image is 600x400. Resize the mask" in failure(
-        comfyui, wrong
-    )
+    cut_off.write_bytes(COFFEE.read_bytes()[:5000])
+    photo = {"task_type": "removal", "input_image": COFFEE}
+    wrong_size = generate(comfyui, **photo, mask_image=ASTRONAUT_MASK)
+    message = failure(comfyui, wrong_size)
+    assert "The mask is 512x512 but the image is 600x400. Resize the mask" in message
     assert "black everywhere" in failure(comfyui, generate(comfyui, **photo, mask_image=black))
     assert "A mask is needed for removal" in failure(comfyui, generate(comfyui, **photo))
-    assert "cut off" in failure(
-        comfyui, generate(comfyui, task_type="white_balance", input_image=cut_off)
-    )
-    nothing = generate(comfyui, **photo)
-    nothing["1"]["inputs"]["image"] = None
-    assert "'input_image' is required and has no image" in failure(comfyui, nothing)
-    words = generate(
-        comfyui, **{**photo, "task_type": "insertion"}, mask_image=EXAMPLES / "coffee_mask.png"
-    )
-    assert "cannot draw from words" in failure(comfyui, words)
+    truncated = generate(comfyui, task_type="white_balance", input_image=cut_off)
+    assert "cut off" in failure(comfyui, truncated)
+    no_image = generate(comfyui, **photo)
+    no_image["1"]["inputs"]["image"] = None
+    assert "'input_image' is required and has no image" in failure(comfyui, no_image)
+    insertion = {"task_type": "insertion", "input_image": COFFEE, "mask_image": COFFEE_MASK}
+    no_reference = generate(comfyui, **insertion)
+    assert "cannot draw from words" in failure(comfyui, no_reference)
 
 
-def test_an_endpoint_result_takes_pictures_masks_words_and_numbers(comfyui: ComfyUI) -> None:
-    photo, mask = (
-        comfyui.upload(EXAMPLES / "coffee.png"),
-        comfyui.upload(EXAMPLES / "coffee_mask.png"),
-    )
+def test_an_endpoint_result_accepts_images_masks_switches_and_numbers(comfyui: ComfyUI) -> None:
+    photo = comfyui.upload(COFFEE)
+    mask = comfyui.upload(COFFEE_MASK)
     about = {"name": "x", "help": ""}
     values = {
         "image": {
@@ -538,9 +542,8 @@ def test_an_endpoint_result_takes_pictures_masks_words_and_numbers(comfyui: Comf
         for name in values
     }
     outputs = comfyui.run({**values, **results}).outputs
-    assert outputs["switch-result"]["text"] == ["True"] and outputs["integer-result"]["text"] == [
-        str(2**53 - 1)
-    ]
+    assert outputs["switch-result"]["text"] == ["True"]
+    assert outputs["integer-result"]["text"] == [str(2**53 - 1)]
     assert comfyui.view(outputs["image-result"]["images"][0])[:4] == b"\x89PNG"
     saved = comfyui.view(outputs["mask-result"]["images"][0])
     assert torch.equal(images.decode_mask(saved), images.load_mask(COFFEE_MASK))
@@ -559,77 +562,89 @@ def test_an_endpoint_result_keeps_transparency(comfyui: ComfyUI) -> None:
         if node["class_type"] == "ArtMancer_EndpointResult"
     ]
     result["value"] = ["join", 0]
-    picture = answers(comfyui, graph)["image"][0]
-    assert picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 255)
-    assert picture.convert("RGB").tobytes() == Image.open(COFFEE).convert("RGB").tobytes()
+    image = results_of(comfyui, graph)["image"][0]
+    assert image.mode == "RGBA"
+    assert image.getchannel("A").getextrema() == (0, 255)
+    assert image.convert("RGB").tobytes() == Image.open(COFFEE).convert("RGB").tobytes()
 
 
-def test_the_status_is_told_by_names_alone_and_at_once(comfyui: ComfyUI) -> None:
+def test_the_status_is_fast_and_contains_no_paths(comfyui: ComfyUI) -> None:
+    # The first request may take longer.
     comfyui.get("/artmancer/status")
     start = time.perf_counter()
-    said = comfyui.get("/api/artmancer/status")
+    status = comfyui.get("/api/artmancer/status")
     assert time.perf_counter() - start < 0.2
-    assert said["version"] == __version__ and said["device"] == said["device_name"] == "cpu"
-    assert said["expected"]["removal"] == ["removal_cp.safetensors"]
-    assert set(said["checkpoints"]) == {"insertion", "removal", "white_balance"}
-    assert all(isinstance(said[name], list) for name in ("bases", "segmenters", "rembg"))
-    assert str(comfyui.base) not in json.dumps(said)
+    assert status["version"] == __version__
+    assert status["device"] == status["device_name"] == "cpu"
+    assert status["expected"]["removal"] == ["removal_cp.safetensors"]
+    assert set(status["checkpoints"]) == {"insertion", "removal", "white_balance"}
+    assert all(isinstance(status[name], list) for name in ("bases", "segmenters", "rembg"))
+    assert str(comfyui.base) not in json.dumps(status)
 
 
 def tidy(
     comfyui: ComfyUI, max_age: float = 1e6, max_bytes: int = 10**12, keep: tuple[str, ...] = ()
 ) -> dict[str, Any]:
+    """Request a cleanup of the temporary files; return the numbers of removed files and bytes.
+
+    Parameters
+    ----------
+    max_age : seconds
+    keep : file names that must stay
+    """
     body = {"max_age": max_age, "max_bytes": max_bytes, "keep": keep}
     status, answer = comfyui.post("/artmancer/tidy", json=body)
     assert status == 200
     return answer
 
 
-def test_tidying_removes_old_files_of_ours_and_nothing_else(
-    comfyui: ComfyUI, tmp_path: Path
-) -> None:
+def test_tidying_removes_only_old_files_of_this_pack(comfyui: ComfyUI, tmp_path: Path) -> None:
     tidy(comfyui, max_age=0)
-    temp, outside = comfyui.base / "temp", tmp_path / "outside.png"
+    temp = comfyui.base / "temp"
+    outside = tmp_path / "outside.png"
     others = [
         temp / "ComfyUI_temp_1.png",
         temp / "artmancer" / "deeper" / "a.png",
         comfyui.base / "input" / "x.png",
     ]
-    mine = [
-        temp / "artmancer_12_mask.png",
-        temp / "artmancer" / "up.png",
-        temp / "artmancer_results" / "r.png",
-    ]
-    for age, path in enumerate([*others, outside, *mine]):
+    mask = temp / "artmancer_12_mask.png"
+    upload = temp / "artmancer" / "up.png"
+    result = temp / "artmancer_results" / "r.png"
+    # Each file is 100 seconds older than the file before it.
+    for age, path in enumerate([*others, outside, mask, upload, result]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(1000))
         os.utime(path, (time.time() - 100 * age, time.time() - 100 * age))
     link = temp / "artmancer" / "link.png"
     link.symlink_to(outside)
-    assert tidy(comfyui, max_age=1000) == {"files": 0, "bytes": 0}
-    assert tidy(comfyui, max_age=550, keep=("r.png", "../../../outside.png")) == {
-        "files": 0,
-        "bytes": 0,
-    }
-    assert tidy(comfyui, max_age=550) == {"files": 1, "bytes": 1000} and not mine[2].exists()
-    assert tidy(comfyui, max_bytes=1500) == {"files": 1, "bytes": 1000} and not mine[1].exists()
-    assert tidy(comfyui, max_bytes=0, keep=("artmancer_12_mask.png",)) == {"files": 0, "bytes": 0}
-    assert tidy(comfyui, max_bytes=0) == {"files": 1, "bytes": 1000}
-    assert link.is_symlink() and all(path.is_file() for path in [*others, outside])
+    no_file = {"files": 0, "bytes": 0}
+    one_file = {"files": 1, "bytes": 1000}
+    assert tidy(comfyui, max_age=1000) == no_file
+    assert tidy(comfyui, max_age=550, keep=("r.png", "../../../outside.png")) == no_file
+    assert tidy(comfyui, max_age=550) == one_file
+    assert not result.exists()
+    assert tidy(comfyui, max_bytes=1500) == one_file
+    assert not upload.exists()
+    assert tidy(comfyui, max_bytes=0, keep=("artmancer_12_mask.png",)) == no_file
+    assert tidy(comfyui, max_bytes=0) == one_file
+    assert link.is_symlink()
+    assert all(path.is_file() for path in [*others, outside])
 
 
 def test_a_folder_that_is_a_link_is_not_tidied(comfyui: ComfyUI, tmp_path: Path) -> None:
-    (tmp_path / "precious.png").write_bytes(b"1")
+    precious = tmp_path / "precious.png"
+    precious.write_bytes(b"1")
     folder = comfyui.base / "temp" / "artmancer_results"
     moved = folder.rename(folder.with_name("moved"))
     folder.symlink_to(tmp_path)
-    assert tidy(comfyui, max_age=0)["files"] == 0 and (tmp_path / "precious.png").exists()
+    assert tidy(comfyui, max_age=0)["files"] == 0
+    assert precious.exists()
     folder.unlink()
     moved.rename(folder)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({"data": "{"}, "The body is not a JSON object"),
         ({"json": [1]}, "The body is not a JSON object"),
@@ -653,16 +668,12 @@ def test_a_folder_that_is_a_link_is_not_tidied(comfyui: ComfyUI, tmp_path: Path)
         ({"json": {"max_age": 1, "max_bytes": 1}}, "keep is None; expected names of files"),
     ],
 )
-def test_tidying_refuses_what_it_cannot_read(
-    comfyui: ComfyUI, body: dict[str, Any], said: str
-) -> None:
+def test_tidying_refuses_a_wrong_body(comfyui: ComfyUI, body: dict[str, Any], message: str) -> None:
     status, answer = comfyui.post("/artmancer/tidy", **body)
-    assert status == 400 and said in answer["error"]
+    assert status == 400
+    assert message in answer["error"]
 
 
-def test_the_start_is_clean(comfyui: ComfyUI) -> None:
-    assert not re.search(
-        r"artmancer.*(error|warning|failed)",
-        comfyui.log.read_text().split("Starting server")[0],
-        re.I,
-    )
+def test_the_start_logs_no_errors_or_warnings(comfyui: ComfyUI) -> None:
+    log = comfyui.log.read_text().split("Starting server")[0]
+    assert not re.search(r"artmancer.*(error|warning|failed)", log, re.IGNORECASE)

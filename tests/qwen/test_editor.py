@@ -1,4 +1,4 @@
-"""The Qwen editor on a tiny base with random weights, against the stock pipeline."""
+"""The Qwen editor on a tiny base with random weights, compared with the stock pipeline."""
 
 import gc
 import json
@@ -29,7 +29,7 @@ from artmancer.qwen import adapters, checkpoints, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
 
 TWO_STEPS = Sampling(steps=2)
-PICTURES = [
+IMAGES = [
     Image.open(EXAMPLES / name).convert("RGB")
     for name in ("astronaut.png", "coffee.png", "chelsea.png")
 ]
@@ -40,21 +40,21 @@ def base(tiny_base: Path) -> pipeline.Base:
     return pipeline.load(tiny_base)
 
 
-def ask(
+def request_for(
     conditions: list[Image.Image],
     size: tuple[int, int] = (96, 96),
     prompt: str = "x",
     seed: int = 0,
-    task: dict[str, Any] | None = None,
     **sampling: Any,
 ) -> tuple[sampler.SampleRequest, Sampling]:
-    return sampler.SampleRequest(prompt, conditions, *size, seed, **task or {}), Sampling(
-        **{"steps": 2, **sampling}
-    )
+    """Return a request for an image of a size (height, width), and its sampling settings."""
+    request = sampler.SampleRequest(prompt, conditions, *size, seed)
+    return request, Sampling(**{"steps": 2, **sampling})
 
 
-def ours(loaded: pipeline.Base, task: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
-    return sampler.sample(loaded, task, sampling, no_progress)
+def ours(loaded: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling) -> torch.Tensor:
+    """Return the result of our own sampler."""
+    return sampler.sample(loaded, request, sampling, no_progress)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def ours(loaded: pipeline.Base, task: sampler.SampleRequest, sampling: Sampling)
         ((160, 160), 2, 7.0, 4),
     ],
 )
-def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
+def test_at_an_equal_condition_size_the_result_equals_the_stock_pipeline(
     base: pipeline.Base,
     monkeypatch: pytest.MonkeyPatch,
     size: tuple[int, int],
@@ -77,94 +77,109 @@ def test_at_equal_condition_size_the_result_is_the_stock_pipelines(
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 256 * 256)
-    conditions = (PICTURES * 2)[:count]
-    asked = ask(
-        conditions, size, "remove it", count, steps=steps, cfg=cfg, condition_pixels=256 * 256
+    conditions = (IMAGES * 2)[:count]
+    settings = {"steps": steps, "cfg": cfg, "condition_pixels": 256 * 256}
+    arguments = request_for(conditions, size, "remove it", count, **settings)
+    expected = tiny_qwen.stock(base.pipeline, *arguments)
+    assert (ours(base, *arguments) - expected).abs().max() <= 1e-4
+
+
+def test_at_one_megapixel_the_result_equals_the_stock_pipeline(base: pipeline.Base) -> None:
+    arguments = request_for(
+        IMAGES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=ONE_MEGAPIXEL
     )
-    assert (ours(base, *asked) - tiny_qwen.stock(base.pipeline, *asked)).abs().max() <= 1e-4
+    expected = tiny_qwen.stock(base.pipeline, *arguments)
+    assert (ours(base, *arguments) - expected).abs().max() <= 1e-4
 
 
-def test_at_one_megapixel_the_result_is_the_stock_pipelines(base: pipeline.Base) -> None:
-    asked = ask(PICTURES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=ONE_MEGAPIXEL)
-    assert (ours(base, *asked) - tiny_qwen.stock(base.pipeline, *asked)).abs().max() <= 1e-4
-
-
-def test_qwen_image_edit_2511_is_the_same_pipeline(
+def test_the_result_equals_the_stock_pipeline_with_qwen_image_edit_2511(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
     monkeypatch.setattr(module, "VAE_IMAGE_SIZE", 128 * 128)
     newer = pipeline.load(tiny_qwen.save_base(tmp_path / "2511", zero_cond_t=True))
-    asked = ask(PICTURES[:2], prompt="remove it", seed=1, condition_pixels=128 * 128)
-    assert (ours(newer, *asked) - tiny_qwen.stock(newer.pipeline, *asked)).abs().max() <= 1e-4
+    arguments = request_for(IMAGES[:2], prompt="remove it", seed=1, condition_pixels=128 * 128)
+    expected = tiny_qwen.stock(newer.pipeline, *arguments)
+    assert (ours(newer, *arguments) - expected).abs().max() <= 1e-4
 
 
 def test_a_single_step_is_sampled(base: pipeline.Base) -> None:
-    result = ours(base, *ask(PICTURES[:1], steps=1, cfg=1.0, condition_pixels=96 * 96))
+    result = ours(base, *request_for(IMAGES[:1], steps=1, cfg=1.0, condition_pixels=96 * 96))
     assert result.isfinite().all()
 
 
-def test_conditions_are_encoded_at_the_crops_own_size(
+def test_conditions_are_encoded_at_the_size_of_the_crop(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = []
+    sizes: list[tuple[int, ...]] = []
     base.cache.clear()
     encode = base.pipeline.vae.encode
-    monkeypatch.setattr(
-        base.pipeline.vae,
-        "encode",
-        lambda picture: sizes.append(picture.shape[-2:]) or encode(picture),
-    )
-    crop = PICTURES[0].resize((192, 128))
-    ours(base, *ask([crop], (128, 192), steps=1, cfg=1.0))
+
+    def record(pixels: torch.Tensor) -> Any:
+        sizes.append(tuple(pixels.shape[-2:]))
+        return encode(pixels)
+
+    monkeypatch.setattr(base.pipeline.vae, "encode", record)
+    crop = IMAGES[0].resize((192, 128))
+    ours(base, *request_for([crop], (128, 192), steps=1, cfg=1.0))
     assert sizes == [(128, 192)]
 
 
 def test_a_seed_has_the_same_noise_in_every_precision(tiny_base: Path) -> None:
-    seen = []
+    noise: list[torch.Tensor] = []
     for precision in ("fp32", "bf16"):
         loaded = pipeline.load(tiny_base, precision)
+        # The first 36 tokens are the noise, the others are the condition.
         loaded.pipeline.transformer.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["hidden_states"][:, :36]),
+            lambda module, args, kwargs: noise.append(kwargs["hidden_states"][:, :36]),
             with_kwargs=True,
         )
-        ours(loaded, *ask(PICTURES[:1], steps=1, cfg=1.0, condition_pixels=96 * 96))
-    assert torch.equal(seen[0].to(torch.bfloat16), seen[1])
+        ours(loaded, *request_for(IMAGES[:1], steps=1, cfg=1.0, condition_pixels=96 * 96))
+    assert torch.equal(noise[0].to(torch.bfloat16), noise[1])
 
 
-def test_every_pass_of_an_encoder_and_the_decoder_can_be_cancelled(
+def test_every_pass_of_an_encoder_and_the_decoder_can_be_canceled(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
 
-    def tell(done: int, total: int, stage: str, latents: object = None) -> None:
-        events.append("told")
+    def report(done: int, total: int, stage: str, latents: object = None) -> None:
+        events.append("progress")
 
-    for module, name in ((base.pipeline.vae, "encode"), (base.pipeline.vae, "decode")):
-        call = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda *a, call=call, **k: events.append("vae") or call(*a, **k)
-        )
+    def recorded(call: Any) -> Any:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            events.append("vae")
+            return call(*args, **kwargs)
+
+        return record
+
+    vae = base.pipeline.vae
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(vae, name, recorded(getattr(vae, name)))
     hook = base.pipeline.text_encoder.register_forward_pre_hook(lambda *_: events.append("text"))
     base.cache.clear()
-    task, sampling = ask([picture.resize((96, 96)) for picture in PICTURES], steps=1)
-    sampler.sample(base, task, sampling, tell)
+    request, sampling = request_for([image.resize((96, 96)) for image in IMAGES], steps=1)
+    sampler.sample(base, request, sampling, report)
     hook.remove()
-    assert (events.count("text"), events.count("vae")) == (2, 4)
-    assert all(before == "told" for before, event in pairwise(events) if event != "told")
+    assert events.count("text") == 2
+    assert events.count("vae") == 4
+    for before, event in pairwise(events):
+        assert event == "progress" or before == "progress"
 
 
-def test_a_narrow_picture_is_encoded_at_any_budget(base: pipeline.Base) -> None:
-    strip = PICTURES[0].resize((512, 16))
-    assert ours(base, *ask([strip], steps=1, cfg=1.0, condition_pixels=4096)).isfinite().all()
+def test_a_narrow_image_is_encoded_at_a_small_condition_size(base: pipeline.Base) -> None:
+    strip = IMAGES[0].resize((512, 16))
+    result = ours(base, *request_for([strip], steps=1, cfg=1.0, condition_pixels=4096))
+    assert result.isfinite().all()
 
 
 def test_another_seed_encodes_nothing_again(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = {"vae": 0, "text": 0}
-    encode, forward = base.pipeline.vae.encode, base.pipeline.text_encoder.forward
+    vae = base.pipeline.vae
+    text_encoder = base.pipeline.text_encoder
 
     def count(name: str, call: Any) -> Any:
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -173,65 +188,70 @@ def test_another_seed_encodes_nothing_again(
 
         return counted
 
-    monkeypatch.setattr(base.pipeline.vae, "encode", count("vae", encode))
-    monkeypatch.setattr(base.pipeline.text_encoder, "forward", count("text", forward))
-    crops = [picture.resize((128, 128)) for picture in PICTURES]
+    monkeypatch.setattr(vae, "encode", count("vae", vae.encode))
+    monkeypatch.setattr(text_encoder, "forward", count("text", text_encoder.forward))
+    crops = [image.resize((128, 128)) for image in IMAGES]
     base.cache.clear()
-    first = ours(base, *ask(crops, (128, 128), seed=0))
+    first = ours(base, *request_for(crops, (128, 128), seed=0))
     assert calls == {"vae": 3, "text": 2}
-    second = ours(base, *ask(crops, (128, 128), seed=1))
+    second = ours(base, *request_for(crops, (128, 128), seed=1))
     assert calls == {"vae": 3, "text": 2}
     assert not torch.equal(first, second)
     base.cache.clear()
-    again = ours(base, *ask(crops, (128, 128), seed=0))
-    assert torch.equal(first, again), "what is kept gives what is made anew"
+    again = ours(base, *request_for(crops, (128, 128), seed=0))
+    assert torch.equal(first, again), "the cache does not change the result"
 
 
-def test_the_cache_keeps_to_its_limit_and_drops_what_was_used_least_recently() -> None:
+def test_the_cache_keeps_its_limit_and_drops_the_least_recently_used_item() -> None:
     cache = Cache(limit=100)
+    # Each item has 40 bytes, so two fit.
     for name in "abc":
         cache.get(name, lambda: torch.zeros(10))
     assert cache.size == 80
     kept = cache.get("b", lambda: torch.ones(10))
-    assert kept.sum() == 0 and cache.get("a", lambda: torch.ones(10)).sum() == 10
+    assert kept.sum() == 0
+    dropped = cache.get("a", lambda: torch.ones(10))
+    assert dropped.sum() == 10
 
 
-def pictures(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torch.Tensor:
+def with_loras(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torch.Tensor:
+    """Return the result of the base with these LoRAs."""
     adapters.activate(base, dict.fromkeys(paths, strength))
-    crop = PICTURES[0].resize((96, 96))
-    return ours(base, *ask([crop]))
+    crop = IMAGES[0].resize((96, 96))
+    return ours(base, *request_for([crop]))
 
 
-def test_after_any_switching_a_variant_is_what_a_fresh_load_gives(
+def test_after_any_switching_a_lora_gives_the_same_image_as_after_a_fresh_load(
     tiny_base: Path, loras: list[Path]
 ) -> None:
-    fresh = {lora: pictures(pipeline.load(tiny_base), lora) for lora in loras}
-    bare = pictures(pipeline.load(tiny_base))
+    fresh = {lora: with_loras(pipeline.load(tiny_base), lora) for lora in loras}
+    bare = with_loras(pipeline.load(tiny_base))
     shared = pipeline.load(tiny_base)
     for lora in [loras[0], loras[1], None, loras[0], loras[2], loras[2], None, loras[1]]:
-        result = pictures(shared, *([lora] if lora else []))
+        result = with_loras(shared, *([lora] if lora else []))
         assert torch.equal(result, fresh[lora] if lora else bare)
-    assert not torch.equal(fresh[loras[0]], bare) and not torch.equal(
-        fresh[loras[0]], fresh[loras[1]]
-    )
+    assert not torch.equal(fresh[loras[0]], bare)
+    assert not torch.equal(fresh[loras[0]], fresh[loras[1]])
 
 
-def test_the_alphas_of_a_lightning_lora_count(tiny_base: Path, tmp_path: Path) -> None:
-    """Its alpha of 8 at rank 4 is a strength of 2."""
+def test_the_alphas_of_a_lightning_lora_are_used(tiny_base: Path, tmp_path: Path) -> None:
+    """Expect a strength of 2 from an alpha of 8 at rank 4."""
     loaded = pipeline.load(tiny_base)
     plain = tiny_qwen.save_lora(tmp_path / "plain.safetensors", tiny_base)
     scaled = tiny_qwen.save_lora(tmp_path / "scaled.safetensors", tiny_base, style="lightning")
-    assert (pictures(loaded, scaled) - pictures(loaded, plain, strength=2.0)).abs().max() <= 1e-5
+    expected = with_loras(loaded, plain, strength=2.0)
+    assert (with_loras(loaded, scaled) - expected).abs().max() <= 1e-5
 
 
-def test_a_lora_of_diffusers_acts_as_strongly_as_in_diffusers(
+def test_a_lora_of_diffusers_has_the_same_strength_as_in_diffusers(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     from diffusers.training_utils import _collate_lora_metadata
     from peft import LoraConfig, get_peft_model_state_dict
 
     stock = pipeline.load(tiny_base)
-    bare, transformer = pictures(stock), stock.pipeline.transformer
+    bare = with_loras(stock)
+    transformer = stock.pipeline.transformer
     first = "transformer_blocks.0.attn.to_q"
     transformer.add_adapter(
         LoraConfig(
@@ -251,8 +271,8 @@ def test_a_lora_of_diffusers_acts_as_strongly_as_in_diffusers(
     transformer.delete_adapters("default")
     file = tmp_path / "pytorch_lora_weights.safetensors"
     stock.pipeline.load_lora_weights(file)
-    expected = ours(stock, *ask([PICTURES[0].resize((96, 96))]))
-    assert (pictures(pipeline.load(tiny_base), file) - expected).abs().max() <= 1e-5
+    expected = ours(stock, *request_for([IMAGES[0].resize((96, 96))]))
+    assert (with_loras(pipeline.load(tiny_base), file) - expected).abs().max() <= 1e-5
     assert not torch.allclose(expected, bare, atol=1e-3)
 
 
@@ -272,38 +292,39 @@ def test_other_names_of_the_same_layers_are_the_same_lora(
     from safetensors.torch import load_file, save_file
 
     loaded = pipeline.load(tiny_base)
-    save_file(
-        {rename(key): value for key, value in load_file(loras[3]).items()},
-        tmp_path / "renamed.safetensors",
-    )
-    assert torch.equal(
-        pictures(loaded, tmp_path / "renamed.safetensors"), pictures(loaded, loras[3])
-    )
+    renamed = tmp_path / "renamed.safetensors"
+    save_file({rename(key): value for key, value in load_file(loras[3]).items()}, renamed)
+    assert torch.equal(with_loras(loaded, renamed), with_loras(loaded, loras[3]))
 
 
-def test_a_variant_is_read_once(tiny_base: Path, loras: list[Path], tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_once(tiny_base: Path, loras: list[Path], tmp_path: Path) -> None:
     loaded = pipeline.load(tiny_base)
-    mine = Path(shutil.copy(loras[0], tmp_path))
-    first = pictures(loaded, mine)
-    pictures(loaded, loras[1])
-    mine.unlink()
-    assert torch.equal(pictures(loaded, mine), first)
+    checkpoint = Path(shutil.copy(loras[0], tmp_path))
+    first = with_loras(loaded, checkpoint)
+    with_loras(loaded, loras[1])
+    checkpoint.unlink()
+    assert torch.equal(with_loras(loaded, checkpoint), first)
 
 
-def test_two_checkpoints_stack_and_strength_counts(tiny_base: Path, loras: list[Path]) -> None:
+def test_two_loras_stack_and_the_strength_is_used(tiny_base: Path, loras: list[Path]) -> None:
     loaded = pipeline.load(tiny_base)
-    both = pictures(loaded, loras[0], loras[1])
-    assert not torch.equal(both, pictures(loaded, loras[0]))
-    assert torch.allclose(pictures(loaded, loras[0], strength=0.0), pictures(loaded), atol=1e-6)
+    both = with_loras(loaded, loras[0], loras[1])
+    assert not torch.equal(both, with_loras(loaded, loras[0]))
+    assert torch.allclose(with_loras(loaded, loras[0], strength=0.0), with_loras(loaded), atol=1e-6)
 
 
-def test_a_checkpoint_says_its_recipe_and_resolution(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_recipe_and_resolution_are_read_from_the_metadata_of_a_checkpoint(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     metadata = {"artmancer.recipe": "background_mask_fill", "artmancer.resolution": "512"}
-    path = tiny_qwen.save_lora(tmp_path / "said.safetensors", tiny_base, metadata=metadata)
-    found = checkpoints.read(path)
-    assert (found.recipe, found.resolution) == ("background_mask_fill", "512")
-    path = tiny_qwen.save_lora(tmp_path / "silent.safetensors", tiny_base)
-    assert (checkpoints.read(path).recipe, checkpoints.read(path).resolution) == (None, None)
+    path = tiny_qwen.save_lora(tmp_path / "with.safetensors", tiny_base, metadata=metadata)
+    checkpoint = checkpoints.read(path)
+    assert checkpoint.recipe == "background_mask_fill"
+    assert checkpoint.resolution == "512"
+    path = tiny_qwen.save_lora(tmp_path / "without.safetensors", tiny_base)
+    checkpoint = checkpoints.read(path)
+    assert checkpoint.recipe is None
+    assert checkpoint.resolution is None
 
 
 def test_files_that_do_not_fit_are_refused_by_name(
@@ -311,159 +332,166 @@ def test_files_that_do_not_fit_are_refused_by_name(
 ) -> None:
     from safetensors.torch import save_file
 
-    save_file(
-        {
-            "unet.down.lora_A.weight": torch.zeros(4, 4),
-            "unet.down.lora_B.weight": torch.zeros(4, 4),
-        },
-        tmp_path / "sd.safetensors",
-    )
+    stable_diffusion = {
+        "unet.down.lora_A.weight": torch.zeros(4, 4),
+        "unet.down.lora_B.weight": torch.zeros(4, 4),
+    }
+    save_file(stable_diffusion, tmp_path / "sd.safetensors")
     other = tiny_qwen.save_base(tmp_path / "wider", heads=3)
     tiny_qwen.save_lora(tmp_path / "wider.safetensors", other)
     (tmp_path / "cut.safetensors").write_bytes(loras[0].read_bytes()[:900])
-    for name, code, said in (
+    for name, code, message in (
         ("sd.safetensors", "generation_failed", "such as unet.down"),
         ("wider.safetensors", "generation_failed", "LoRA of another model"),
         ("cut.safetensors", "generation_failed", "not a whole safetensors file"),
         ("gone.safetensors", "checkpoint_missing", "no checkpoint"),
     ):
-        with pytest.raises(ArtMancerError, match=said) as caught:
+        with pytest.raises(ArtMancerError, match=message) as error:
             adapters.activate(base, {tmp_path / name: 1.0})
-        assert caught.value.code == code and name in str(caught.value)
-    pictures(base, loras[0])
+        assert error.value.code == code
+        assert name in str(error.value)
+    with_loras(base, loras[0])
 
 
 LAYER = "transformer_blocks.0.attn.to_q"
-SIDE = torch.zeros(4, 64)
+WEIGHT = torch.zeros(4, 64)
+"""Half of a LoRA of rank 4 for a layer of width 64."""
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             {f"diffusion_model.{LAYER}.diff_b": torch.zeros(64)},
             f"such as diffusion_model.{LAYER}.diff_b; expected",
         ),
         (
-            {f"{LAYER}.hada_w1_a": SIDE, f"{LAYER}.alpha": torch.ones(())},
+            {f"{LAYER}.hada_w1_a": WEIGHT, f"{LAYER}.alpha": torch.ones(())},
             f"such as {LAYER}.hada_w1_a",
         ),
-        ({f"{LAYER}.lokr_w1": SIDE, f"{LAYER}.alpha": torch.ones(())}, f"such as {LAYER}.lokr_w1"),
         (
-            {"lora_unet_down_blocks_1_0.lora_down.weight": SIDE},
+            {f"{LAYER}.lokr_w1": WEIGHT, f"{LAYER}.alpha": torch.ones(())},
+            f"such as {LAYER}.lokr_w1",
+        ),
+        (
+            {"lora_unet_down_blocks_1_0.lora_down.weight": WEIGHT},
             "such as lora_unet_down_blocks_1_0.lora_down",
         ),
         (
-            {"transformer.transformer_blocks.0.attn.norm_q.lora_A.weight": SIDE},
+            {"transformer.transformer_blocks.0.attn.norm_q.lora_A.weight": WEIGHT},
             "such as transformer.transformer_blocks",
         ),
         (
-            {"transformer_blocks.0.lora_A.weight": SIDE},
+            {"transformer_blocks.0.lora_A.weight": WEIGHT},
             "such as transformer_blocks.0.lora_A.weight",
         ),
         (
-            {f"{LAYER}.lora_A.weight": SIDE},
+            {f"{LAYER}.lora_A.weight": WEIGHT},
             f"of {LAYER} it has {LAYER}.lora_A.weight; expected lora_A and lora_B",
         ),
         ({f"{LAYER}.alpha": torch.ones(())}, f"it has {LAYER}.alpha; expected lora_A and lora_B"),
         (
-            {"lora_te_q.lora_down.weight": SIDE},
+            {"lora_te_q.lora_down.weight": WEIGHT},
             "no keys for the base's transformer, only such as lora_te_q.lora_down",
         ),
         ({}, "no keys for the base's transformer; expected"),
     ],
 )
-def test_a_file_that_is_no_lora_of_the_base_is_refused_by_its_own_keys(
-    base: pipeline.Base, tmp_path: Path, content: dict[str, torch.Tensor], said: str
+def test_a_file_that_is_no_lora_of_the_base_is_refused_with_its_keys_in_the_message(
+    base: pipeline.Base, tmp_path: Path, content: dict[str, torch.Tensor], message: str
 ) -> None:
     from safetensors.torch import save_file
 
-    save_file(content, tmp_path / "odd.safetensors")
-    with pytest.raises(ArtMancerError, match=re.escape(said)) as caught:
-        adapters.activate(base, {tmp_path / "odd.safetensors": 1.0})
-    assert "'odd.safetensors'" in str(caught.value) and caught.value.code == "generation_failed"
+    path = tmp_path / "odd.safetensors"
+    save_file(content, path)
+    with pytest.raises(ArtMancerError, match=re.escape(message)) as error:
+        adapters.activate(base, {path: 1.0})
+    assert "'odd.safetensors'" in str(error.value)
+    assert error.value.code == "generation_failed"
 
 
-def test_a_lora_that_fits_only_in_part_is_refused_and_leaves_nothing(
+def test_a_lora_that_fits_only_in_part_is_refused_and_does_not_affect_later_edits(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
-    """As a LoRA for FLUX would fit, which has layers of the same names and width."""
+    """Refuse, for example, a LoRA for FLUX: its layers have the same names and width."""
     from safetensors.torch import load_file, save_file
 
     loaded = pipeline.load(tiny_base)
-    bare = pictures(loaded)
+    bare = with_loras(loaded)
     weights = load_file(loras[2])
     flux = {**weights, "single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 64)}
     bias = {**weights, "transformer_blocks.0.attn.to_q.lora_B.bias": torch.zeros(64)}
     for name, content in (("flux", flux), ("bias", bias)):
         save_file(content, tmp_path / f"{name}.safetensors")
         with pytest.raises(ArtMancerError, match=r"1 of \d+ keys of .* fit no layer"):
-            pictures(loaded, tmp_path / f"{name}.safetensors")
-    assert torch.equal(pictures(loaded), bare)
-    assert not torch.equal(pictures(loaded, loras[0]), bare)
+            with_loras(loaded, tmp_path / f"{name}.safetensors")
+    assert torch.equal(with_loras(loaded), bare)
+    assert not torch.equal(with_loras(loaded, loras[0]), bare)
     with pytest.raises(ArtMancerError, match="fit no layer"):
-        pictures(loaded, tmp_path / "flux.safetensors")
-    assert torch.equal(pictures(loaded), bare), "also where another one acted before"
-    save_file({"text_encoder.q.lora_A.weight": torch.zeros(4, 64)}, tmp_path / "text.safetensors")
-    with pytest.raises(
-        ArtMancerError, match=r"'text.safetensors' has no keys for the base's transformer"
-    ):
-        pictures(loaded, tmp_path / "text.safetensors")
+        with_loras(loaded, tmp_path / "flux.safetensors")
+    assert torch.equal(with_loras(loaded), bare), "also after another LoRA was active"
+    text = tmp_path / "text.safetensors"
+    save_file({"text_encoder.q.lora_A.weight": torch.zeros(4, 64)}, text)
+    message = r"'text.safetensors' has no keys for the base's transformer"
+    with pytest.raises(ArtMancerError, match=message):
+        with_loras(loaded, text)
 
 
-def test_an_interrupted_attach_leaves_nothing(
+def test_a_failed_attach_does_not_affect_later_edits(
     tiny_base: Path, loras: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = pipeline.load(tiny_base)
-    bare, transformer = pictures(loaded), loaded.pipeline.transformer
+    bare = with_loras(loaded)
+    transformer = loaded.pipeline.transformer
     attach = transformer.load_lora_adapter
 
-    def fail(*given: Any, **options: Any) -> None:
-        attach(*given, **options)
+    def fail(*args: Any, **kwargs: Any) -> None:
+        attach(*args, **kwargs)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(transformer, "load_lora_adapter", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        pictures(loaded, loras[0])
+        with_loras(loaded, loras[0])
     monkeypatch.undo()
-    assert torch.equal(pictures(loaded), bare)
-    fresh = pictures(pipeline.load(tiny_base), loras[0])
-    assert torch.equal(pictures(loaded, loras[0]), fresh)
+    assert torch.equal(with_loras(loaded), bare)
+    fresh = with_loras(pipeline.load(tiny_base), loras[0])
+    assert torch.equal(with_loras(loaded, loras[0]), fresh)
 
 
 def test_a_checkpoint_that_was_replaced_is_read_again(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
     loaded = pipeline.load(tiny_base)
-    mine = Path(shutil.copy(loras[0], tmp_path / "mine.safetensors"))
-    first = pictures(loaded, mine)
-    shutil.copy(loras[1], mine)
-    assert torch.equal(pictures(loaded, mine), pictures(loaded, loras[1]))
-    assert not torch.equal(pictures(loaded, mine), first)
+    checkpoint = Path(shutil.copy(loras[0], tmp_path / "checkpoint.safetensors"))
+    first = with_loras(loaded, checkpoint)
+    shutil.copy(loras[1], checkpoint)
+    assert torch.equal(with_loras(loaded, checkpoint), with_loras(loaded, loras[1]))
+    assert not torch.equal(with_loras(loaded, checkpoint), first)
 
 
-def test_a_checkpoint_that_is_written_over_in_place_stays_as_it_was_read(
+def test_overwriting_a_checkpoint_in_place_does_not_change_the_loaded_weights(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
     loaded = pipeline.load(tiny_base)
-    mine = Path(shutil.copy(loras[0], tmp_path / "mine.safetensors"))
-    first = pictures(loaded, mine)
-    before = mine.stat()
-    with mine.open("r+b") as file:
+    checkpoint = Path(shutil.copy(loras[0], tmp_path / "checkpoint.safetensors"))
+    first = with_loras(loaded, checkpoint)
+    before = checkpoint.stat()
+    with checkpoint.open("r+b") as file:
         file.write(bytes(before.st_size))
-    os.utime(mine, ns=(before.st_atime_ns, before.st_mtime_ns))  # or it would be read again
-    assert torch.equal(pictures(loaded, mine), first)
+    # With a new time the file would be read again.
+    os.utime(checkpoint, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert torch.equal(with_loras(loaded, checkpoint), first)
 
 
-def test_a_variant_may_lie_in_the_working_directory(
+def test_a_checkpoint_in_the_current_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODEL_FILE", raising=False)
-    here = Path("qwen_2509_object_insertion_512_000002750.safetensors")
+    local = Path("qwen_2509_object_insertion_512_000002750.safetensors")
     assert checkpoints.find("insertion", []) is None
-    here.touch()
-    assert checkpoints.find("insertion", []) == here
+    local.touch()
+    assert checkpoints.find("insertion", []) == local
     (tmp_path / "loras").mkdir()
     listed = tmp_path / "loras" / "insertion_cp.safetensors"
     listed.touch()
@@ -473,19 +501,22 @@ def test_a_variant_may_lie_in_the_working_directory(
 def test_one_file_cannot_be_both_checkpoint_and_acceleration(
     base: pipeline.Base, loras: list[Path]
 ) -> None:
-    with pytest.raises(ArtMancerError, match="both the checkpoint and the acceleration") as caught:
+    with pytest.raises(ArtMancerError, match="both the checkpoint and the acceleration") as error:
         QwenEditor(base, "removal", checkpoints.read(loras[0]), acceleration=loras[0])
-    assert caught.value.code == "invalid_request"
+    assert error.value.code == "invalid_request"
 
 
 @pytest.mark.parametrize("index", ["", "[]", "{", '{"_class_name": 3}'])
-def test_a_broken_index_is_no_base_and_breaks_no_list(tmp_path: Path, index: str) -> None:
+def test_a_folder_with_a_broken_index_is_no_base(tmp_path: Path, index: str) -> None:
     (tmp_path / "model_index.json").write_text(index)
-    assert not checkpoints.is_base(tmp_path) and not checkpoints.is_base(tmp_path / "gone")
+    assert not checkpoints.is_base(tmp_path)
+    assert not checkpoints.is_base(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
-def test_a_part_that_was_cut_off_is_named(tiny_base: Path, tmp_path: Path, part: str) -> None:
+def test_the_error_names_the_part_of_the_base_that_is_cut_off(
+    tiny_base: Path, tmp_path: Path, part: str
+) -> None:
     broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
     weights = next((broken / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:2000])
@@ -494,18 +525,19 @@ def test_a_part_that_was_cut_off_is_named(tiny_base: Path, tmp_path: Path, part:
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
-def test_a_part_that_lacks_weights_is_refused(tiny_base: Path, tmp_path: Path, part: str) -> None:
+def test_a_part_of_the_base_without_all_weights_is_refused(
+    tiny_base: Path, tmp_path: Path, part: str
+) -> None:
     from safetensors.torch import load_file, save_file
 
     broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
     path = next((broken / part).glob("*.safetensors"))
     weights = load_file(path)
-    gone = min(weights)
-    del weights[gone]
+    missing = min(weights)
+    del weights[missing]
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(
-        ArtMancerError, match=f"The {part} of the base .* lacks 1 of its weights, such as .*{gone}"
-    ):
+    message = f"The {part} of the base .* lacks 1 of its weights, such as .*{missing}"
+    with pytest.raises(ArtMancerError, match=message):
         pipeline.load(broken)
 
 
@@ -522,76 +554,68 @@ def test_a_folder_that_is_no_base_is_refused(tiny_base: Path, tmp_path: Path) ->
         pipeline.load(broken)
 
 
-def test_the_editor_edits_a_batch_one_by_one_and_leaves_the_rest(
+def test_the_editor_edits_each_image_of_a_batch_and_changes_nothing_outside_the_mask(
     base: pipeline.Base, loras: list[Path], example
 ) -> None:
     photo, mask = example("coffee"), example("coffee_mask")
     editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
-    told: list[tuple[int, int, str]] = []
+    steps_done: list[int] = []
 
-    def tell(done: int, total: int, stage: str, latents: object = None) -> None:
-        told.append((done, total, stage))
+    def record(done: int, total: int, stage: str, latents: object = None) -> None:
+        # Two images of two steps each.
+        if stage == "sampling" and total == 4:
+            steps_done.append(done)
 
-    pair = edit(
-        editor, prepare(photo.repeat(2, 1, 1, 1), mask), seed=4, sampling=TWO_STEPS, progress=tell
-    )
+    batch = prepare(photo.repeat(2, 1, 1, 1), mask)
+    pair = edit(editor, batch, seed=4, sampling=TWO_STEPS, progress=record)
     alone = edit(editor, prepare(photo, mask), seed=5, sampling=TWO_STEPS)
     assert torch.equal(pair.image[1:], alone.image)
-    assert torch.equal(
-        alone.image[mask_ops.feather(mask, 16) == 0], photo[mask_ops.feather(mask, 16) == 0]
-    )
-    assert pair.report.editor == "qwen-image-edit/removal" and pair.report.outside_psnr == math.inf
-    assert [done for done, total, stage in told if stage == "sampling" and total == 4] == [
-        0,
-        1,
-        2,
-        2,
-        3,
-        4,
-    ]
+    outside = mask_ops.feather(mask, 16) == 0
+    assert torch.equal(alone.image[outside], photo[outside])
+    assert pair.report.editor == "qwen-image-edit/removal"
+    assert pair.report.outside_psnr == math.inf
+    assert steps_done == [0, 1, 2, 2, 3, 4]
 
 
-def test_more_pictures_are_shown_to_the_transformer_in_their_order(
-    base: pipeline.Base, example
-) -> None:
+def test_extra_images_reach_the_transformer_in_their_order(base: pipeline.Base, example) -> None:
     plain = prepare(example("coffee"), example("coffee_mask"))
-    one, other = example("chelsea"), example("astronaut")
+    first = example("chelsea")
+    second = example("astronaut")
     editor = QwenEditor(base, "removal")
 
     def edited(conditions: Conditions) -> torch.Tensor:
         return editor.edit(EditRequest(conditions, "x", 3, Sampling(steps=1, cfg=1.0)), no_progress)
 
-    conditions = with_extra(with_extra(plain, one), other)
-    shown = [images.to_pil(image) for image in conditions.images.values()]
+    conditions = with_extra(with_extra(plain, first), second)
+    in_order = [images.to_pil(image) for image in conditions.images.values()]
+    # The editor first: it removes the LoRAs of earlier tests from the base.
     result = edited(conditions)
-    assert torch.equal(
-        result, ours(base, *ask(shown, plain.crop.region.size, seed=3, steps=1, cfg=1.0))
-    )
-    for unlike in (plain, with_extra(with_extra(plain, other), one)):
-        assert not torch.equal(edited(unlike), result)
+    expected = ours(base, *request_for(in_order, plain.crop.region.size, seed=3, steps=1, cfg=1.0))
+    assert torch.equal(result, expected)
+    for different in (plain, with_extra(with_extra(plain, second), first)):
+        assert not torch.equal(edited(different), result)
 
 
-def test_a_cancel_leaves_nothing_behind(base: pipeline.Base, loras: list[Path], example) -> None:
+def test_a_cancel_does_not_affect_later_edits(
+    base: pipeline.Base, loras: list[Path], example
+) -> None:
     conditions = prepare(example("coffee"), example("coffee_mask"))
     editor = QwenEditor(base, "removal", checkpoints.read(loras[0]))
-    expected = edit(editor, conditions, sampling=Sampling(steps=3)).image
+    other_editor = QwenEditor(base, "removal", checkpoints.read(loras[1]))
+    three_steps = Sampling(steps=3)
+    expected = edit(editor, conditions, sampling=three_steps).image
 
     def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
         if stage == "sampling" and done == 2:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        edit(
-            QwenEditor(base, "removal", checkpoints.read(loras[1])),
-            conditions,
-            sampling=Sampling(steps=3),
-            progress=cancel,
-        )
-    assert torch.equal(edit(editor, conditions, sampling=Sampling(steps=3)).image, expected)
+        edit(other_editor, conditions, sampling=three_steps, progress=cancel)
+    assert torch.equal(edit(editor, conditions, sampling=three_steps).image, expected)
 
 
-def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(tiny_base: Path) -> None:
-    loads = []
+def test_a_base_is_loaded_once_and_unloaded_with_its_last_editor(tiny_base: Path) -> None:
+    loads: list[int] = []
 
     def load() -> pipeline.Base:
         loads.append(1)
@@ -599,38 +623,36 @@ def test_a_base_is_loaded_once_and_goes_when_its_last_editor_goes(tiny_base: Pat
 
     first = QwenEditor(pipeline.shared(tiny_base, "fp32", load), "removal")
     second = QwenEditor(pipeline.shared(tiny_base, "fp32", load), "insertion")
-    assert first.base is second.base and len(loads) == 1
+    assert first.base is second.base
+    assert len(loads) == 1
     del first, second
     gc.collect()
     pipeline.shared(tiny_base, "fp32", load)
     assert len(loads) == 2
 
 
-def test_loading_tells_what_it_loads_and_can_be_cancelled(tiny_base: Path) -> None:
-    told = []
+def test_loading_reports_its_stages_and_can_be_canceled(tiny_base: Path) -> None:
+    stages: list[str] = []
 
     def cancel(done: int, total: int, stage: str, latents: object = None) -> None:
-        told.append(stage)
+        stages.append(stage)
         if stage == "loading vae":
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         pipeline.load(tiny_base, progress=cancel)
-    assert "loading text encoder" in told
+    assert "loading text encoder" in stages
 
 
-def test_nan_from_the_model_is_said(tiny_base: Path, example) -> None:
-    spoiled = pipeline.load(tiny_base)
-    torch.nn.init.constant_(spoiled.pipeline.transformer.proj_out.bias, torch.nan)
+def test_nan_from_the_model_is_reported(tiny_base: Path, example) -> None:
+    broken = pipeline.load(tiny_base)
+    torch.nn.init.constant_(broken.pipeline.transformer.proj_out.bias, torch.nan)
+    conditions = prepare(example("coffee"), example("coffee_mask"))
     with pytest.raises(ArtMancerError, match="returned NaN"):
-        edit(
-            QwenEditor(spoiled, "removal"),
-            prepare(example("coffee"), example("coffee_mask")),
-            sampling=TWO_STEPS,
-        )
+        edit(QwenEditor(broken, "removal"), conditions, sampling=TWO_STEPS)
 
 
-def test_the_command_edits_with_a_base_and_a_variant(
+def test_the_command_edits_with_a_base_and_a_checkpoint(
     tiny_base: Path, loras: list[Path], tmp_path: Path, capsys
 ) -> None:
     options = [
@@ -640,57 +662,56 @@ def test_the_command_edits_with_a_base_and_a_variant(
         "--steps=2",
         "--json",
     ]
-    photo, output = str(EXAMPLES / "coffee.png"), tmp_path / "out.png"
+    photo = str(EXAMPLES / "coffee.png")
+    output = tmp_path / "out.png"
     command = ["edit", photo, *options, f"--variant-file={loras[0]}", "-o", str(output)]
     assert cli.main([*command, f"--base={tiny_base}"]) == 0
     report = json.loads(capsys.readouterr().out)["report"]
-    assert report["editor"] == "qwen-image-edit/removal" and max(report["crop_size"]) == 512
+    assert report["editor"] == "qwen-image-edit/removal"
+    assert max(report["crop_size"]) == 512
     assert output.is_file()
     assert cli.main(command) == 1
     assert "MODEL_PATH" in json.loads(capsys.readouterr().out)["detail"]
 
 
-def test_the_command_takes_the_checkpoint_in_comfyuis_folder_and_says_so(
+def test_the_command_uses_the_checkpoint_in_comfyuis_folder_and_reports_it(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.delenv("MODEL_FILE_REMOVAL", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    seen, sample = [], sampler.sample
-    monkeypatch.setattr(
-        sampler,
-        "sample",
-        lambda base, task, sampling, *rest: (
-            seen.append(sampling) or sample(base, task, sampling, *rest)
-        ),
-    )
-    loras = tmp_path / "models" / "loras"
-    loras.mkdir(parents=True)
-    lora = tiny_qwen.save_lora(
-        loras / "removal_cp.safetensors", tiny_base, metadata={"artmancer.resolution": "native"}
-    )
+    samplings: list[Sampling] = []
+    sample = sampler.sample
+
+    def record(base: pipeline.Base, request: Any, sampling: Sampling, *rest: Any) -> torch.Tensor:
+        samplings.append(sampling)
+        return sample(base, request, sampling, *rest)
+
+    monkeypatch.setattr(sampler, "sample", record)
+    lora = tmp_path / "models" / "loras" / "removal_cp.safetensors"
+    lora.parent.mkdir(parents=True)
+    tiny_qwen.save_lora(lora, tiny_base, metadata={"artmancer.resolution": "native"})
     for name in ("coffee", "coffee_mask"):
         Image.open(EXAMPLES / f"{name}.png").resize((150, 100)).save(tmp_path / f"{name}.png")
     command = [
         "edit",
         str(tmp_path / "coffee.png"),
+        f"--mask={tmp_path / 'coffee_mask.png'}",
         "--task=removal",
         "--editor=qwen",
         f"--base={tiny_base}",
-    ]
-    command += [
         "--steps=1",
         "--cfg=1",
         "--condition-megapixels=0.05",
         f"--output={tmp_path / 'out.png'}",
     ]
-    assert cli.main([*command, f"--mask={tmp_path / 'coffee_mask.png'}"]) == 0
-    said = capsys.readouterr()
-    assert "qwen-image-edit/removal with removal_cp.safetensors, crop" in said.out
-    assert "loading text encoder" in said.err and "loading transformer" in said.err
-    assert seen[0].condition_pixels == round(0.05 * 2**20)
+    assert cli.main(command) == 0
+    output = capsys.readouterr()
+    assert "qwen-image-edit/removal with removal_cp.safetensors, crop" in output.out
+    assert "loading text encoder" in output.err
+    assert "loading transformer" in output.err
+    assert samplings[0].condition_pixels == round(0.05 * 2**20)
     lora.unlink()
-    assert cli.main([*command, f"--mask={tmp_path / 'coffee_mask.png'}"]) == 0
-    assert (
-        "No checkpoint for removal was found: the base model edits without a LoRA." in caplog.text
-    )
+    assert cli.main(command) == 0
+    message = "No checkpoint for removal was found: the base model edits without a LoRA."
+    assert message in caplog.text

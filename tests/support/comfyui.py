@@ -23,6 +23,9 @@ from .paths import BUILD, ROOT
 
 Event = dict[str, Any]
 
+CUSTOM_NODES = ROOT / "tests" / "support" / "custom_nodes"
+"""Nodes that only the tests use."""
+
 START_TIMEOUT = 600.0
 """Longest start in seconds; on a busy machine it takes minutes."""
 
@@ -30,11 +33,11 @@ RUN_TIMEOUT = 600.0
 """Longest run of a graph in seconds."""
 
 NO_WORK = {
-    "1": {
+    "no work": {
         "class_type": "EmptyImage",
         "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
     },
-    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    "no preview": {"class_type": "PreviewImage", "inputs": {"images": ["no work", 0]}},
 }
 """A graph that takes no time."""
 
@@ -76,7 +79,7 @@ class Run:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -87,7 +90,7 @@ class ComfyUI:
 
     Parameters
     ----------
-    base : its --base-directory, which is made
+    base : its --base-directory, which is created
     """
 
     def __init__(self, base: Path) -> None:
@@ -95,11 +98,13 @@ class ComfyUI:
         self.log = base / "comfyui.log"
         (base / "custom_nodes").mkdir(parents=True)
         (base / "user" / "default").mkdir(parents=True)
-        # A new ComfyUI opens its list of templates, over the graph.
+        # Without this, a new ComfyUI opens its list of templates over the graph.
         (base / "user" / "default" / "comfy.settings.json").write_text(
             '{"Comfy.TutorialCompleted": true}'
         )
         (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
+        for path in CUSTOM_NODES.glob("*.py"):
+            shutil.copy(path, base / "custom_nodes")
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [
@@ -118,7 +123,7 @@ class ComfyUI:
             )
 
     def wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until the process answers."""
         end = time.monotonic() + START_TIMEOUT
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -129,7 +134,7 @@ class ComfyUI:
         raise RuntimeError(f"ComfyUI did not start:\n{self.log.read_text()[-4000:]}")
 
     def stop(self) -> None:
-        """Stop it and keep its log in build/."""
+        """Stop the process and keep its log in build/."""
         self.process.terminate()
         try:
             self.process.wait(60)
@@ -155,7 +160,7 @@ class ComfyUI:
 
         Parameters
         ----------
-        fields : of the form, for another folder than the input folder
+        fields : further fields of the form, for a folder other than the input folder
         """
 
         async def send() -> str:
@@ -170,27 +175,30 @@ class ComfyUI:
 
         return asyncio.run(send())
 
-    def free(self, *, free_memory: bool = True) -> None:
+    def free(self, keep_outputs_of: dict[str, Any] | None = None) -> None:
         """Unload all models, as the button in the menu does, and wait until it is done.
 
         ComfyUI's worker acts on the request after the next graph, so one without work is run.
 
         Parameters
         ----------
-        free_memory : also drop cached outputs
+        keep_outputs_of : the last graph, whose outputs stay in ComfyUI's cache; without it, all
+            outputs are dropped too
         """
+        graph = keep_outputs_of or {}
 
-        async def post() -> None:
-            body = {"unload_models": True, "free_memory": free_memory}
+        async def request() -> None:
+            body = {"unload_models": True, "free_memory": keep_outputs_of is None}
             async with (
                 aiohttp.ClientSession(self.url) as session,
                 session.post("/free", json=body) as answer,
             ):
                 answer.raise_for_status()
 
-        asyncio.run(post())
-        for _ in range(2):  # the second starts when what follows the first is done
-            assert self.run(NO_WORK).outcome == "execution_success"
+        asyncio.run(request())
+        # The second starts when the work that follows the first is done.
+        for _ in range(2):
+            assert self.run({**graph, **NO_WORK}).outcome == "execution_success"
 
     def queue(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """POST /prompt without waiting for the run; return the status and the answer."""
@@ -245,8 +253,9 @@ class ComfyUI:
                         "execution_interrupted",
                     ):
                         break
+                # ComfyUI writes the history a moment after the last event.
                 history: dict[str, Any] = {}
-                while run.prompt_id not in history:  # written a moment after the last event
+                while run.prompt_id not in history:
                     async with session.get(f"/history/{run.prompt_id}") as answer:
                         history = await answer.json()
                 run.outputs = history[run.prompt_id]["outputs"]

@@ -1,6 +1,6 @@
 """Names, types and defaults that HTTP clients and saved workflows rely on, without texts.
 
-`make contract` records them after a change that is meant:
+`make contract` records them after an intended change:
 
     PYTHONPATH=tests python -m support.contract
 """
@@ -39,6 +39,9 @@ _FILE_LISTS = {
 }
 """Inputs whose options are files on this machine, by node id."""
 
+_FILE_DEFAULTS = {"ArtMancer_RemoveBackground": {"model"}}
+"""Inputs whose default is the best of these files."""
+
 
 def openapi(document: dict[str, Any]) -> Any:
     """Return an OpenAPI document without texts, with lists whose order means nothing sorted."""
@@ -55,6 +58,8 @@ def object_info(info: dict[str, Any]) -> dict[str, Any]:
                 if field in _FILE_LISTS.get(name, ()):
                     spec[0] = "COMBO"
                     spec[1].pop("options", None)
+                if field in _FILE_DEFAULTS.get(name, ()):
+                    spec[1].pop("default", None)
         nodes[name] = _without_texts(node)
     return nodes
 
@@ -88,17 +93,17 @@ def served_document(folder: Path) -> dict[str, Any]:
 
 
 def write(name: str, value: Any) -> None:
-    """Write a recorded file."""
+    """Write a file of the recorded contract."""
     (ASSETS / f"{name}.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read(name: str) -> Any:
-    """Return a recorded file."""
+    """Return the content of a file of the recorded contract."""
     return json.loads((ASSETS / f"{name}.json").read_text())
 
 
 def main() -> None:
-    """Record both."""
+    """Record the OpenAPI document and the nodes."""
     with tempfile.TemporaryDirectory() as folder:
         write("openapi", openapi(served_document(Path(folder) / "data")))
         comfyui = ComfyUI(Path(folder) / "comfyui")

@@ -1,14 +1,14 @@
-"""A ComfyUI that runs nothing: it takes pictures and graphs, and says what the real one would say,
-word for word.
+"""A fake ComfyUI: it accepts images and graphs, runs nothing, and answers word for word as a real
+ComfyUI does.
 
-A text input of the graph controls it: "slow 2" takes two seconds, "hold" waits after three steps
-until it is released or interrupted, "fail mask_empty" fails with that code, "crash" fails as a bug
-would. tests/test_gateway.py holds what it says against a
-real ComfyUI.
+A text input of the graph controls the run: "slow 2" takes two seconds, "hold" waits after three
+steps until it is released or interrupted, "fail mask_empty" fails with that error code, "crash"
+fails as a bug does. tests/gateway/test_fake_comfyui.py compares its answers with those of a real
+ComfyUI.
 
     python tests/support/fake_comfyui.py PORT LOG
 
-LOG gets a line for each graph that began or ended.
+LOG receives a line for each graph that began or ended.
 """
 
 import asyncio
@@ -28,15 +28,41 @@ from aiohttp import WSMsgType, web
 from PIL import Image
 
 RECORDED = json.loads((Path(__file__).parents[1] / "assets" / "comfyui.json").read_text())
-"""Answers of a real ComfyUI, taken down by record_comfyui.py."""
+"""Answers of a real ComfyUI, recorded by record_comfyui.py."""
 
 HELD_STEPS = 3
-"""Steps of ten that a run with "hold" makes before it waits."""
+"""Steps, of RUN_STEPS, after which a run with "hold" waits."""
 
-PACK = "custom_nodes.artmancer.artmancer.errors"
+RUN_STEPS = 10
+"""Steps of a run with "slow" or "hold"."""
+
+COMMANDS = ("slow", "hold", "fail", "crash")
+"""First words of a text input that control the run."""
+
+ERRORS_MODULE = "custom_nodes.artmancer.artmancer.errors"
+"""Module of the pack's errors, by the name that it has in a ComfyUI."""
+
+_TEXT_MESSAGE = 3
+"""Type of ComfyUI's binary message with the progress text that a node shows."""
 
 
 class FakeComfyUI:
+    """A queue, a folder of temporary files and websockets, as a ComfyUI has them.
+
+    Attributes
+    ----------
+    temp : files by name, with their subfolder
+    sockets : open websockets by client id
+    waiting : heap of the queued runs: number, run id, graph, client id
+    running : the entry of the current run
+    history : records of the runs that ended, by run id
+    interrupted : ids of the runs to interrupt
+    posted : bodies of POST /prompt, in order
+    uploads : file names of the uploads, in order
+    vanishing : downloads before which it loses all its files
+    released : set when runs with "hold" continue
+    """
+
     def __init__(self, log: Path | None = None) -> None:
         self.log = log
         self.temp: dict[str, bytes] = {}
@@ -48,9 +74,9 @@ class FakeComfyUI:
         self.posted: list[dict[str, Any]] = []
         self.uploads: list[str] = []
         self.counter = 0
-        self.vanishing = 0  # how often it loses its files before one is fetched
+        self.vanishing = 0
         self.released = asyncio.Event()
-        self.woken = asyncio.Event()
+        self.queued = asyncio.Event()
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**27)
@@ -61,7 +87,7 @@ class FakeComfyUI:
                 web.post("/prompt", self.prompt),
                 web.get("/prompt", self.queue_info),
                 web.get("/queue", self.queue),
-                web.get("/history/{id}", self.one_history),
+                web.get("/history/{id}", self.run_history),
                 web.post("/history", self.forget),
                 web.get("/view", self.view),
                 web.post("/api/jobs/{id}/cancel", self.cancel),
@@ -86,7 +112,7 @@ class FakeComfyUI:
         await socket.prepare(request)
         client = request.query["clientId"]
         self.sockets[client] = socket
-        await self.say(client, "status", {"status": self.info(), "sid": client})
+        await self.send_event(client, "status", {"status": self.info(), "sid": client})
         try:
             async for message in socket:
                 if message.type == WSMsgType.ERROR:
@@ -107,36 +133,37 @@ class FakeComfyUI:
 
     async def prompt(self, request: web.Request) -> web.Response:
         body = await request.json()
-        graph, key = body["prompt"], body.get("prompt_id") or str(uuid.uuid4())
+        graph = body["prompt"]
+        key = body.get("prompt_id") or str(uuid.uuid4())
         for node_id, node in graph.items():
             if node["class_type"] not in RECORDED["object_info"]:
-                said = f"Node '{node_id}' not found. The custom node may not be installed."
+                message = f"Node '{node_id}' not found. The custom node may not be installed."
                 error = {
                     "type": "missing_node_type",
-                    "message": said,
+                    "message": message,
                     "details": f"Node ID '#{node_id}'",
                     "extra_info": {},
                 }
                 return web.json_response({"error": error, "node_errors": {}}, status=400)
             if node["class_type"] not in ("ArtMancer_EndpointImage", "ArtMancer_EndpointMask"):
                 continue
-            picture = node["inputs"]["image"]
-            if picture != "(none)" and picture.removesuffix(" [temp]") not in self.temp:
-                return self.refuse(
-                    node_id, node, f"there is no '{picture}' in the input folder. Upload it first."
-                )
+            image = node["inputs"]["image"]
+            if image != "(none)" and image.removesuffix(" [temp]") not in self.temp:
+                reason = f"there is no '{image}' in the input folder. Upload it first."
+                return self.refuse(node_id, node, reason)
         self.counter += 1
         number = float(body.get("number", self.counter))
         self.posted.append(body)
         heapq.heappush(self.waiting, (number, key, graph, body["client_id"]))
-        self.woken.set()
+        self.queued.set()
         return web.json_response({"prompt_id": key, "number": number, "node_errors": {}})
 
-    def refuse(self, key: str, node: dict[str, Any], why: str) -> web.Response:
-        found = {
+    def refuse(self, node_id: str, node: dict[str, Any], reason: str) -> web.Response:
+        """Answer as for a graph with a node that refuses its input `image`."""
+        node_error = {
             "type": "custom_validation_failed",
             "message": "Custom validation failed for node",
-            "details": f"image - {why}",
+            "details": f"image - {reason}",
             "extra_info": {"input_name": "image"},
         }
         error = {
@@ -146,7 +173,11 @@ class FakeComfyUI:
             "extra_info": {},
         }
         errors = {
-            key: {"errors": [found], "dependent_outputs": [], "class_type": node["class_type"]}
+            node_id: {
+                "errors": [node_error],
+                "dependent_outputs": [],
+                "class_type": node["class_type"],
+            }
         }
         return web.json_response({"error": error, "node_errors": errors}, status=400)
 
@@ -164,7 +195,7 @@ class FakeComfyUI:
         running = [[*self.running[:3], {"client_id": self.running[3]}, []]] if self.running else []
         return web.json_response({"queue_running": running, "queue_pending": items})
 
-    async def one_history(self, request: web.Request) -> web.Response:
+    async def run_history(self, request: web.Request) -> web.Response:
         key = request.match_info["id"]
         return web.json_response({key: self.history[key]} if key in self.history else {})
 
@@ -178,19 +209,19 @@ class FakeComfyUI:
             self.vanishing -= 1
             self.temp.clear()
         data = self.temp.get(request.query["filename"])
-        return (
-            web.Response(body=data, content_type="image/png") if data else web.Response(status=404)
-        )
+        if not data:
+            return web.Response(status=404)
+        return web.Response(body=data, content_type="image/png")
 
     async def cancel(self, request: web.Request) -> web.Response:
         key = request.match_info["id"]
-        found = [entry for entry in self.waiting if entry[1] == key]
+        cancelled = [entry for entry in self.waiting if entry[1] == key]
         self.waiting = [entry for entry in self.waiting if entry[1] != key]
         heapq.heapify(self.waiting)
         if self.running and self.running[1] == key:
             self.interrupted.add(key)
-            found.append(self.running)
-        return web.json_response({"cancelled": bool(found)})
+            cancelled.append(self.running)
+        return web.json_response({"cancelled": bool(cancelled)})
 
     async def free(self, request: web.Request) -> web.Response:
         await request.json()
@@ -198,122 +229,111 @@ class FakeComfyUI:
 
     async def tidy(self, request: web.Request) -> web.Response:
         body = await request.json()
-        gone = (
-            [name for name in self.temp if name.split("/")[-1] not in body["keep"]]
-            if body["max_bytes"] == 0
-            else []
-        )
-        for name in gone:
+        surplus: list[str] = []
+        if body["max_bytes"] == 0:
+            surplus = [name for name in self.temp if name.split("/")[-1] not in body["keep"]]
+        for name in surplus:
             del self.temp[name]
-        return web.json_response({"files": len(gone), "bytes": 0})
+        return web.json_response({"files": len(surplus), "bytes": 0})
 
-    async def say(self, client: str, kind: str, data: dict[str, Any]) -> None:
+    async def send_event(self, client: str, kind: str, data: dict[str, Any]) -> None:
         if socket := self.sockets.get(client):
-            with suppress(ConnectionError):  # the client was killed a moment ago
+            # The client may have been killed a moment ago.
+            with suppress(ConnectionError):
                 await socket.send_json({"type": kind, "data": data})
 
-    async def tell(self, client: str, node: str, text: str) -> None:
+    async def send_text(self, client: str, node: str, text: str) -> None:
         if socket := self.sockets.get(client):
             with suppress(ConnectionError):
                 await socket.send_bytes(
-                    struct.pack(">II", 3, len(node)) + node.encode() + text.encode()
+                    struct.pack(">II", _TEXT_MESSAGE, len(node)) + node.encode() + text.encode()
                 )
 
     async def work(self) -> None:
         while True:
             while not self.waiting:
-                self.woken.clear()
-                await self.woken.wait()
+                self.queued.clear()
+                await self.queued.wait()
             self.running = heapq.heappop(self.waiting)
             _, key, graph, client = self.running
             messages: list[Any] = []
-            self.note("began", key)
+            self.log_event("began", key)
             outcome = await self.run(key, graph, client, messages)
-            self.note("completed" if outcome["status"]["completed"] else "failed", key)
+            self.log_event("completed" if outcome["status"]["completed"] else "failed", key)
             self.history[key] = outcome
             self.running = None
-            await self.say(client, "executing", {"node": None, "prompt_id": key})
+            await self.send_event(client, "executing", {"node": None, "prompt_id": key})
 
-    def note(self, what: str, key: str) -> None:
+    def log_event(self, event: str, key: str) -> None:
         if self.log:
             with self.log.open("a") as file:
-                file.write(f"{what} {key}\n")
+                file.write(f"{event} {key}\n")
 
     async def run(
         self, key: str, graph: dict[str, Any], client: str, messages: list[Any]
     ) -> dict[str, Any]:
+        """Send the events of a run, which `messages` collects; return the run's record."""
+
         async def message(kind: str, data: dict[str, Any]) -> None:
             data = {"prompt_id": key, **data, "timestamp": int(time.time() * 1000)}
             messages.append([kind, data])
-            await self.say(client, kind, data)
+            await self.send_event(client, kind, data)
 
         await message("execution_start", {})
         await message("execution_cached", {"nodes": []})
-        texts = [
-            node["inputs"]["value"]
-            for node in graph.values()
-            if node["class_type"] == "ArtMancer_EndpointText"
-        ]
-        said = next(
-            (
-                text.split()
-                for text in texts
-                if text.split()[:1] in (["slow"], ["hold"], ["fail"], ["crash"])
-            ),
-            [""],
-        )
+        command = control(graph)
         outputs: dict[str, Any] = {}
         failure = None
-        steps = 10 if said[0] in ("slow", "hold") else 1
-        for node, about in graph.items():
-            await self.say(
-                client, "executing", {"node": node, "display_node": node, "prompt_id": key}
+        steps = RUN_STEPS if command[0] in ("slow", "hold") else 1
+        for node_id, node in graph.items():
+            await self.send_event(
+                client, "executing", {"node": node_id, "display_node": node_id, "prompt_id": key}
             )
-            if about["class_type"] == "ArtMancer_EditSampler":
-                await self.tell(client, node, "sampling")
+            if node["class_type"] == "ArtMancer_EditSampler":
+                await self.send_text(client, node_id, "sampling")
                 for step in range(steps):
-                    if said[0] == "slow":
-                        await asyncio.sleep(float(said[1]) / steps)
-                    elif said[0] == "hold" and step == HELD_STEPS:
+                    if command[0] == "slow":
+                        await asyncio.sleep(float(command[1]) / steps)
+                    elif command[0] == "hold" and step == HELD_STEPS:
                         while not self.released.is_set() and key not in self.interrupted:
                             await asyncio.sleep(0.005)
-                    data = {"value": step + 1, "max": steps, "prompt_id": key, "node": node}
-                    await self.say(client, "progress", data)
+                    data = {"value": step + 1, "max": steps, "prompt_id": key, "node": node_id}
+                    await self.send_event(client, "progress", data)
                     if key in self.interrupted:
-                        data = {"node_id": node, "node_type": about["class_type"], "executed": []}
+                        data = {"node_id": node_id, "node_type": node["class_type"], "executed": []}
                         await message("execution_interrupted", data)
-                        return self.ended(key, graph, client, outputs, messages, completed=False)
-            if said[0] in ("fail", "crash") and about["class_type"] != "ArtMancer_EndpointText":
+                        return self.record(key, graph, client, outputs, messages, completed=False)
+            if command[0] in ("fail", "crash") and node["class_type"] != "ArtMancer_EndpointText":
                 failure = {
-                    "node_id": node,
-                    "node_type": about["class_type"],
+                    "node_id": node_id,
+                    "node_type": node["class_type"],
                     "executed": [],
                     "exception_message": (
-                        f"It was asked to fail, in {Path(__file__)}. Ask for something else.\n"
+                        f"The prompt requested a failure, in {Path(__file__)}. Change it.\n"
                     ),
-                    "exception_type": f"{PACK}.{said[1]}"
-                    if said[0] == "fail"
+                    "exception_type": f"{ERRORS_MODULE}.{command[1]}"
+                    if command[0] == "fail"
                     else "ZeroDivisionError",
                     "traceback": [],
                     "current_inputs": {},
                     "current_outputs": [],
                 }
-            if about["class_type"] == "ArtMancer_EndpointResult" and failure is None:
-                outputs[node] = self.result(key, graph, about)
+            if node["class_type"] == "ArtMancer_EndpointResult" and failure is None:
+                outputs[node_id] = self.result(key, graph, node)
                 data = {
-                    "node": node,
-                    "display_node": node,
-                    "output": outputs[node],
+                    "node": node_id,
+                    "display_node": node_id,
+                    "output": outputs[node_id],
                     "prompt_id": key,
                 }
-                await self.say(client, "executed", data)
+                await self.send_event(client, "executed", data)
         if failure:
             await message("execution_error", failure)
         else:
             await message("execution_success", {})
-        return self.ended(key, graph, client, outputs, messages, completed=failure is None)
+        return self.record(key, graph, client, outputs, messages, completed=failure is None)
 
-    def ended(
+    def record(
         self,
         key: str,
         graph: Any,
@@ -323,6 +343,7 @@ class FakeComfyUI:
         *,
         completed: bool,
     ) -> dict[str, Any]:
+        """Return the record of a run that ended, as in /history."""
         return {
             "prompt": [0, key, graph, {"client_id": client}, list(outputs)],
             "outputs": outputs,
@@ -335,17 +356,18 @@ class FakeComfyUI:
         }
 
     def result(self, key: str, graph: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+        """Return the output of a node that is a result of the endpoint."""
         source, slot = node["inputs"]["value"]
         kind = RECORDED["object_info"][graph[source]["class_type"]]["output"][slot]
         if kind in ("IMAGE", "MASK"):
             name = f"{key}-{node['inputs']['name']}.png"
-            self.temp[name] = self.picture(graph, kind)
+            self.temp[name] = self.result_image(graph, kind)
             return {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}
         value = {"INT": 1, "FLOAT": 0.5}.get(kind, json.dumps(RECORDED["report"]))
         return {"text": [str(value)], "value": [value]}
 
-    def picture(self, graph: dict[str, Any], kind: str) -> bytes:
-        """The first picture of the graph, as it came."""
+    def result_image(self, graph: dict[str, Any], kind: str) -> bytes:
+        """Return the first uploaded image of the graph; unchanged where it is a PNG."""
         name = next(
             node["inputs"]["image"]
             for node in graph.values()
@@ -359,8 +381,18 @@ class FakeComfyUI:
         return buffer.getvalue()
 
 
+def control(graph: dict[str, Any]) -> list[str]:
+    """Return the words of the first text input that controls the run; [""] without any."""
+    for node in graph.values():
+        if node["class_type"] == "ArtMancer_EndpointText":
+            words: list[str] = node["inputs"]["value"].split()
+            if words and words[0] in COMMANDS:
+                return words
+    return [""]
+
+
 def serve_fake_comfyui(port: int, log: Path) -> None:
-    """Serve one on a port of loopback until it is terminated."""
+    """Serve a fake ComfyUI on a port of loopback until the process is terminated."""
     web.run_app(FakeComfyUI(log).app(), host="127.0.0.1", port=port, print=None)
 
 

@@ -1,8 +1,8 @@
-"""A stand-in for Modal: calls that any process can ask after, workers that come, die and are
-replaced, a shared Dict.
+"""A fake Modal: calls whose results any process can read, workers that are replaced when they die,
+and a shared Dict.
 
-As Modal does, it answers a spawn at once, keeps results by the call's id, runs a call again whose
-worker died, tries one that raised some times more, ends one at its time limit, and gives a worker
+As Modal does, it answers a spawn at once and keeps results by the call's id. It runs a call again
+when its worker died, retries a call that raised, ends a call at its timeout, and gives a worker
 several calls at a time.
 """
 
@@ -26,14 +26,40 @@ from .gateway import Served, settings
 from .paths import FAKE_COMFYUI
 from .processes import ForkedProcess
 
-KEY = b"a test's"
-AT_ONCE = {"heavy": 3, "light": 20}
+AUTH_KEY = b"a test's"
+"""Key of the connections between the board and the workers."""
+
+MAX_CALLS = {"heavy": 3, "light": 20}
+"""Calls that a worker runs at a time, by lane; as in modal_comfy.py."""
+
 RETRIES = 3
-RUN_FAKE_COMFYUI = (sys.executable, str(FAKE_COMFYUI), "{port}", "{folder}/told.log")
+"""Retries of a call that raised; as in modal_comfy.py."""
+
+RUN_FAKE_COMFYUI = (sys.executable, str(FAKE_COMFYUI), "{port}", "{folder}/events.log")
+"""Command that starts a worker's ComfyUI, unless a test needs a real one."""
+
+_DROP_SECONDS = 0.05
+"""Seconds between two checks of a worker for calls to drop."""
+
+_TAKE_TIMEOUT = 0.2
+"""Longest wait of a worker for its next call, in seconds."""
 
 
 @dataclass
 class Call:
+    """A call of a worker's method.
+
+    Attributes
+    ----------
+    state : "waiting", "running", "done", "failed" or "late" (ended at its timeout)
+    worker : name of the worker that runs it
+    value : its result
+    reason : message of its failure
+    raised : runs of it that raised
+    deadline : end of its time, on the clock of time.monotonic()
+    ended : set when it has a result or has failed
+    """
+
     lane: str
     order: dict[str, Any]
     state: str = "waiting"
@@ -46,7 +72,15 @@ class Call:
 
 
 class Board:
-    """What Modal's servers know."""
+    """The state of Modal's servers.
+
+    Attributes
+    ----------
+    calls : all calls by id, in order
+    shared : the shared Dict
+    starts : job ids in the order in which their calls started
+    dead : names of the workers that died
+    """
 
     def __init__(self, timeouts: Mapping[str, float]) -> None:
         self.timeouts = timeouts
@@ -73,6 +107,7 @@ class Board:
             self._end(self.calls[call_id], "failed", "cancelled")
 
     def load(self, lane: str) -> tuple[int, int]:
+        """Return the number of waiting and of running calls."""
         states = [call.state for call in self.calls.values() if call.lane == lane]
         return states.count("waiting"), states.count("running")
 
@@ -82,20 +117,21 @@ class Board:
     def put(self, key: str, value: Any) -> None:
         self.shared[key] = value
 
-    def take(self, lane: str, worker: str, patience: float) -> tuple[str, dict[str, Any]] | None:
-        """For a worker: the next call, and its order."""
-        end = time.monotonic() + patience
+    def take(self, lane: str, worker: str, timeout: float) -> tuple[str, dict[str, Any]] | None:
+        """Start the next call on a worker; return its id and order, None at the timeout."""
+        end = time.monotonic() + timeout
         with self.lock:
             while worker not in self.dead:
                 for call_id, call in self.calls.items():
                     if call.lane == lane and call.state == "waiting":
-                        call.state, call.worker = "running", worker
+                        call.state = "running"
+                        call.worker = worker
                         call.deadline = time.monotonic() + self.timeouts[lane]
                         self.starts.append(call.order["record"]["id"])
                         return call_id, call.order
-                if (left := end - time.monotonic()) <= 0:
+                if (seconds := end - time.monotonic()) <= 0:
                     return None
-                self.lock.wait(left)
+                self.lock.wait(seconds)
             return None
 
     def finish(self, call_id: str, worker: str, value: Any) -> None:
@@ -106,7 +142,7 @@ class Board:
                 self._end(call, "done")
 
     def fail(self, call_id: str, worker: str, reason: str) -> None:
-        """It raised: again, some times."""
+        """Retry a call that raised, or end it after the last retry."""
         with self.lock:
             call = self.calls[call_id]
             if call.worker != worker or call.state != "running":
@@ -115,10 +151,10 @@ class Board:
             if call.raised > RETRIES:
                 self._end(call, "failed", reason)
             else:
-                self._again(call)
+                self._requeue(call)
 
     def dropped(self, worker: str) -> list[str]:
-        """Calls that a worker has to drop: cancelled, or at their time limit."""
+        """Return the calls that a worker has to drop: cancelled, or at their timeout."""
         with self.lock:
             for call in self.calls.values():
                 if call.state == "running" and time.monotonic() > call.deadline:
@@ -129,37 +165,46 @@ class Board:
                 if call.worker == worker and call.state in ("failed", "late")
             ]
 
-    def gone(self, worker: str) -> None:
-        """A container died: what it ran is run again, however often."""
+    def lose(self, worker: str) -> None:
+        """Run the calls of a worker that died again, without a limit."""
         with self.lock:
-            self.dead.add(worker)  # it may still be waiting in take
+            # The worker may still wait in `take`.
+            self.dead.add(worker)
             for call in self.calls.values():
                 if call.worker == worker and call.state == "running":
-                    self._again(call)
+                    self._requeue(call)
 
     def all_starts(self) -> list[str]:
         return list(self.starts)
 
-    def _again(self, call: Call) -> None:
-        call.state, call.worker = "waiting", ""
+    def _requeue(self, call: Call) -> None:
+        call.state = "waiting"
+        call.worker = ""
         self.lock.notify_all()
 
     def _end(self, call: Call, state: str, reason: str = "") -> None:
         if call.state in ("waiting", "running"):
-            call.state, call.reason = state, reason
+            call.state = state
+            call.reason = reason
             call.ended.set()
 
 
 class Server(BaseManager):
-    pass
+    """The manager in the test's process, which owns the board."""
 
 
 class Client(BaseManager):
-    pass
+    """The manager in a worker's process."""
 
 
 class StandIn:
-    """artmancer.hosting.remote.Remote over a board."""
+    """An artmancer.hosting.remote.Remote that uses a board.
+
+    Parameters
+    ----------
+    board : a Board, or a proxy of a Board in another process
+    results : folder that stands for the volume of results
+    """
 
     def __init__(self, board: Any, results: Path) -> None:
         self.board = board
@@ -200,12 +245,13 @@ class StandIn:
 
 
 class FakeModal:
-    """The board behind a port, and a worker a lane: one that ends is replaced.
+    """A board behind a port, and one worker for each lane. A worker that ends is replaced.
 
     Parameters
     ----------
-    command : what starts a worker's ComfyUI, where {port} and {folder} stand for its own
-    prepare : let workers do what comes before a snapshot of memory, too, which takes long
+    command : starts a worker's ComfyUI; {port} and {folder} stand for the worker's own
+    timeouts : timeout of a call in seconds, by lane
+    prepare : let workers also prepare for a snapshot of memory, which takes long
     """
 
     def __init__(
@@ -215,18 +261,20 @@ class FakeModal:
         timeouts: Mapping[str, float] | None = None,
         prepare: bool = False,
     ) -> None:
-        self.folder, self.command, self.prepare = folder, list(command), prepare
+        self.folder = folder
+        self.command = list(command)
+        self.prepare = prepare
         self.results = folder / "results"
         self.board = Board(timeouts or {"heavy": 600, "light": 300})
         Server.register("board", callable=lambda: self.board)
-        self.server = Server(("127.0.0.1", 0), KEY).get_server()
+        self.server = Server(("127.0.0.1", 0), AUTH_KEY).get_server()
         self.port = int(self.server.address[1])
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.workers: dict[str, ForkedProcess] = {}
         self.numbers = itertools.count()
         self.closing = False
-        for lane in AT_ONCE:
-            threading.Thread(target=self._keep_one, args=(lane,), daemon=True).start()
+        for lane in MAX_CALLS:
+            threading.Thread(target=self._keep_worker, args=(lane,), daemon=True).start()
 
     def remote(self) -> StandIn:
         return StandIn(self.board, self.results)
@@ -238,12 +286,14 @@ class FakeModal:
         ----------
         options : settings of the gateway
         """
-        made = settings(folder, **options)
+        gateway_settings = settings(folder, **options)
         checkpoints = folder / "checkpoints"
-        app = web_app(self.remote(), checkpoints, self.results, _nothing, _nothing, made)
-        return Served(made, app)
+        app = web_app(
+            self.remote(), checkpoints, self.results, _nothing, _nothing, gateway_settings
+        )
+        return Served(gateway_settings, app)
 
-    def _keep_one(self, lane: str) -> None:
+    def _keep_worker(self, lane: str) -> None:
         while not self.closing:
             name = f"{lane}-{next(self.numbers)}"
             folder = self.folder / name
@@ -260,11 +310,12 @@ class FakeModal:
             )
             self.workers[lane] = worker
             worker.wait()
-            worker.kill()  # what it left running
-            self.board.gone(str(worker.pid))
+            # It may have left its ComfyUI running.
+            worker.kill()
+            self.board.lose(str(worker.pid))
 
     def kill(self, lane: str) -> None:
-        """SIGKILL the container of a lane, and all that runs in it."""
+        """SIGKILL the worker of a lane, and all processes that it started."""
         self.workers[lane].kill()
 
     def __enter__(self) -> "FakeModal":
@@ -290,25 +341,32 @@ def run_worker(
 async def work(
     lane: str, port: int, folder: Path, results: Path, prepare: bool, command: list[str]
 ) -> None:
+    """Take calls from the board behind a port until the worker's ComfyUI has exited."""
     from artmancer.hosting.worker import Worker
 
     from .comfyui import free_port
 
     Client.register("board")
-    manager = Client(("127.0.0.1", port), KEY)
+    manager = Client(("127.0.0.1", port), AUTH_KEY)
     manager.connect()
     remote = StandIn(manager.board(), results)  # type: ignore[attr-defined]
-    name, sick = str(os.getpid()), asyncio.Event()
-
-    async def nothing() -> None:
-        pass
+    name = str(os.getpid())
+    dead = asyncio.Event()
 
     async def on_dead() -> None:
-        sick.set()
+        dead.set()
 
-    own = free_port()
-    start = [part.format(port=own, folder=folder) for part in command]
-    worker = Worker(lane, remote, start, own, folder, results, sync=nothing, on_dead=on_dead)  # type: ignore[arg-type]
+    comfyui_port = free_port()
+    worker = Worker(
+        lane,  # type: ignore[arg-type]
+        remote,
+        [part.format(port=comfyui_port, folder=folder) for part in command],
+        comfyui_port,
+        folder,
+        results,
+        sync=_nothing,
+        on_dead=on_dead,
+    )
     if prepare:
         worker.prepare()
     await worker.start()
@@ -326,17 +384,18 @@ async def work(
             for call_id in await asyncio.to_thread(remote.board.dropped, name):
                 if call_id in running:
                     running[call_id].cancel()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_DROP_SECONDS)
 
     dropping = asyncio.create_task(drop())
-    while not sick.is_set():
-        if len(running) >= AT_ONCE[lane]:
+    while not dead.is_set():
+        if len(running) >= MAX_CALLS[lane]:
             await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
             continue
-        taken = await asyncio.to_thread(remote.board.take, lane, name, 0.2)
-        if taken:
-            task = running[taken[0]] = asyncio.create_task(run(*taken))
-            task.add_done_callback(lambda _, key=taken[0]: running.pop(key, None))
+        call = await asyncio.to_thread(remote.board.take, lane, name, _TAKE_TIMEOUT)
+        if call:
+            call_id, order = call
+            task = running[call_id] = asyncio.create_task(run(call_id, order))
+            task.add_done_callback(lambda _, key=call_id: running.pop(key, None))
     await asyncio.gather(*running.values(), return_exceptions=True)
     dropping.cancel()
     await worker.stop()

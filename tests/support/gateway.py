@@ -1,6 +1,4 @@
-"""A gateway for the tests: the real app behind a real port, in a thread;
-and a fake ComfyUI beside it.
-"""
+"""A gateway for the tests: the real app behind a port, in a thread. And a fake ComfyUI for it."""
 
 import asyncio
 import base64
@@ -25,15 +23,21 @@ from .fake_comfyui import FakeComfyUI
 from .paths import EXAMPLES, ROOT
 
 GRAPHS = ROOT / "workflows" / "api"
+"""Folder of the graphs that the gateway serves."""
 
 
 def encoded(name: str) -> str:
-    """An example picture as base64."""
+    """Return an example image as base64."""
     return base64.b64encode((EXAMPLES / f"{name}.png").read_bytes()).decode()
 
 
 def removal(**more: Any) -> dict[str, Any]:
-    """The body of an edit that works."""
+    """Return the body of a valid request to remove an object.
+
+    Parameters
+    ----------
+    more : fields that are added or replaced
+    """
     return {
         "prompt": "remove",
         "input_image": encoded("coffee"),
@@ -44,12 +48,12 @@ def removal(**more: Any) -> dict[str, Any]:
 
 
 def settings(data: Path, **more: Any) -> Settings:
-    """Independent of this machine's environment and .env."""
+    """Return settings that read no .env file."""
     return Settings(_env_file=None, data=data, **more)
 
 
 WAIT_TIMEOUT = 300.0
-"""Seconds after which a test gives up: far more than the slowest machine needs."""
+"""Longest wait of a test in seconds: far more than the slowest machine needs."""
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -62,7 +66,18 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 class Served:
-    """A gateway that listens; `http` is a client of it."""
+    """A gateway that listens, in a thread.
+
+    Parameters
+    ----------
+    app : the app of the gateway; made from the settings if None
+    more : further arguments of create_app
+
+    Attributes
+    ----------
+    url : its address
+    http : a client of it
+    """
 
     def __init__(self, settings: Settings, app: FastAPI | None = None, **more: Any) -> None:
         self.settings = settings
@@ -92,22 +107,24 @@ class Served:
         self.thread.join()
 
     def connected(self) -> "Served":
-        """Once it knows its ComfyUI."""
+        """Wait until it has a connection to its ComfyUI; return it."""
         until(lambda: self.http.get("/api/health").json()["device_info"].get("comfyui_version"))
         return self
 
     def submit(self, **more: Any) -> str:
+        """Submit an edit; return its job id. `more` are fields as in `removal`."""
         answer = self.http.post("/api/generate/async", json=removal(**more))
         assert answer.status_code == 202, answer.text
         return str(answer.json()["task_id"])
 
-    def status(self, task_id: str) -> dict[str, Any]:
-        return dict(self.http.get(f"/api/jobs/{task_id}").json())
+    def status(self, job_id: str) -> dict[str, Any]:
+        """Return the status of a job."""
+        return dict(self.http.get(f"/api/jobs/{job_id}").json())
 
-    def ended(self, task_id: str) -> dict[str, Any]:
-        """Its status once it has ended."""
-        until(lambda: self.status(task_id)["status"] in ("done", "error", "cancelled"))
-        return self.status(task_id)
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Wait until a job has ended; return its status."""
+        until(lambda: self.status(job_id)["status"] in ("done", "error", "cancelled"))
+        return self.status(job_id)
 
 
 class FakeHost:
@@ -123,7 +140,7 @@ class FakeHost:
         self.start()
 
     def start(self) -> None:
-        """Empty, as after a restart."""
+        """Start it without runs and files, as after a restart."""
         self.fake = FakeComfyUI()
 
         async def listen() -> None:
@@ -136,11 +153,11 @@ class FakeHost:
         asyncio.run_coroutine_threadsafe(listen(), self.loop).result()
 
     def release(self) -> None:
-        """Let runs with "hold" go on, now and later."""
+        """Let runs with "hold" continue, the present and the later."""
         self.loop.call_soon_threadsafe(self.fake.released.set)
 
     def interrupt_all(self) -> None:
-        """Interrupt the run that holds, and forget those that wait."""
+        """Interrupt the current run, and drop the queued runs."""
 
         def interrupt() -> None:
             self.fake.waiting.clear()
@@ -150,25 +167,28 @@ class FakeHost:
         self.loop.call_soon_threadsafe(interrupt)
 
     def die(self) -> None:
+        """Close the port and abort all connections, as a crash does."""
+
         async def end() -> None:
-            for one in list(self.fake.sockets.values()):
-                if one._req and one._req.transport:
-                    one._req.transport.abort()
+            for websocket in list(self.fake.sockets.values()):
+                if websocket._req and websocket._req.transport:
+                    websocket._req.transport.abort()
             await self.runner.cleanup()
 
         asyncio.run_coroutine_threadsafe(end(), self.loop).result()
 
 
-def picture(text: str) -> Image.Image:
+def decoded(text: str) -> Image.Image:
+    """Return an image that came as base64."""
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:
-    said = answer.json()
-    assert set(said) == {"detail", "error_type", "details"}
-    assert (
-        said["detail"].endswith(".")
-        and str(ROOT) not in said["detail"]
-        and "Traceback" not in said["detail"]
-    )
-    return answer.status_code, said["error_type"]
+    """Return the status and the error code of an error answer, whose form is checked."""
+    body = answer.json()
+    assert set(body) == {"detail", "error_type", "details"}
+    detail = body["detail"]
+    assert detail.endswith(".")
+    assert str(ROOT) not in detail
+    assert "Traceback" not in detail
+    return answer.status_code, body["error_type"]

@@ -1,4 +1,4 @@
-"""UploadStore and masks that the tests make."""
+"""Synthetic images and masks."""
 
 import numpy as np
 import torch
@@ -6,13 +6,14 @@ from torch import Tensor
 
 
 def smooth_picture(height: int, width: int, wavelength: float, seed: int) -> Tensor:
-    """IMAGE [1, H, W, 3] with no detail finer than this wavelength, in pixels."""
+    """Return an IMAGE [1, H, W, 3] without details finer than a wavelength, in pixels."""
     random = np.random.default_rng(seed)
+    waves_per_channel = 3
     y, x = np.mgrid[:height, :width].astype(np.float32)
     planes = []
     for _ in range(3):
         waves = []
-        for _ in range(3):
+        for _ in range(waves_per_channel):
             angle, phase = random.uniform(0, 2 * np.pi, 2)
             length = wavelength * random.uniform(1, 3)
             waves.append(
@@ -23,11 +24,12 @@ def smooth_picture(height: int, width: int, wavelength: float, seed: int) -> Ten
 
 
 def disc(height: int, width: int, y: float, x: float, radius: float) -> Tensor:
-    """MASK [1, H, W] of a disc."""
+    """Return a MASK [1, H, W] of a disc, in pixels."""
     rows, columns = torch.arange(height).unsqueeze(1), torch.arange(width).unsqueeze(0)
     return ((rows - y) ** 2 + (columns - x) ** 2 <= radius**2).float().unsqueeze(0)
 
 
-def iou(one: Tensor, other: Tensor) -> float:
-    one, other = one >= 0.5, other >= 0.5
-    return float((one & other).sum() / (one | other).sum())
+def iou(first: Tensor, second: Tensor) -> float:
+    """Return the intersection over union of two masks, which are cut at 0.5."""
+    first, second = first >= 0.5, second >= 0.5
+    return float((first & second).sum() / (first | second).sum())

@@ -1,7 +1,7 @@
-"""Modal's servers, as far as `modal deploy` needs them:
-they take everything down, and build and run nothing.
+"""A fake of Modal's servers, as far as `modal deploy` needs them: it records every request, and
+builds and runs nothing.
 
-The wire is Modal's own: its client speaks gRPC with this as it does with the real ones.
+Modal's own client connects to it by gRPC, as to the real servers.
 """
 
 import asyncio
@@ -22,21 +22,23 @@ from modal_proto import api_grpc, api_pb2
 from .gateway import free_port
 from .paths import ROOT
 
-BUILDER = api_pb2.EnvironmentSettings(image_builder_version="2025.06")
+_BUILDER_VERSION = "2025.06"
+"""Version of Modal's image builder."""
+
 _MAPPING = inspect.getsource(api_grpc.ModalClientBase.__mapping__)
+"""Source text with the type of every method's answer."""
 
 
 class ModalServer:
-    """Listens in a thread.
+    """A gRPC server on a free port of loopback, in a thread.
 
     Attributes
     ----------
-    asked : every request, by the name of its method
-    files : on the volume, by path
+    requests : every request, by the name of its method
     """
 
     def __init__(self) -> None:
-        self.asked: dict[str, list[Any]] = defaultdict(list)
+        self.requests: dict[str, list[Any]] = defaultdict(list)
         self.port = free_port()
         self._ids = itertools.count(1)
         self._loop = asyncio.new_event_loop()
@@ -54,18 +56,24 @@ class ModalServer:
     def _method(self, name: str) -> Any:
         async def handle(_: Any, stream: Any) -> None:
             async for request in stream:
-                self.asked[name].append(request)
+                self.requests[name].append(request)
                 await stream.send_message(self._answer(name, request))
 
         return handle
 
     def _answer(self, name: str, request: Any) -> Any:
+        """Return the answer of a method; an empty answer where the client needs no more."""
         number = next(self._ids)
         special = {
-            "ClientHello": lambda: api_pb2.ClientHelloResponse(image_builder_version="2025.06"),
+            "ClientHello": lambda: api_pb2.ClientHelloResponse(
+                image_builder_version=_BUILDER_VERSION
+            ),
             "EnvironmentGetOrCreate": lambda: api_pb2.EnvironmentGetOrCreateResponse(
                 environment_id=f"en-{number}",
-                metadata=api_pb2.EnvironmentMetadata(name="main", settings=BUILDER),
+                metadata=api_pb2.EnvironmentMetadata(
+                    name="main",
+                    settings=api_pb2.EnvironmentSettings(image_builder_version=_BUILDER_VERSION),
+                ),
             ),
             "AppCreate": lambda: api_pb2.AppCreateResponse(app_id=f"ap-{number}"),
             "MountPutFile": lambda: api_pb2.MountPutFileResponse(exists=True),
@@ -98,17 +106,16 @@ class ModalServer:
                 ),
             ),
             "ClassCreate": lambda: api_pb2.ClassCreateResponse(class_id=f"cs-{number}"),
-            # Without app_done the client asks again, and waits ten seconds for more at its end.
+            # Without app_done the client requests the logs again, and waits ten seconds at its end.
             "AppGetLogs": lambda: api_pb2.TaskLogsBatch(app_done=True),
             "AppPublish": lambda: api_pb2.AppPublishResponse(url="https://modal.com/apps/x"),
         }
         if name in special:
             return special[name]()
-        line = next(
-            one for one in _MAPPING.split("grpclib.const.Handler(") if f"self.{name}," in one
-        )
-        kind = line.split(",")[3].strip().rpartition(".")[2]
-        return Empty() if kind == "Empty" else getattr(api_pb2, kind)()
+        handlers = _MAPPING.split("grpclib.const.Handler(")
+        handler = next(text for text in handlers if f"self.{name}," in text)
+        answer_type = handler.split(",")[3].strip().rpartition(".")[2]
+        return Empty() if answer_type == "Empty" else getattr(api_pb2, answer_type)()
 
     def modal(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command `modal` against this server."""

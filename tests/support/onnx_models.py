@@ -1,4 +1,4 @@
-"""ONNX files for the tests: the tiny FastSAM, and a model of another kind."""
+"""ONNX files for the tests: the tiny FastSAM, a classifier, and models with constant outputs."""
 
 import warnings
 from pathlib import Path
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 
 class Outputs(nn.Module):
-    """Of ultralytics' model those that an exported one gives."""
+    """The outputs of an ultralytics model that its export has: detections and prototypes."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        detections, prototypes = self.model(picture)[0]
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        detections, prototypes = self.model(image)[0]
         return detections, prototypes
 
 
 def segmenter(weights: Path, path: Path, side: int = 256) -> None:
+    """Export the weights of a FastSAM for square images of a side, in pixels."""
     from ultralytics.nn.tasks import torch_safe_load
 
     checkpoint, _ = torch_safe_load(str(weights), safe_only=True)
@@ -29,20 +30,19 @@ def segmenter(weights: Path, path: Path, side: int = 256) -> None:
 
 
 def classifier(path: Path) -> None:
+    """Write a model that is no segmenter."""
     _export(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.rand(1, 3, 2, 2), path)
 
 
 class Constants(nn.Module):
-    """Gives outputs of these shapes, whatever the picture."""
+    """A model with outputs of fixed shapes that do not depend on the image, except for its mean."""
 
     def __init__(self, *shapes: tuple[int, ...]) -> None:
         super().__init__()
         self.shapes = shapes
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            picture.mean() + torch.zeros(shape, dtype=picture.dtype) for shape in self.shapes
-        )
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(image.mean() + torch.zeros(shape, dtype=image.dtype) for shape in self.shapes)
 
 
 def lookalike(
@@ -52,7 +52,7 @@ def lookalike(
     prototypes: tuple[int, ...] = (1, 32, 16, 16),
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """What takes and gives tensors of these shapes; unless told otherwise those of a segmenter."""
+    """Write a model with inputs and outputs of these shapes; by default those of a segmenter."""
     _export(Constants(detections, prototypes), torch.zeros(picture, dtype=dtype), path)
 
 

@@ -1,6 +1,6 @@
-"""Processes that start in a moment: forked from one that has imported what they run.
+"""Processes that start quickly: each is forked from a process that has already imported the code.
 
-A test that kills servers twenty times would otherwise spend its time on imports.
+Without this, a test that kills servers twenty times would spend its time on imports.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ class ForkedProcess:
     ----------
     function : a function at the top of a module; it runs in the repository's root
     log : file that gets standard output and error
-    environment : variables that are set besides
+    environment : environment variables to add
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ForkedProcess:
         self.start()
 
     def start(self) -> None:
-        """Start it, again if it has ended."""
+        """Start the process, or restart it after its end."""
         self._process = _CONTEXT.Process(target=_run, args=self._setup, daemon=True)
         self._process.start()
 
@@ -61,7 +61,8 @@ class ForkedProcess:
         """SIGKILL the process and all that runs in its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()  # where it has no session of its own yet
+        # A process that has just started has no session of its own yet.
+        self._process.kill()
         self._process.join()
 
     def stop(self) -> None:

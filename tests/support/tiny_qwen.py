@@ -1,5 +1,5 @@
-"""A tiny Qwen-Image-Edit base with random weights, made from the real classes and saved as
-a real folder.
+"""A tiny Qwen-Image-Edit base with random weights, made of the real classes, in a folder like the
+real base.
 """
 
 from pathlib import Path
@@ -12,9 +12,17 @@ from torch import Tensor
 from artmancer.options import Sampling
 from artmancer.qwen.sampler import SampleRequest
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-SPECIAL += ("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+"""Qwen's special tokens, in the order of their ids."""
+
 TEXT_WIDTH = 64
+"""Width of the text encoder's embeddings."""
+
+RANK = 4
+"""Rank of the LoRAs."""
 
 
 def save_base(
@@ -26,7 +34,15 @@ def save_base(
     vae: dict[str, Any] | None = None,
     **transformer: Any,
 ) -> Path:
-    """Write the base; the transformer's width is heads * head_dim, the real one's 24 * 128."""
+    """Write the base into a folder; return the folder.
+
+    Parameters
+    ----------
+    heads, head_dim : the transformer's width is heads * head_dim; the real width is 24 * 128
+    layers : blocks of the transformer
+    vae : changes of the VAE's configuration
+    transformer : changes of the transformer's configuration
+    """
     from diffusers import (
         AutoencoderKLQwenImage,
         FlowMatchEulerDiscreteScheduler,
@@ -64,19 +80,19 @@ def save_base(
 
 
 def tokenizer() -> Any:
-    """A byte-level BPE that knows single bytes and Qwen's special tokens."""
+    """Return a byte-level BPE tokenizer with single bytes and Qwen's special tokens."""
     from tokenizers import pre_tokenizers
     from transformers import Qwen2Tokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(alphabet)}
-    return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=list(SPECIAL))
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=list(SPECIAL_TOKENS))
 
 
 def text_encoder(
     tokens: Any, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None
 ) -> Any:
-    """Qwen2.5-VL with random weights; text and vision change its configuration."""
+    """Return a Qwen2.5-VL with random weights; `text` and `vision` change its configuration."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(
@@ -136,8 +152,11 @@ def save_lora(
     seed: int = 1,
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """Write a LoRA of rank 4 on the attention of every block.
+    """Write a LoRA of rank RANK for the attention of every block; return its path.
 
+    Parameters
+    ----------
+    base : folder of the base that the LoRA fits
     style : "diffusers" (transformer.*.lora_A.weight), "ai-toolkit"
         (diffusion_model.*.lora_A.weight), "bare" (transformer_blocks.*.lora_A.weight), or
         "lightning" (transformer_blocks.*.lora_down.weight, with alphas)
@@ -152,10 +171,10 @@ def save_lora(
     for name, module in transformer.named_modules():
         if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")):
             weights[f"{prefix}{name}.{down}.weight"] = (
-                torch.randn(4, module.in_features, generator=random) * 0.3
+                torch.randn(RANK, module.in_features, generator=random) * 0.3
             )
             weights[f"{prefix}{name}.{up}.weight"] = (
-                torch.randn(module.out_features, 4, generator=random) * 0.3
+                torch.randn(module.out_features, RANK, generator=random) * 0.3
             )
             if style == "lightning":
                 weights[f"{name}.alpha"] = torch.tensor(8.0)
@@ -163,18 +182,18 @@ def save_lora(
     return path
 
 
-def stock(pipeline: Any, task: SampleRequest, sampling: Sampling) -> Tensor:
-    """What diffusers' own call makes of the task: IMAGE [1, H, W, 3]."""
+def stock(pipeline: Any, request: SampleRequest, sampling: Sampling) -> Tensor:
+    """Return the IMAGE [1, H, W, 3] that diffusers' own pipeline makes for a request."""
     pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline(
-        image=list(task.conditions),
-        prompt=task.prompt,
+    images = pipeline(
+        image=list(request.conditions),
+        prompt=request.prompt,
         negative_prompt=sampling.negative if sampling.cfg != 1 else None,
         true_cfg_scale=sampling.cfg,
-        height=task.height,
-        width=task.width,
+        height=request.height,
+        width=request.width,
         num_inference_steps=sampling.steps,
-        generator=torch.Generator().manual_seed(task.seed),
+        generator=torch.Generator().manual_seed(request.seed),
         output_type="pt",
     ).images
-    return picture.permute(0, 2, 3, 1)
+    return images.permute(0, 2, 3, 1)

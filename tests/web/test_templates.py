@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.comfyui import ComfyUI
+from support.editor import settle
 from support.paths import ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -25,7 +26,7 @@ def open_template(page: Any, name: str) -> None:
     )
 
 
-def shot(page: Any, name: str) -> None:
+def take_screenshot(page: Any, name: str) -> None:
     page.evaluate(
         """() => {
           const { canvas, graph } = window.app, nodes = graph.nodes;
@@ -37,24 +38,42 @@ def shot(page: Any, name: str) -> None:
           canvas.setDirty(true, true);
         }"""
     )
-    page.wait_for_timeout(700)
+    settle(page)
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
 def run(page: Any) -> dict[str, Any]:
-    """Queue the open graph as the Run button does; its entry in the history."""
+    """Queue the open graph as the Run button does; return its entry in the history."""
+    return dict(
+        page.evaluate(
+            """async () => {
+              const history = async () => (await fetch("/api/history")).json();
+              const before = await history();
+              await window.app.queuePrompt(0, 1);
+              for (;;) {
+                const after = await history();
+                const id = Object.keys(after).find((key) => !(key in before));
+                if (id) return after[id];
+                await new Promise((resolve) => setTimeout(resolve, 200));
+              }
+            }"""
+        )
+    )
 
-    def history() -> dict[str, Any]:
-        return dict(page.evaluate("fetch('/api/history').then((answer) => answer.json())"))
 
-    before = history()
-    page.evaluate("window.app.queuePrompt(0, 1)")
-    for _ in range(120):
-        if new := history().keys() - before.keys():
-            return dict(history()[new.pop()])
-        page.wait_for_timeout(500)
-    pytest.fail("the graph did not run within a minute")
+SHOWN = """(ids) => ids.every((id) => {
+  const element = document.querySelector(`[data-node-id="${id}"]`);
+  if (element) return !!element.querySelector("img, canvas");
+  return window.app.graph.getNodeById(Number(id)).imgs?.length > 0;
+})"""
+
+
+def wait_for_images(page: Any, entry: dict[str, Any]) -> None:
+    """Wait until the nodes show the images of a run."""
+    ids = [node for node, output in entry["outputs"].items() if "images" in output]
+    page.wait_for_function(SHOWN, arg=ids)
+    settle(page)
 
 
 def test_the_templates_are_listed_with_their_thumbnails(page: Any, comfyui: ComfyUI) -> None:
@@ -123,11 +142,11 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     assert note["type"] == "MarkdownNote", "a note on top"
     assert not overlapping(page)
 
-    page.wait_for_timeout(700)
+    settle(page)
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"template-{name}-{'vue' if vue else 'canvas'}.png")
     page.set_viewport_size({"width": 1800, "height": 1000})
-    shot(page, f"template-{name}")
+    take_screenshot(page, f"template-{name}")
     if name == "native":
         return
     entry = run(page)
@@ -136,8 +155,8 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     assert {image["type"] for image in shown} == {"output", "temp"}, (
         "the result, and what is shown besides"
     )
-    page.wait_for_timeout(1500)
-    shot(page, f"template-{name}-ran-{'vue' if vue else 'canvas'}")
+    wait_for_images(page, entry)
+    take_screenshot(page, f"template-{name}-ran-{'vue' if vue else 'canvas'}")
     assert not overlapping(page), "what shows after a run has room too"
 
 
@@ -184,7 +203,7 @@ def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyU
             pictures,
         )
         assert shown == [name, ["editor", "prompt", "grow", "seed"]]
-        shot(page, f"blueprint-{name.split()[0].lower()}")
+        take_screenshot(page, f"blueprint-{name.split()[0].lower()}")
         entry = run(page)
         assert entry["status"]["status_str"] == "success"
         kept = [output["images"][0] for output in entry["outputs"].values() if "images" in output]

@@ -17,7 +17,7 @@ from ..jobs import Job, check_done
 from ..service import Gateway
 
 HEARTBEAT = 5.0
-"""Longest pause between two events of a stream, in seconds. The page takes a stream for broken
+"""Longest pause between two events of a stream, in seconds. The page treats a stream as broken
 after three such pauses (page/job.js).
 """
 

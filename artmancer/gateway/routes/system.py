@@ -18,7 +18,7 @@ debug_router = APIRouter(prefix="/api/debug", tags=["debug"])
 
 @router.get("/ping")
 async def ping() -> schemas.Ping:
-    """Tell that the gateway is alive. This route needs no token."""
+    """Report that the gateway is alive. This route needs no token."""
     return schemas.Ping()
 
 
@@ -97,7 +97,7 @@ def _service(gateway: Gateway, lane: LaneName, names: list[str]) -> schemas.Serv
 
 @debug_router.get("/status", responses=answers.error_responses())
 async def debug_status(gateway: GatewayDependency) -> schemas.DebugStatus:
-    """Tell whether debug sessions are recorded, how many there are, and their size."""
+    """Return whether debug sessions are recorded, how many there are, and their size."""
     store = gateway.debug_sessions
     descriptions = [store.describe(name) for name in store.names()]
     return schemas.DebugStatus(

@@ -1,0 +1,117 @@
+"""Nodes that stand in for the loaders of a real model: small models with random weights in files
+that ComfyUI's own loaders read, a text encoder, and a view of KSampler's inputs.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+
+WIDTH = 3584
+"""Width of Qwen2.5-VL's embeddings."""
+
+
+def save_models(models: Path) -> None:
+    """Save a transformer of the real width with one block, and the narrowest VAE that loads."""
+    import comfy.ops
+    from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+    from comfy.ldm.wan.vae import WanVAE
+    from comfyui_version import __version__ as version
+    from safetensors.torch import save_file
+
+    operations = comfy.ops.disable_weight_init
+    transformer = QwenImageTransformer2DModel(
+        num_layers=1, dtype=torch.bfloat16, device="meta", operations=operations
+    )
+    with torch.device("meta"):
+        vae = WanVAE(
+            # ComfyUI 0.3 loads a VAE only with its real width.
+            dim=96 if version.startswith("0.3.") else 8,
+            z_dim=16,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_scales=[],
+            temperal_downsample=[False, True, True],
+        )
+    random = torch.Generator().manual_seed(0)
+    for folder, name, model in (
+        ("diffusion_models", "one-block", transformer),
+        ("vae", "narrow", vae),
+    ):
+        weights = {
+            key: torch.ones(value.shape, dtype=torch.bfloat16)
+            if key.endswith("gamma")
+            else torch.empty(value.shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=random)
+            for key, value in model.state_dict().items()
+        }
+        (models / folder).mkdir(parents=True, exist_ok=True)
+        save_file(weights, models / folder / f"{name}.safetensors")
+
+
+class SaveSmallModels:
+    """Saves the models in ComfyUI's own folders."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    IS_CHANGED = classmethod(lambda cls: float("nan"))
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "run", True, "test"
+
+    def run(self) -> dict[str, Any]:
+        save_models(Path(folder_paths.models_dir))
+        return {}
+
+
+class Clip:
+    """A text encoder that makes embeddings of the real width from a hash of the text."""
+
+    def tokenize(
+        self, text: str, images: Any = (), llama_template: str = "{}", **_: Any
+    ) -> dict[str, Any]:
+        return {"text": llama_template.format(text), "images": list(images)}
+
+    def encode_from_tokens_scheduled(self, tokens: dict[str, Any]) -> list[Any]:
+        digest = hashlib.sha256(tokens["text"].encode()).digest()
+        random = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        words = torch.randn(1, 12, WIDTH, generator=random)
+        images = [image.mean().expand(1, 2, WIDTH) for image in tokens["images"]]
+        inputs = {"text": tokens["text"], "seen": [list(image.shape) for image in tokens["images"]]}
+        return [[torch.cat([words, *images], 1), {"clip_inputs": inputs}]]
+
+
+class StandInClip:
+    """A node in place of Load CLIP."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP",), "make", "test"
+
+    def make(self) -> tuple[Clip]:
+        return (Clip(),)
+
+
+class ShowConditioning:
+    """A node that shows the inputs of KSampler as JSON."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"conditioning": ("CONDITIONING",), "latent": ("LATENT",)}}
+    )
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "run", True, "test"
+
+    def run(self, conditioning: Any, latent: Any) -> dict[str, Any]:
+        _, settings = conditioning[0]
+        mask = latent.get("noise_mask")
+        inputs = {
+            **settings["clip_inputs"],
+            "references": [list(samples.shape[-2:]) for samples in settings["reference_latents"]],
+            "latent": list(latent["samples"].shape[-2:]),
+            "mask": None if mask is None else float(mask.mean()),
+        }
+        return {"ui": {"text": [json.dumps(inputs)]}}
+
+
+NODE_CLASS_MAPPINGS = {
+    "SaveSmallModels": SaveSmallModels,
+    "ShowConditioning": ShowConditioning,
+    "StandInClip": StandInClip,
+}

@@ -1,0 +1,53 @@
+"""ComfyUI's graph editor in a browser."""
+
+from typing import Any
+
+from .comfyui import ComfyUI
+
+TIMEOUT_MS = 300_000
+"""Longest wait for the page in milliseconds: far more than a busy machine needs."""
+
+READY = """() => {
+  // ComfyUI opens its default graph last.
+  const types = window.LiteGraph?.registered_node_types;
+  return !!types && "ArtMancer_LoadEditor" in types && window.app?.graph?.nodes.length > 0;
+}"""
+
+EMPTY_GRAPH = """async (vue) => {
+  const { app } = window;
+  await app.ui.settings.setSettingValueAsync("Comfy.VueNodes.Enabled", vue);
+  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], config: {}, extra: {},
+    last_node_id: 0, last_link_id: 0 });
+}"""
+
+SETTLED = """() => new Promise((resolve) => {
+  let last = "", frames = 0;
+  const look = () => {
+    const { ds, graph } = window.app.canvas;
+    const elements = [...document.querySelectorAll(".artmancer-picture, [data-node-id], img")];
+    const boxes = elements.map((element) => element.getBoundingClientRect().toJSON());
+    const loading = elements.some((element) => element.complete === false);
+    const nodes = graph.nodes.map((node) => [...node.pos, ...node.size]);
+    const state = JSON.stringify([ds.scale, ds.offset, boxes, nodes]);
+    frames = state === last && !loading ? frames + 1 : 0;
+    last = state;
+    if (frames < 15) requestAnimationFrame(look);
+    else resolve();
+  };
+  look();
+})"""
+
+
+def settle(page: Any) -> None:
+    """Wait until no node has moved for 15 frames, and no image is loading."""
+    page.evaluate(SETTLED)
+
+
+def open_editor(browser: Any, comfyui: ComfyUI, **options: Any) -> Any:
+    """Open ComfyUI's editor in a page of its own, with an empty graph drawn on the canvas."""
+    page = browser.new_page(viewport={"width": 1800, "height": 1000}, **options)
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(comfyui.url)
+    page.wait_for_function(READY)
+    page.evaluate(EMPTY_GRAPH, False)
+    return page

@@ -484,6 +484,17 @@ async def clicks(gateway: ByGateway) -> list[Row]:
     ]
 
 
+async def status_of_comfyui(comfyui: ByHand) -> Row:
+    """Measure the status of the pack in ComfyUI, which lists the models on the disk."""
+    milliseconds = []
+    for _ in range(CLICKS):
+        start = time.perf_counter()
+        async with comfyui.http.get("/artmancer/status") as answer:
+            await answer.read()
+        milliseconds.append((time.perf_counter() - start) * 1000)
+    return Row(f"ComfyUI's /artmancer/status, slowest of {CLICKS}", max(milliseconds), "ms", 200)
+
+
 def make_base(base: Path) -> None:
     """Make a base folder for ComfyUI with the pack and the tiny FastSAM."""
     pack = base / "custom_nodes" / "artmancer"
@@ -522,6 +533,7 @@ async def measure(rounds: int, seconds: float) -> list[Row]:
             rows = await edits(gateway, heavy_by_hand, process, rounds)
             rows += await load(gateway, light_by_hand, seconds)
             rows += await clicks(gateway)
+            rows.append(await status_of_comfyui(light_by_hand))
             rows += await flood(gateway, process)
         finally:
             for listener in listeners:

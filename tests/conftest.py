@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support import tiny_qwen
 from support.comfyui import ComfyUI
+from support.editor import TIMEOUT_MS
 from support.paths import EXAMPLES
 from torch import Tensor
 
@@ -71,11 +72,12 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium; the test is skipped where none can start."""
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error, expect, sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         try:
             chromium = playwright.chromium.launch(executable_path=path, args=options)

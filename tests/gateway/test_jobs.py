@@ -124,7 +124,7 @@ async def reaches(gateway: Gateway, job_id: str, state: str) -> None:
     await until(lambda: job.state == state)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not condition():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
+from support.editor import TIMEOUT_MS
 from support.gateway import FakeHost, Served, encoded, free_port, settings
 from support.paths import EXAMPLES, ROOT
 
@@ -29,6 +30,7 @@ def real(comfyui: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 def open_page(browser: Any, url: str, **options: Any) -> tuple[Any, list[str]]:
     """Open a page; return it, and a list that collects its errors and requests to other hosts."""
     page = browser.new_page(**options)
+    page.set_default_timeout(TIMEOUT_MS)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
@@ -73,7 +75,7 @@ class TestPage:
         box = canvas.bounding_box()
         page.get_by_test_id("tool-click").check()
         canvas.click(position={"x": box["width"] * 0.45, "y": box["height"] * 0.5})
-        expect(page.get_by_test_id("mask-status")).not_to_be_empty(timeout=20_000)
+        expect(page.get_by_test_id("mask-status")).not_to_be_empty()
         page.get_by_test_id("clear-mask").click()
         page.get_by_test_id("tool-brush").check()
         # Over plain HTTP from another machine, browsers do not have this method.
@@ -87,8 +89,8 @@ class TestPage:
         page.get_by_test_id("prompt").fill("remove the spoon")
         take_screenshot(page, "brushed")
         page.get_by_test_id("go").click()
-        expect(page.get_by_test_id("result")).to_be_visible(timeout=60_000)
-        expect(page.get_by_test_id("facts")).to_contain_text("draft", timeout=20_000)
+        expect(page.get_by_test_id("result")).to_be_visible()
+        expect(page.get_by_test_id("facts")).to_contain_text("draft")
         page.get_by_test_id("slider").fill("30")
         take_screenshot(page, "result")
         with page.expect_download() as download:
@@ -149,7 +151,7 @@ class TestPage:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         take_screenshot(page, "phone")
         page.get_by_test_id("go").tap()
-        expect(page.get_by_test_id("result")).to_be_visible(timeout=60_000)
+        expect(page.get_by_test_id("result")).to_be_visible()
         take_screenshot(page, "phone-result")
         assert not problems
         page.close()

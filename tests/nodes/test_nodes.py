@@ -568,12 +568,8 @@ def test_an_endpoint_result_keeps_transparency(comfyui: ComfyUI) -> None:
     assert image.convert("RGB").tobytes() == Image.open(COFFEE).convert("RGB").tobytes()
 
 
-def test_the_status_is_fast_and_contains_no_paths(comfyui: ComfyUI) -> None:
-    # The first request may take longer.
-    comfyui.get("/artmancer/status")
-    start = time.perf_counter()
+def test_the_status_contains_no_paths(comfyui: ComfyUI) -> None:
     status = comfyui.get("/api/artmancer/status")
-    assert time.perf_counter() - start < 0.2
     assert status["version"] == __version__
     assert status["device"] == status["device_name"] == "cpu"
     assert status["expected"]["removal"] == ["removal_cp.safetensors"]

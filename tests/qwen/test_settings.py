@@ -1,5 +1,6 @@
 """The settings of the Qwen editor: memory modes, precision, speed; none affects a later edit."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -334,16 +335,19 @@ def test_a_step_cache_is_cleared_between_the_images_of_a_batch(
     assert torch.equal(both[1:], alone)
 
 
-def test_compiled_blocks_give_the_same_image_and_are_left(base: pipeline.Base) -> None:
+def test_compiled_blocks_give_the_same_image_and_are_left(
+    base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from artmancer.qwen import speed
 
     expected = sampled(base)
     with speed.settings(base, Sampling(compile=True)):
         assert (sampled(base) - expected).abs().max() <= 1e-4
+    # The hooks matter for the graph and not for its code, which takes long to generate.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    # A threshold so small that the cache skips no block.
     with speed.settings(base, Sampling(compile=True, step_cache=0.01)):
-        assert (sampled(base) - expected).abs().max() <= 1e-4, (
-            "nothing to skip, and hooks that leave the graph"
-        )
+        assert (sampled(base) - expected).abs().max() <= 1e-4
     with speed.settings(base, Sampling()):
         assert torch.equal(sampled(base), expected)
 

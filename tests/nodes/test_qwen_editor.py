@@ -230,6 +230,27 @@ def test_a_change_in_load_editor_does_not_load_the_base_again(qwen: ComfyUI) -> 
     assert loads_in(qwen) == loads
 
 
+def test_of_two_checkpoints_with_one_name_the_first_is_used_and_the_report_says_so(
+    qwen: ComfyUI, loras: list[Path]
+) -> None:
+    """The folder models/artmancer comes before models/loras."""
+    second = qwen.base / "models" / "loras" / "removal_cp.safetensors"
+    first_result = edited_image(qwen, qwen.run(graph(qwen, seed=51)))
+    shutil.copy(loras[1], second)
+    try:
+        for checkpoint in ("auto", "removal_cp.safetensors"):
+            run = qwen.run(graph(qwen, seed=51, checkpoint=checkpoint))
+            assert torch.equal(edited_image(qwen, run), first_result)
+            assert json.loads(run.outputs["15"]["text"][0])["notes"] == [
+                "loras/removal_cp.safetensors is not used: "
+                "artmancer/removal_cp.safetensors has the same name and comes first."
+            ]
+        nodes = graph(qwen, seed=51, checkpoint="loras/removal_cp.safetensors")
+        assert not torch.equal(edited_image(qwen, qwen.run(nodes)), first_result)
+    finally:
+        second.unlink()
+
+
 def test_a_broken_base_in_the_folder_hides_no_node(qwen: ComfyUI) -> None:
     broken = qwen.base / "models" / "diffusers" / "broken"
     broken.mkdir()

@@ -11,7 +11,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> "ComfyExtension":
-    """What ComfyUI calls to get the pack's nodes."""
+    """Return the pack's nodes. ComfyUI calls this by its name."""
     from .nodes import ArtMancerExtension
 
     return ArtMancerExtension()

@@ -16,6 +16,7 @@ from modal.volume import FileEntryType
 
 from artmancer.hosting import container, model_volume
 from artmancer.hosting.remote import APP, RESULTS, ModalRemote
+from artmancer.options import JOB_TIMEOUTS
 
 # ## Image
 
@@ -120,12 +121,11 @@ class _Worker:
         await self.worker.stop()
 
 
-def deploy_worker(lane: str, gpu: str, timeout: int, max_inputs: int) -> Any:
+def deploy_worker(lane: str, gpu: str, max_inputs: int) -> Any:
     """Return a decorator that deploys a class as the worker of a lane.
 
     Parameters
     ----------
-    timeout : longest run of an order, in seconds
     max_inputs : orders that one container runs at a time
     """
     as_class = app.cls(
@@ -134,7 +134,7 @@ def deploy_worker(lane: str, gpu: str, timeout: int, max_inputs: int) -> Any:
         cpu=4.0,
         memory=32 * 1024,
         volumes=volumes,
-        timeout=timeout,
+        timeout=JOB_TIMEOUTS[lane.lower()],
         startup_timeout=900,
         retries=modal.Retries(max_retries=3, initial_delay=0.0),
         min_containers=number_setting(f"{lane}_MIN", 0),
@@ -149,14 +149,14 @@ def deploy_worker(lane: str, gpu: str, timeout: int, max_inputs: int) -> Any:
 
 # The GPU runs one edit at a time. With three orders in a container, the next order's images are
 # uploaded to ComfyUI and the last order's result is sent while the GPU works.
-@deploy_worker("HEAVY", "A100-80GB", timeout=600, max_inputs=3)
+@deploy_worker("HEAVY", "A100-80GB", max_inputs=3)
 class Heavy(_Worker):
     """Edits."""
 
     lane = "heavy"
 
 
-@deploy_worker("LIGHT", "T4", timeout=300, max_inputs=20)
+@deploy_worker("LIGHT", "T4", max_inputs=20)
 class Light(_Worker):
     """Finds objects, removes backgrounds, and runs the other tools, while a person waits."""
 

@@ -76,14 +76,14 @@ def check_mask_size(
     )
 
 
-def check_mask_given(variant: str, given: bool) -> None:
+def check_mask_given(variant: str, has_mask: bool) -> None:
     """Refuse an edit without a mask, which only white balance can do.
 
     Raises
     ------
     ArtMancerError : mask_missing
     """
-    if not given and variant != "white_balance":
+    if not has_mask and variant != "white_balance":
         raise ArtMancerError(
             "mask_missing",
             f"A mask is needed for {variant}. Paint what should change white, and add the mask.",

@@ -173,7 +173,7 @@ class Client:
         return str(self._request("POST", "/api/generate/async", json=body)["task_id"])
 
     def status(self, task_id: str) -> JobStatus:
-        """Return the status of a job. Raises as `edit`."""
+        """Return the status of a job. Raises the errors of `edit`."""
         fields = self._request("GET", f"/api/generate/status/{task_id}")
         return JobStatus(
             fields["status"],
@@ -188,7 +188,7 @@ class Client:
     def wait(
         self, task_id: str, on_progress: Callable[[JobStatus], None] | None = None
     ) -> EditResponse:
-        """Wait until a job ends and return its result. Raises as `edit`.
+        """Wait until a job ends and return its result. Raises the errors of `edit`.
 
         While the gateway does not answer, for example because it restarts, the request is retried
         for about 30 seconds.
@@ -217,8 +217,8 @@ class Client:
             time.sleep(_POLL_SECONDS)
 
     def result(self, task_id: str) -> EditResponse:
-        """Return the result of a job. Raises as `edit`; not_finished while the job runs, and where
-        it was cancelled.
+        """Return the result of a job. Raises the errors of `edit`, and not_finished while the job
+        runs and where it was cancelled.
         """
         fields = self._request("GET", f"/api/generate/result/{task_id}")
         return EditResponse(

@@ -41,7 +41,7 @@ _OUTLIER = 1.5
 """Error, as a multiple of the median error, at which the weight of a sample has fallen to 1/4."""
 
 _ROUNDING = 1 / 512
-"""Error that is added to that: half a level of an 8-bit image, which is no outlier."""
+"""Half a level of an 8-bit image, added to the threshold of outliers so that rounding is none."""
 
 
 def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -> Tensor:

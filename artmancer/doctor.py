@@ -14,7 +14,7 @@ from shutil import which
 from typing import Any
 
 from . import __version__, models
-from .folders import MODEL_FOLDERS, comfyui_folder
+from .folders import MODEL_FOLDERS, SEGMENTER_FOLDERS, SEGMENTER_SUFFIXES, comfyui_folder
 
 BASE_PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "safetensors", "tqdm")
 """Packages that are always needed."""
@@ -95,9 +95,11 @@ def _features() -> list[Finding]:
         _feature("editor draft", BASE_PACKAGES, "needs no models and no GPU"),
         _feature("editor qwen", (*BASE_PACKAGES, *QWEN_PACKAGES), *_base_model()),
         _feature(
-            "Smart Mask, FastSAM", FASTSAM_PACKAGES, *_weights("fastsam", "models fetch fastsam-s")
+            "Smart Mask, FastSAM",
+            FASTSAM_PACKAGES,
+            *_weights(SEGMENTER_FOLDERS, SEGMENTER_SUFFIXES, "models fetch fastsam-s"),
         ),
-        _feature("Remove Background", REMBG_PACKAGES, *_weights("rembg")),
+        _feature("Remove Background", REMBG_PACKAGES, *_weights(("rembg",), (".onnx",))),
         _feature("gateway (serve)", GATEWAY_PACKAGES, "needs a running ComfyUI"),
     ]
 
@@ -129,27 +131,40 @@ def _feature(
 
 def _base_model() -> tuple[str, str, str]:
     """Return `found`, `reason` and `advice` for _feature."""
-    if folder := models.base():
+    folder = models.base()
+    if folder and folder not in models.base_folders():
+        return "", f"MODEL_PATH names no base model: {folder}", "correct or remove MODEL_PATH"
+    if folder:
         return str(folder), "", ""
     return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
 
 
-def _weights(kind: str, command: str = "") -> tuple[str, str, str]:
+def _weights(
+    folders: tuple[str, ...], suffixes: tuple[str, ...], command: str = ""
+) -> tuple[str, str, str]:
     """Return `found`, `reason` and `advice` for _feature.
 
     Parameters
     ----------
-    kind : name of a model folder
-    command : the command that downloads a model into it; empty: there is none
+    folders : the folders of its models in ComfyUI's models folder, the preferred one first
+    suffixes : endings of a model's file
+    command : the command that downloads a model; empty: there is none
     """
-    folder = comfyui_folder() / "models" / kind
-    files = _files(folder)
+    models_folder = comfyui_folder() / "models"
+    files = [
+        name
+        for folder in folders
+        for name in _files(models_folder / folder)
+        if name.endswith(suffixes)
+    ]
     if files:
         return ", ".join(files), "", ""
     advice = (
-        f"`artmancer {command}` downloads one" if command else f"put a model's .onnx into {folder}"
+        f"`artmancer {command}` downloads one"
+        if command
+        else f"put a model's {suffixes[0]} into {models_folder / folders[0]}"
     )
-    return "", f"no model in models/{kind}", advice
+    return "", f"no model in {' or '.join(f'models/{folder}' for folder in folders)}", advice
 
 
 def _package(name: str, purpose: str = "") -> Finding:
@@ -227,12 +242,12 @@ def _comfyui() -> list[Finding]:
         return [Finding("ComfyUI", "missing", f"not in {folder}", advice)]
     return [
         Finding("ComfyUI", "ok", str(folder)),
-        *(_model_folder(folder / "models" / name) for name in MODEL_FOLDERS),
+        *(_model_folder(name, folder / "models" / name) for name in MODEL_FOLDERS),
     ]
 
 
-def _model_folder(folder: Path) -> Finding:
-    name = f"models/{folder.name}"
+def _model_folder(name: str, folder: Path) -> Finding:
+    name = f"models/{name}"
     files = _files(folder)
     if files:
         return Finding(name, "ok", f"{folder}: {', '.join(files)}")

@@ -1,7 +1,7 @@
 """One edit from end to end: edit the crop, put it back, report.
 
-`conditions.prepare` makes the conditions; every node, the command and the endpoints then call
-`edit`.
+`conditions.prepare` makes the conditions. The nodes Edit Sampler and Stitch, and the command line,
+then call `edit`.
 """
 
 import math
@@ -156,8 +156,8 @@ def _recolor(edited: Tensor, conditions: Conditions) -> Tensor:
     """
     crop = conditions.crop
     changes = [
-        color.fit_change(old[shown], new[shown])
-        for old, new, shown in zip(crop.image, edited, crop.feathered > 0, strict=True)
+        color.fit_change(old[area], new[area])
+        for old, new, area in zip(crop.image, edited, crop.feathered > 0, strict=True)
     ]
     return region.recolor(changes, conditions.image, crop.region)
 
@@ -181,8 +181,8 @@ def _check_edit(editor: Editor, edited: Tensor, before: Tensor, feathered: Tenso
             f"{editor.name} returned NaN or infinite values. "
             "Try another seed, checkpoint or precision.",
         )
-    for new, old, shown in zip(edited, before, feathered, strict=True):
-        around = old[shown == 0] if (shown == 0).any() else old
+    for new, old, fade in zip(edited, before, feathered, strict=True):
+        around = old[fade == 0] if (fade == 0).any() else old
         if new.max() < _BLACK and around.max() > _NOT_BLACK:
             raise ArtMancerError(
                 "generation_failed",

@@ -1,7 +1,7 @@
 """Names that the endpoint nodes and the gateway agree on.
 
 The gateway fills the endpoint nodes of a graph and exchanges files with them through ComfyUI's
-temporary folder; this module is the one place for the names both ends use.
+temporary folder. The values that only these two know are here.
 """
 
 NO_IMAGE = "(none)"

@@ -49,7 +49,7 @@ CODES = {
         503,
     ),
     "download_failed": ErrorCode(
-        "a model could not be downloaded; only the command line reports this",
+        "a model could not be downloaded; no endpoint reports this",
         "Run the command again: whole files are kept.",
         502,
     ),

@@ -1,7 +1,8 @@
 """Fill the hole of an image from its surroundings.
 
-PatchMatch (Barnes, Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) from the library
-pypatchmatch. Where that has no wheel: OpenCV's inpainting after Telea (2004), which smears.
+The method is PatchMatch (Barnes, Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) from the
+library pypatchmatch. Where that is not installed, it is OpenCV's inpainting after Telea (2004),
+which smears.
 """
 
 import importlib

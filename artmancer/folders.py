@@ -12,7 +12,12 @@ LORA_FOLDERS = ("artmancer", "loras")
 name, the file of the first folder is used.
 """
 
-MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, "fastsam", "rembg")
+SEGMENTER_FOLDERS = ("fastsam", "ultralytics/segm")
+"""Subfolders of ComfyUI's models folder that hold Smart Mask's models."""
+
+SEGMENTER_SUFFIXES = (".pt", ".onnx")
+
+MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, *SEGMENTER_FOLDERS, "rembg")
 """Subfolders of ComfyUI's models folder that the pack reads from."""
 
 

@@ -52,7 +52,8 @@ def inventory() -> list[FoundModel]:
     paths = dict.fromkeys([*files, *(path for path in variants if path)])
     inventory = [FoundModel("base", folder) for folder in base_folders()]
     for path in paths:
-        if path in hidden:
+        # The environment may name a file that the order of the folders hides.
+        if path in hidden and path not in variants:
             note = checkpoints.hidden_note(path, hidden[path])
             inventory.append(FoundModel("lora", path, note))
         else:

@@ -70,3 +70,6 @@ class Sampling:
 
 
 DEFAULT_SAMPLING = Sampling()
+
+JOB_TIMEOUTS = {"heavy": 600, "light": 300}
+"""Longest run of a job in seconds, by the gateway's lane."""

@@ -16,7 +16,7 @@ GOOD_PSNR = 30.0
 MUCH_DRIFT = 0.5
 """Largest drift, in pixels of the crop, that is not visible."""
 
-_LINE = 24
+LINE = 24
 """Height of a line in pixels."""
 
 _MARGIN = 16
@@ -72,13 +72,14 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     font = ImageFont.load_default(_FONT_SIZE)
     conditions = _wrap(report["conditions"], font)
     top = 1 + len(conditions)
+    notes = [line for note in report.get("notes", ()) for line in _wrap(note.split(), font, " ")]
     # Half a line is empty above the bars and below them, and one line below the figures.
-    height = 2 * _MARGIN + _LINE * (top + len(seconds) + len(figures) + 2)
+    height = 2 * _MARGIN + LINE * (top + len(seconds) + len(figures) + len(notes) + 2)
     image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
     pen = ImageDraw.Draw(image)
 
     def line(row: float, left: str, right: str = "", color: str = _TEXT) -> None:
-        y = _MARGIN + row * _LINE
+        y = _MARGIN + row * LINE
         pen.text((_MARGIN, y), left, _TEXT, font)
         pen.text((WIDTH - _MARGIN, y), right, color, font, anchor="ra")
 
@@ -93,11 +94,13 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     full_length = WIDTH - _MARGIN - _BAR_RIGHT - left
     for row, (stage, value) in enumerate(seconds.items(), top):
         line(row + 0.5, stage, f"{value:.2f} s")
-        y = _MARGIN + (row + 0.5) * _LINE
+        y = _MARGIN + (row + 0.5) * LINE
         right = left + 1 + full_length * value / longest
         pen.rectangle((left, y + _BAR_ROWS[0], right, y + _BAR_ROWS[1]), _BAR)
     for row, figure in enumerate(figures, top + len(seconds) + 1):
         line(row, figure.name, figure.text, _WARNING if figure.bad else _TEXT)
+    for row, note in enumerate(notes, top + len(seconds) + len(figures) + 2):
+        line(row, note)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, height, WIDTH, 3).float() / 255
 
@@ -121,11 +124,11 @@ def _figures(report: Mapping[str, Any]) -> list[_Figure]:
     ]
 
 
-def _wrap(names: Sequence[str], font: Any) -> list[str]:
-    """Join the names with commas, in as many lines as they need."""
+def _wrap(names: Sequence[str], font: Any, separator: str = ", ") -> list[str]:
+    """Join the names, in as many lines as they need."""
     lines = [""]
     for name in names:
-        longer = f"{lines[-1]}, {name}" if lines[-1] else name
+        longer = f"{lines[-1]}{separator}{name}" if lines[-1] else name
         if font.getlength(longer) <= WIDTH - 2 * _MARGIN:
             lines[-1] = longer
         else:

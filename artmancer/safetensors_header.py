@@ -1,7 +1,7 @@
 """Read the header of a safetensors file: names, shapes and metadata, without the weights.
 
 Standard library only: `modal run` checks files with it on the deployer's machine, and the command
-line lists models with it before torch could be imported.
+line lists models with it, without the seconds that the import of torch takes.
 """
 
 import json
@@ -48,7 +48,7 @@ def read_header(parts: Iterable[bytes]) -> Header:
             break
     try:
         entries = json.loads(data[8 : 8 + length])
-        metadata = entries.pop("__metadata__", {})
+        metadata = dict(entries.pop("__metadata__", {}))
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError("not a safetensors file") from error

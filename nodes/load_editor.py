@@ -1,6 +1,5 @@
 """Load Editor: the draft editor, or a Qwen-Image-Edit base with a variant's LoRA."""
 
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -15,11 +14,6 @@ from ..artmancer.variants import VARIANTS
 from .comfy_host.folders import bases, find_checkpoint, loras
 from .comfy_host.memory import load_base
 from .sockets import AUTO, DRAFT, NONE, EditorType, advanced, resolve_auto
-
-
-def _find(variant: str, checkpoint: str, files: dict[str, Path]) -> Path | None:
-    """Return the file that an input `checkpoint` stands for; None: not found, or none is wanted."""
-    return find_checkpoint(variant) if checkpoint == AUTO else files.get(checkpoint)
 
 
 class LoadEditor(io.ComfyNode):
@@ -112,17 +106,14 @@ class LoadEditor(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(
-        cls, editor: str = DRAFT, variant: str = "", checkpoint: str = AUTO, **_: Any
-    ) -> tuple[Any, ...]:
-        # ComfyUI runs the node again when the files that its inputs stand for have changed.
+    def fingerprint_inputs(cls, editor: str = DRAFT, **_: Any) -> tuple[Any, ...]:
+        # ComfyUI runs the node again when a LoRA was added, removed or replaced. It does not pass
+        # connected inputs here, so it is unknown which LoRA is used.
         editor = resolve_auto(editor, bases())
-        if editor == DRAFT or variant not in VARIANTS:
+        if editor == DRAFT:
             return (editor,)
-        files = loras()
-        path = _find(variant, checkpoint, files)
-        modified = path.stat().st_mtime if path and path.is_file() else None
-        return editor, str(path), modified, checkpoints.notes(path, list(files.values()))
+        files = loras().values()
+        return (editor, *((str(file), file.stat().st_mtime) for file in files if file.is_file()))
 
     @classmethod
     def execute(
@@ -139,7 +130,7 @@ class LoadEditor(io.ComfyNode):
         if editor == DRAFT:
             return io.NodeOutput(DraftEditor(variant, strength))
         files = loras()
-        path = _find(variant, checkpoint, files)
+        path = find_checkpoint(variant) if checkpoint == AUTO else files.get(checkpoint)
         if checkpoint == AUTO and path is None:
             raise ArtMancerError(
                 "checkpoint_missing",

@@ -234,6 +234,8 @@ def test_doctor_reports_which_editors_run_and_why_others_do_not(
     assert without_base["editor qwen"]["status"] == "off"
     assert without_base["editor qwen"]["found"] == "no base model"
     assert "models fetch" in without_base["editor qwen"]["advice"]
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "gone"))
+    assert findings()["editor qwen"]["found"] == f"MODEL_PATH names no base model: {tmp_path}/gone"
     monkeypatch.setenv("MODEL_PATH", str(tiny_base))
     assert findings()["editor qwen"]["found"] == f"runs here: {tiny_base}"
     monkeypatch.setattr("artmancer.doctor.QWEN_PACKAGES", ("diffusers", "no-such-package"))
@@ -241,6 +243,14 @@ def test_doctor_reports_which_editors_run_and_why_others_do_not(
     assert without_package["status"] == "off"
     assert without_package["found"] == "no-such-package not installed"
     assert without_package["advice"] == "pip install no-such-package"
+    rembg = tmp_path / "models" / "rembg"
+    rembg.mkdir(parents=True)
+    (rembg / "README.md").touch()
+    assert "no model in models/rembg" in findings()["Remove Background"]["found"]
+    segmenters = tmp_path / "models" / "ultralytics" / "segm"
+    segmenters.mkdir(parents=True)
+    (segmenters / "FastSAM-x.pt").touch()
+    assert findings()["Smart Mask, FastSAM"]["found"] == "runs here: FastSAM-x.pt"
 
 
 def test_doctor_names_the_gpu_and_reports_when_torch_cannot_use_it(

@@ -268,3 +268,19 @@ def test_of_two_checkpoints_with_one_name_the_one_in_the_first_folder_is_used(
     path, notes = models.checkpoint("removal")
     assert path == tmp_path / "models" / "artmancer" / "removal_cp.safetensors"
     assert notes == (kinds["loras"][1],)
+    monkeypatch.setenv(
+        "MODEL_FILE_REMOVAL", str(tmp_path / "models" / "loras" / "removal_cp.safetensors")
+    )
+    kinds = {model.path.parent.name: model.kind for model in models.inventory()}
+    assert kinds == {"artmancer": "lora", "loras": "removal"}, "the environment comes first"
+
+
+def test_other_loras_of_one_name_do_not_hide_each_other(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    for folder in ("a", "b"):
+        path = tmp_path / "models" / "loras" / folder / "pytorch_lora_weights.safetensors"
+        path.parent.mkdir(parents=True)
+        tiny_qwen.save_lora(path, tiny_base, metadata={"artmancer.resolution": "512"})
+    assert [model.note for model in models.inventory()] == ["resolution 512"] * 2

@@ -61,6 +61,15 @@ def test_an_unknown_value_is_shown_as_unknown_without_a_warning() -> None:
     assert report_image.draw({**REPORT, "seconds": {}}).shape[1] < known.shape[1]
 
 
+def test_notes_take_lines_of_their_own() -> None:
+    note = "loras/removal_cp.safetensors is not used: artmancer/removal_cp.safetensors comes first."
+    image = report_image.draw({**REPORT, "notes": [note]})
+    without = report_image.draw(REPORT)
+    assert image.shape[1] > without.shape[1]
+    added = image[:, without.shape[1] - report_image.LINE :]
+    assert added.amax() > 0.8, "the text is drawn"
+
+
 def test_many_conditions_take_more_lines() -> None:
     names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
     image = report_image.draw({**REPORT, "conditions": names})

@@ -162,7 +162,11 @@ def docstrings(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [*modules("artmancer", "nodes", "tests", "benchmarks", "docs"), ROOT / "modal_comfy.py"],
+    [
+        *modules("artmancer", "nodes", "tests", "benchmarks", "docs"),
+        ROOT / "modal_comfy.py",
+        ROOT / "__init__.py",
+    ],
     ids=module_name,
 )
 def test_docstrings_begin_with_the_thing_they_describe(path: Path) -> None:

@@ -1,5 +1,5 @@
-// Importing this file patches api.queuePrompt for the whole page: it notes the id of each job, see `jobIds`.
 // The image in Smart Mask: clicks go into the node's prompt, and the mask is drawn over the image.
+// Importing this file patches api.queuePrompt for the whole page: it notes the id of each job, see `jobIds`.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { after, fit, frame, load, viewUrl } from "./widget.js";
@@ -62,13 +62,20 @@ api.queuePrompt = async function (number, graph, options, ...rest) {
   return answer;
 };
 
-/** Tell whether a job was removed from the queue before it ran. */
-async function wasRemoved(jobId) {
-  const [queue, history] = await Promise.all(
-    ["/queue", `/history/${jobId}`].map(async (path) => (await api.fetchApi(path)).json()),
-  );
-  const jobs = [...queue.queue_running, ...queue.queue_pending];
-  return !(jobId in history) && !jobs.some(([, id]) => id === jobId);
+/**
+ * Return the error message of a job that has ended, "" if it ended without an error or was removed from the queue; null
+ * while it waits or runs, or if ComfyUI does not answer.
+ */
+async function fetchEnd(jobId) {
+  const fetchJson = async (path) => (await api.fetchApi(path)).json();
+  try {
+    const queue = await fetchJson("/queue");
+    if ([...queue.queue_running, ...queue.queue_pending].some(([, id]) => id === jobId)) return null;
+    const messages = (await fetchJson(`/history/${jobId}`))[jobId]?.status?.messages ?? [];
+    return messages.find(([type]) => type === "execution_error")?.[1].exception_message ?? "";
+  } catch {
+    return null;
+  }
 }
 
 class Picker {
@@ -140,14 +147,17 @@ class Picker {
       const { jobId } = this;
       if (this.running && !jobId) this.earlyEvents.push(event);
       if (!jobId) return;
+      let message = type === "execution_error" ? detail.exception_message : "";
       if (detail?.prompt_id !== jobId) {
-        // A job that is removed from the queue has no end event: only the queue becomes empty.
-        const queueIsEmpty = type === "status" && detail?.exec_info?.queue_remaining === 0;
-        if (!queueIsEmpty || !(await wasRemoved(jobId)) || this.jobId !== jobId) return;
+        // A job that is removed from the queue has no end event, and a lost connection loses events: only the queue
+        // becomes empty. It may also have been empty before this job was queued.
+        if (type !== "status" || detail?.exec_info?.queue_remaining !== 0) return;
+        message = await fetchEnd(jobId);
+        if (message === null || this.jobId !== jobId) return;
       }
       this.running = false;
       this.jobId = null;
-      if (type === "execution_error") this.showText(detail.exception_message);
+      if (message) this.showText(message);
       else if (!this.hasResult) this.showHelp();
       if (this.runAgain) this.run();
     };

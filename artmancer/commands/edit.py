@@ -265,7 +265,11 @@ def check_inputs(options: argparse.Namespace) -> None:
     size = images.read_size(options.image)
     checks.check_mask_given(options.variant, options.mask is not None)
     if options.mask:
-        checks.check_mask_size(images.read_size(options.mask, "mask"), size)
+        mask_size = images.read_size(options.mask, "mask")
+        # A photo whose rotation stands after its pixels has its sides exchanged here. The decoded
+        # images are compared later.
+        if mask_size != size[::-1]:
+            checks.check_mask_size(mask_size, size)
         checks.check_mask_painted(images.is_black(options.mask))
     if options.reference_mask and not options.reference:
         raise ArtMancerError(

@@ -54,8 +54,8 @@ class JobStore:
     """Jobs in an SQLite database.
 
     It is called in the event loop: a call takes a fraction of a millisecond, since with WAL only
-    one in a thousand pages waits for the disk. What was written outlives the process, and a crash
-    of the machine but for the last moments.
+    one in a thousand pages waits for the disk. A crash of the process loses nothing; a crash of
+    the machine loses the last moments.
 
     Raises
     ------

@@ -270,11 +270,12 @@ def job_timeout(seconds: float) -> ArtMancerError:
     )
 
 
-def stopped_twice() -> ArtMancerError:
+def stopped_too_often() -> ArtMancerError:
     """Make the error for a job whose ComfyUI stopped MAX_ATTEMPTS times."""
     return ArtMancerError(
         "generation_failed",
-        "ComfyUI stopped twice while this job ran. Try a smaller image, or see its log.",
+        f"ComfyUI stopped {MAX_ATTEMPTS} times while this job ran. Try a smaller image, or see its "
+        "log.",
     )
 
 

@@ -25,7 +25,7 @@ from .jobs import (
     JobRecord,
     LaneName,
     job_timeout,
-    stopped_twice,
+    stopped_too_often,
     unexpected_error,
     unknown_job,
 )
@@ -322,7 +322,7 @@ class LocalJobs:
         ArtMancerError : generation_failed after the last attempt
         """
         if job.attempts >= MAX_ATTEMPTS:
-            raise stopped_twice()
+            raise stopped_too_often()
         if job.attempts:
             logs.log_event(
                 logger,

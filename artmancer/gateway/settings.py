@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ..options import JOB_TIMEOUTS
+
 _INSTALLED = Path(__file__).parent / "graphs"
 WORKFLOWS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "workflows" / "api"
 """The folder of served graphs: in an installed package, else in the checkout."""
@@ -67,8 +69,8 @@ class Settings(BaseSettings):
     max_waiting: int = 500
     max_per_client: int = 250
     max_body: int = 40 * 2**20
-    heavy_timeout: float = 600
-    light_timeout: float = 300
+    heavy_timeout: float = JOB_TIMEOUTS["heavy"]
+    light_timeout: float = JOB_TIMEOUTS["light"]
 
     @field_validator("allowed_origins", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from ..gateway.limits import check_new_id, check_queue
 from ..gateway.results import ResultFolder
 from ..gateway.runner import ComfyStatus, NodeType, Step
 from ..gateway.settings import Settings
+from ..options import JOB_TIMEOUTS
 from .remote import CallFailed, CallTimeout, Remote, Unfinished
 from .shared import SharedUploadStore
 
@@ -193,9 +194,8 @@ class ModalJobs:
         except Unfinished:
             return None
         except CallTimeout:
-            settings = self._settings
-            seconds = settings.heavy_timeout if job.lane == HEAVY else settings.light_timeout
-            error = job_timeout(seconds)
+            # Modal measures it, so the gateway's settings do not apply.
+            error = job_timeout(JOB_TIMEOUTS[job.lane])
         except CallFailed as failure:
             if await self._remote.get(f"cancelled:{job.id}"):
                 return None

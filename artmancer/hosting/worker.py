@@ -19,7 +19,7 @@ from ..errors import ArtMancerError
 from ..gateway import logs
 from ..gateway.comfy_runner import ComfyRunner
 from ..gateway.debug_sessions import DebugSessions
-from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_twice
+from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_too_often
 from ..gateway.results import result_name
 from ..gateway.runner import Outputs, Run, RunLost, Step
 from .preload import START
@@ -213,7 +213,7 @@ class Worker:
         if cancelled:
             raise job_cancelled()
         if (attempts or 0) >= MAX_ATTEMPTS:
-            raise stopped_twice()
+            raise stopped_too_often()
         record = job.record
         names = [record.inputs[name] for name in record.images]
         _, paths = await asyncio.gather(

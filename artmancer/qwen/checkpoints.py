@@ -59,12 +59,17 @@ def find(variant: str, files: Iterable[Path]) -> Path | None:
     return next((path for path in candidates if path and path.is_file()), None)
 
 
-def hidden_files(files: Iterable[Path]) -> dict[Path, Path]:
-    """Map each file that has the name of an earlier file to that file, which is used instead."""
+def hidden_files(files: Sequence[Path]) -> dict[Path, Path]:
+    """Map each file with a checkpoint's name that an earlier file has too to that file, which is
+    used instead.
+    """
+    names = {name for names in CHECKPOINT_FILES.values() for name in names}
     first: dict[str, Path] = {}
     for file in files:
         first.setdefault(file.name, file)
-    return {file: first[file.name] for file in files if first[file.name] != file}
+    return {
+        file: first[file.name] for file in files if file.name in names and first[file.name] != file
+    }
 
 
 def hidden_note(hidden: Path, path: Path) -> str:

@@ -101,6 +101,11 @@ def shared(folder: Path, precision: str, load: Callable[[], Base]) -> Base:
     return base
 
 
+def is_any_loaded() -> bool:
+    """Tell whether a base is in memory."""
+    return len(_shared) > 0
+
+
 def precision_for(device: torch.device, precision: str) -> str:
     """Return the precision that "auto" means on a device; any other precision unchanged."""
     if precision != "auto":

@@ -1,7 +1,7 @@
 """Speed-ups of the transformer that cost precision or preparation: attention kernels, step caches
 and compilation.
 
-Each is on for one run, and off again when the run ends, also by an error.
+Each is switched on for one run, and off when the run ends or fails.
 """
 
 import math

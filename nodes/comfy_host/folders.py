@@ -4,11 +4,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ...artmancer.folders import LORA_FOLDERS, base_from_environment
+from ...artmancer.folders import LORA_FOLDERS, SEGMENTER_SUFFIXES, base_from_environment
 from ...artmancer.qwen import checkpoints
 from ...artmancer.variants import CHECKPOINT_FILES
-
-SEGMENTER_SUFFIXES = (".pt", ".onnx")
 
 _SEGMENTER_FOLDERS = ("fastsam", "ultralytics_segm")
 

@@ -63,7 +63,7 @@ def load_segmenter(name: str) -> fastsam.FastSAM:
 
 def is_base_loaded() -> bool:
     """Tell whether a base model is in memory."""
-    return any(isinstance(value, pipeline.Base) for value, _ in _kept.values())
+    return pipeline.is_any_loaded()
 
 
 def device() -> tuple[str, str]:

@@ -52,7 +52,7 @@ def test_a_job_runs_once_more_when_comfyui_dies(tmp_path: Path) -> None:
         for _ in range(2):
             restart_when_held(job_id)
         assert served.ended(job_id)["status"] == "error"
-        assert "stopped twice" in served.status(job_id)["error"]
+        assert "stopped 2 times" in served.status(job_id)["error"]
     host.die()
 
 

@@ -84,7 +84,7 @@ def test_a_job_that_kills_two_workers_fails_with_the_reason(tmp_path: Path) -> N
             until(lambda attempt=attempt: modal.board.get(f"attempts:{job_id}") == attempt)
             modal.kill("heavy")
         status = gateway.ended(job_id)
-        assert status["status"] == "error" and "stopped twice" in status["error"]
+        assert status["status"] == "error" and "stopped 2 times" in status["error"]
 
 
 def test_a_worker_whose_comfyui_dies_is_replaced(tmp_path: Path) -> None:

@@ -178,17 +178,29 @@ class ComfyUI:
     def free(self, keep_outputs_of: dict[str, Any] | None = None) -> None:
         """Unload all models, as the button in the menu does, and wait until it is done.
 
-        ComfyUI's worker acts on the request after the next graph, so one without work is run.
-
         Parameters
         ----------
-        keep_outputs_of : the last graph, whose outputs stay in ComfyUI's cache; without it, all
-            outputs are dropped too
+        keep_outputs_of : the last graph, whose outputs stay in ComfyUI's cache, and with them the
+            base in main memory; without it, all outputs are dropped too
         """
-        graph = keep_outputs_of or {}
+        if keep_outputs_of is not None:
+            self._free({**keep_outputs_of, **NO_WORK}, free_memory=False)
+            return
+        end = time.monotonic() + RUN_TIMEOUT
+        self._free(NO_WORK, free_memory=True)
+        # The base is dropped a moment later, and ComfyUI may miss a request.
+        while self.get("/artmancer/status")["model_loaded"]:
+            assert time.monotonic() < end, "the base is still in memory"
+            time.sleep(0.5)
+            self._free(NO_WORK, free_memory=True)
+
+    def _free(self, graph: dict[str, Any], free_memory: bool) -> None:
+        """Request it and run a graph twice: ComfyUI's worker acts on the request after the first
+        run at the latest, and the second starts when that is done.
+        """
 
         async def request() -> None:
-            body = {"unload_models": True, "free_memory": keep_outputs_of is None}
+            body = {"unload_models": True, "free_memory": free_memory}
             async with (
                 aiohttp.ClientSession(self.url) as session,
                 session.post("/free", json=body) as answer,
@@ -196,9 +208,8 @@ class ComfyUI:
                 answer.raise_for_status()
 
         asyncio.run(request())
-        # The second starts when the work that follows the first is done.
         for _ in range(2):
-            assert self.run({**graph, **NO_WORK}).outcome == "execution_success"
+            assert self.run(graph).outcome == "execution_success"
 
     def queue(self, graph: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """POST /prompt without waiting for the run; return the status and the answer."""

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +126,27 @@ def add_smart_mask(page: Any, comfyui: ComfyUI) -> Picker:
 Watch = Callable[[Any], list[str]]
 
 
+NO_RUN = """() => [...document.querySelectorAll(".artmancer-words")]
+  .every((element) => !element.textContent.startsWith("Looking"))"""
+"""Condition that no Smart Mask waits for the end of a run.
+
+ComfyUI would show the result in a node with the same id in the graph of the next test.
+"""
+
+
 @pytest.fixture
-def picker(page: Any, comfyui: ComfyUI, watch: Watch) -> Picker:
+def picker(page: Any, comfyui: ComfyUI, watch: Watch) -> Iterator[Picker]:
     watch(page)
-    return add_smart_mask(page, comfyui)
+    yield add_smart_mask(page, comfyui)
+    page.wait_for_function(NO_RUN)
 
 
 @pytest.fixture
-def picker_in_both(page: Any, vue: bool, comfyui: ComfyUI, watch: Watch) -> Picker:
+def picker_in_both(page: Any, vue: bool, comfyui: ComfyUI, watch: Watch) -> Iterator[Picker]:
     """Smart Mask in each of ComfyUI's renderers."""
     watch(page)
-    return add_smart_mask(page, comfyui)
+    yield add_smart_mask(page, comfyui)
+    page.wait_for_function(NO_RUN)
 
 
 @pytest.fixture
@@ -407,6 +417,18 @@ def test_an_empty_queue_before_its_own_run_does_not_end_the_run(
           new CustomEvent("status", { detail: { exec_info: { queue_remaining: 0 } } }))"""
     )
     (tmp_path / "released").touch()
+    own_picker.wait_for("lies outside the image of 600x400")
+
+
+def test_a_run_ends_although_its_end_event_was_lost(own_picker: Picker) -> None:
+    own_picker.page.evaluate(
+        f"""() => {{
+          {PICK}.widgets.find((widget) => widget.name === 'prompt').value = {OUT_OF_RANGE};
+          window.comfyAPI.api.api.addEventListener(
+            "execution_error", (event) => event.stopImmediatePropagation(), {{ capture: true }});
+        }}"""
+    )
+    own_picker.press("c")
     own_picker.wait_for("lies outside the image of 600x400")
 
 

@@ -1,7 +1,5 @@
 """Nodes with which a test fills the device's memory, as a model of another pack would."""
 
-import gc
-import time
 from typing import Any
 
 import torch
@@ -25,25 +23,14 @@ def free_memory_on_device(device: Any = None, torch_free_too: bool = False) -> A
     return (free, free) if torch_free_too else free
 
 
-def is_base_alive() -> bool:
-    """Tell whether a base of the Qwen editor is still in memory, after garbage collection."""
-    gc.collect()
-    return any("artmancer.qwen.pipeline.Base'" in str(type(item)) for item in gc.get_objects())
-
-
 class SmallDevice:
-    """Makes ComfyUI load models onto DEVICE, or onto its own device again.
-
-    A loaded base keeps its device, so the node first waits until it is freed.
-    """
+    """Makes ComfyUI load models onto DEVICE, or onto its own device again."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"enabled": ("BOOLEAN", {})}})
     IS_CHANGED = classmethod(lambda cls, enabled: float("nan"))
     RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "run", True, "test"
 
     def run(self, enabled: bool) -> dict[str, Any]:
-        while is_base_alive():
-            time.sleep(0.1)
         model_management.get_torch_device = (lambda: DEVICE) if enabled else get_torch_device
         model_management.get_free_memory = free_memory_on_device if enabled else get_free_memory
         return {}

@@ -377,7 +377,7 @@ def cuda_rows(
         yield Row(f"{name}: seconds a step", step, "s")
         if not sampling.step_cache:
             # A token is a patch of 16 x 16 pixels.
-            tokens = request.pixels(sampling.condition_pixels) // 16**2 + prompt.embeds.shape[1]
+            tokens = request.pixels(sampling.condition_pixels) // 16**2 + prompt.shape[1]
             # Two passes a step, for classifier-free guidance.
             yield Row(
                 f"{name}: share of the bf16 peak",

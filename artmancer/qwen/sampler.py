@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from ..options import Sampling
 from ..progress import Progress
+from . import prompt
 from .memory import GROUP_OFFLOAD
 from .pipeline import Base
 
@@ -82,19 +83,6 @@ class SampleRequest:
         )
 
 
-class PromptEmbeds(NamedTuple):
-    """A prompt with its conditioning images, as the text encoder encodes it.
-
-    Attributes
-    ----------
-    embeds : [1, tokens, width]
-    mask : bool [1, tokens], False = padding; None: no padding
-    """
-
-    embeds: Tensor
-    mask: Tensor | None
-
-
 class _Background(NamedTuple):
     """The image that the latents are pulled back to outside the mask.
 
@@ -114,7 +102,7 @@ class _Inputs:
 
     Attributes
     ----------
-    prompts : the prompt and, with guidance, the negative prompt, on the CPU
+    prompts : the prompt and, with guidance, the negative prompt, [1, tokens, width], on the CPU
     image_latents : tokens of all conditioning images
     noise : tokens of noise, which the first step starts from
     grid : grid of the result
@@ -122,7 +110,7 @@ class _Inputs:
     background : None: the edit may show everywhere
     """
 
-    prompts: list[PromptEmbeds]
+    prompts: list[Tensor]
     image_latents: Tensor
     noise: Tensor
     grid: tuple[int, int]
@@ -309,23 +297,22 @@ def _separate_passes(inputs: _Inputs) -> list[_Pass]:
     """Make one pass for each prompt."""
     device, dtype = inputs.noise.device, inputs.noise.dtype
     return [
-        _Pass(embeds.to(device, dtype), None if mask is None else mask.to(device), cache_name)
-        for cache_name, (embeds, mask) in zip(("cond", "uncond"), inputs.prompts, strict=False)
+        _Pass(embeds.to(device, dtype), None, cache_name)
+        for cache_name, embeds in zip(("cond", "uncond"), inputs.prompts, strict=False)
     ]
 
 
 def _batched_pass(inputs: _Inputs) -> _Pass:
     """Make one pass for all prompts, the shorter prompt padded and masked."""
     device, dtype = inputs.noise.device, inputs.noise.dtype
-    longest = max(embeds.shape[1] for embeds, _ in inputs.prompts)
+    longest = max(embeds.shape[1] for embeds in inputs.prompts)
     padded = []
     masks = []
-    for embeds, mask in inputs.prompts:
-        if mask is None:
-            mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    for embeds in inputs.prompts:
         padding = longest - embeds.shape[1]
         padded.append(functional.pad(embeds, (0, 0, 0, padding)))
-        masks.append(functional.pad(mask.bool(), (0, padding)))
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        masks.append(functional.pad(mask, (0, padding)))
     joined_mask = torch.cat(masks)
     return _Pass(
         torch.cat(padded).to(device, dtype),
@@ -391,18 +378,17 @@ def _scheduler(
 
 def _encode_prompt(
     base: Base, text: str, conditions: Sequence[Image.Image], load_part: LoadPart
-) -> PromptEmbeds:
+) -> Tensor:
     """Encode a prompt together with the conditioning images; return it on the CPU."""
 
-    def encode() -> PromptEmbeds:
+    def encode() -> Tensor:
         load_part("text_encoder")
         resize = base.pipeline.image_processor.resize
         images = [
             resize(image, *size_for_area(image.height, image.width, VISION_PIXELS))
             for image in conditions
         ]
-        embeds, mask = base.pipeline.encode_prompt(text, image=images, device=base.device)
-        return PromptEmbeds(embeds.cpu(), None if mask is None else mask.cpu())
+        return prompt.encode(base.pipeline, text, images, base.device).cpu()
 
     return base.cache.get(("prompt", text, *map(_digest, conditions)), encode)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny_qwen
+from support import old_releases, tiny_qwen
 from support.comfyui import ComfyUI
 from support.editor import TIMEOUT_MS
 from support.paths import EXAMPLES
@@ -52,6 +52,17 @@ def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
         tiny_qwen.save_lora(folder / f"{style}.safetensors", tiny_base, style=style, seed=seed)
         for seed, style in enumerate(styles)
     ]
+
+
+@pytest.fixture(scope="session")
+def old_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with older releases of transformers and diffusers; the test is skipped where no
+    registry is at hand.
+    """
+    folder = tmp_path_factory.mktemp("old") / "packages"
+    if reason := old_releases.install(folder):
+        pytest.skip(f"older releases cannot be installed: {reason}")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support import old_transformers, published_qwen, tiny_qwen
+from support import old_releases, published_qwen, tiny_qwen
 from support.paths import EXAMPLES
 from torch import Tensor
 
@@ -34,15 +34,6 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> pipeline.Base:
     return pipeline.load(tiny_base)
-
-
-@pytest.fixture(scope="module")
-def old_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with transformers 4.57.6."""
-    folder = tmp_path_factory.mktemp("transformers4") / "packages"
-    if reason := old_transformers.install(folder):
-        pytest.skip(f"transformers {old_transformers.VERSION} cannot be installed: {reason}")
-    return folder
 
 
 def embeds_of(
@@ -171,7 +162,11 @@ def test_wrong_positions_change_the_image(base: pipeline.Base) -> None:
 
 @pytest.mark.parametrize("nested", [True, False], ids=["with text_config", "flat"])
 def test_the_embeddings_equal_those_of_transformers_4(
-    tiny_base: Path, old_packages: Path, tmp_path: Path, nested: bool
+    tiny_base: Path,
+    old_packages: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nested: bool,
 ) -> None:
     folder = tiny_qwen.copy_base(tiny_base, tmp_path / "base")
     published_qwen.save(folder, nested=nested)
@@ -183,10 +178,22 @@ def test_the_embeddings_equal_those_of_transformers_4(
         image.save(path)
     text = "".join(prompt.IMAGE_PROMPT.format(index + 1) for index in range(len(images))) + TEXT
     text = loaded.pipeline.prompt_template_encode.format(text)
-    old = old_transformers.encode(old_packages, folder, text, paths, tmp_path / "old.safetensors")
+    old = old_releases.run(
+        old_packages,
+        "encode",
+        tmp_path / "old.safetensors",
+        base=str(folder),
+        text=text,
+        images=list(map(str, paths)),
+    )
     assert torch.equal(inputs["input_ids"], old["input_ids"])
     assert (inputs["pixel_values"] - old["pixel_values"]).abs().max() <= TOLERANCE
     assert torch.equal(positions[-3:], old["positions"][-3:])
     dropped = loaded.pipeline.prompt_template_encode_start_idx
     assert (embeds - old["hidden_states"][:, dropped:]).abs().max() <= TOLERANCE
     assert math.isclose(float(embeds.std()), 1, rel_tol=0.1)
+    # Wrong positions would be visible with these weights.
+    monkeypatch.setattr(prompt, "_token_types", lambda *_: {})
+    flat, _, flat_positions = embeds_of(loaded, images)
+    if not torch.equal(flat_positions[-3:], positions[-3:]):
+        assert (flat - embeds).norm() > 0.3 * embeds.norm()

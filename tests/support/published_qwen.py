@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .tiny_qwen import SPECIAL_TOKENS, WEIGHT_DEVIATION
+from .tiny_qwen import SPECIAL_TOKENS
 
 WIDTH = 256
 """Width of the embeddings: two heads of the real 128."""
+
+WEIGHT_DEVIATION = 0.1
+"""Standard deviation of the random weights: large enough that wrong positions are visible, small
+enough that rounding is not.
+"""
 
 LAYERS = 3
 """Layers of the language model."""

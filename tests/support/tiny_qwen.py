@@ -85,9 +85,8 @@ def save_base(
             num_layers=layers,
             attention_head_dim=head_dim,
             num_attention_heads=heads,
-            joint_attention_dim=TEXT_WIDTH,
             axes_dims_rope=(head_dim - 6 * third, 3 * third, 3 * third),
-            **transformer,
+            **{"joint_attention_dim": TEXT_WIDTH, **transformer},
         ),
     )
     with torch.no_grad():

@@ -1,0 +1,149 @@
+"""A node that runs ComfyUI's own parts of Qwen-Image on weights from a test's folder, as a
+reference for ours.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def text_encoder(folder: Path) -> Any:
+    """Return ComfyUI's text encoder of Qwen-Image with the sizes and weights of a folder."""
+    import comfy.ops
+    from comfy.text_encoders.qwen_image import QwenImageTEModel
+    from comfy.text_encoders.qwen_vl import Qwen2VLVisionTransformer
+
+    config = json.loads((folder / "config.json").read_text())
+    vision = config["vision_config"]
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads")
+    sizes = {name: config[name] for name in names}
+    model = QwenImageTEModel(
+        device="meta", dtype=torch.float32, model_options={"qwen25_7b_model_config": sizes}
+    )
+    transformer = model.qwen25_7b.transformer
+    # Its sizes of the vision part are fixed.
+    transformer.visual = Qwen2VLVisionTransformer(
+        hidden_size=vision["hidden_size"],
+        output_hidden_size=vision["out_hidden_size"],
+        intermediate_size=vision["intermediate_size"],
+        num_heads=vision["num_heads"],
+        num_layers=vision["depth"],
+        window_size=vision["window_size"],
+        device="meta",
+        dtype=torch.float32,
+        ops=comfy.ops.manual_cast,
+    )
+    transformer.visual.fullatt_block_indexes = vision["fullatt_block_indexes"]
+    model.to_empty(device="cpu")
+    transformer.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return model.eval()
+
+
+class TemplateRecorder:
+    """A CLIP that records what a node tokenizes."""
+
+    call: dict[str, Any]
+
+    def tokenize(self, text: str, **options: Any) -> dict[str, Any]:
+        self.call = {"text": text, "llama_template": options["llama_template"]}
+        return {}
+
+    def encode_from_tokens_scheduled(self, tokens: dict[str, Any]) -> list[Any]:
+        return []
+
+
+def encode_prompt(request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Encode a prompt with images, in the text that ComfyUI's node makes.
+
+    That node scales the images to another size than ours, so they are encoded as they are.
+    """
+    import numpy as np
+    from comfy.text_encoders.qwen_image import QwenImageTokenizer
+    from comfy_extras.nodes_qwen import TextEncodeQwenImageEditPlus
+    from PIL import Image
+
+    images = [
+        torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32) / 255)[None]
+        for path in request["images"]
+    ]
+    recorder = TemplateRecorder()
+    TextEncodeQwenImageEditPlus.execute(recorder, request["text"], None, *images)
+    tokens = QwenImageTokenizer().tokenize_with_weights(
+        recorder.call["text"], images=images, llama_template=recorder.call["llama_template"]
+    )
+    model = text_encoder(Path(request["folder"]))
+    positions: list[torch.Tensor] = []
+    model.qwen25_7b.transformer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    embeds = model.encode_token_weights(tokens)[0]
+    return {"embeds": embeds, "positions": positions[0]}
+
+
+def predict(request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Run ComfyUI's transformer of Qwen-Image on latents, conditioning latents and a prompt."""
+    import comfy.ops
+    from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+
+    folder = Path(request["folder"])
+    config = json.loads((folder / "config.json").read_text())
+    model = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        num_layers=config["num_layers"],
+        attention_head_dim=config["attention_head_dim"],
+        num_attention_heads=config["num_attention_heads"],
+        joint_attention_dim=config["joint_attention_dim"],
+        axes_dims_rope=config["axes_dims_rope"],
+        default_ref_method="index_timestep_zero" if config["zero_cond_t"] else "index",
+        dtype=torch.float32,
+        device="cpu",
+        operations=comfy.ops.disable_weight_init,
+    )
+    (weights,) = folder.glob("*.safetensors")
+    info = model.load_state_dict(load_file(weights), strict=False)
+    assert not info.unexpected_keys, info
+    assert set(info.missing_keys) <= {"__index_timestep_zero__"}, info
+    inputs = load_file(request["inputs"])
+    conditions = [inputs[f"condition {index}"] for index in range(request["conditions"])]
+    velocity = model(inputs["latents"], inputs["sigma"], inputs["embeds"], ref_latents=conditions)
+    return {"velocity": velocity}
+
+
+def normalize(request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Normalize latents of Qwen-Image's VAE as ComfyUI does, and back."""
+    from comfy.latent_formats import Wan21
+
+    latents = load_file(request["inputs"])["latents"]
+    return {
+        "normalized": Wan21().process_in(latents),
+        "denormalized": Wan21().process_out(latents),
+    }
+
+
+class NativeReference:
+    """Calls one of the functions above by its name, and saves its tensors."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"request": ("STRING", {})}})
+    IS_CHANGED = classmethod(lambda cls, request: float("nan"))
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "run", True, "test"
+
+    def run(self, request: str) -> dict[str, Any]:
+        arguments = json.loads(request)
+        functions = {call.__name__: call for call in (encode_prompt, predict, normalize)}
+        # ComfyUI's thread is in inference mode.
+        with torch.no_grad():
+            tensors = functions[arguments["function"]](arguments)
+        save_file(
+            {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+            arguments["result"],
+        )
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {"NativeReference": NativeReference}

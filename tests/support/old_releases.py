@@ -1,0 +1,170 @@
+"""Older releases of transformers and diffusers beside the installed ones, as a reference.
+
+transformers 4.57.6 computes Qwen2.5-VL's positions in every call. diffusers 0.36.0 is the first
+release with QwenImageEditPlusPipeline; on that transformers its results have right positions.
+
+`install` puts both into a folder. With that folder on PYTHONPATH, this file is a program that
+answers one request: `python old_releases.py REQUEST.json`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TRANSFORMERS = "4.57.6"
+DIFFUSERS = "0.36.0"
+
+INSTALL_TIMEOUT = 300.0
+"""Longest installation in seconds."""
+
+RUN_TIMEOUT = 600.0
+"""Longest run in seconds; on a busy machine the imports take a minute."""
+
+
+def install(folder: Path) -> str:
+    """Install them into a folder, without torch; return why that failed, "" if it did not."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        return "there is no uv"
+    command = [uv, "pip", "install", "--python", sys.executable, "--target", str(folder)]
+    try:
+        done = subprocess.run(
+            [*command, f"transformers=={TRANSFORMERS}", f"diffusers=={DIFFUSERS}"],
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no registry answered in {INSTALL_TIMEOUT:.0f} s"
+    return done.stderr[-500:] if done.returncode else ""
+
+
+def run(packages: Path, function: str, result: Path, **request: Any) -> Any:
+    """Call `encode` or `sample` in a process of its own; return its tensors by name.
+
+    Parameters
+    ----------
+    packages : the folder of `install`
+    result : a safetensors file to write
+    request : the function's arguments
+    """
+    from safetensors.torch import load_file
+
+    path = result.with_suffix(".json")
+    path.write_text(json.dumps({"function": function, "result": str(result), **request}))
+    done = subprocess.run(
+        [sys.executable, __file__, str(path)],
+        env={**os.environ, "PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return load_file(result)
+
+
+def _processor(base: Path) -> Any:
+    from transformers import (
+        Qwen2TokenizerFast,
+        Qwen2VLImageProcessor,
+        Qwen2VLImageProcessorFast,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+    from transformers.utils import is_torchvision_available
+
+    folder = base / "processor"
+    # The default: torchvision where there is one, else Pillow. The two round differently.
+    fast = is_torchvision_available()
+    image_processor = Qwen2VLImageProcessorFast if fast else Qwen2VLImageProcessor
+    return Qwen2VLProcessor(
+        image_processor=image_processor.from_pretrained(folder),
+        tokenizer=Qwen2TokenizerFast.from_pretrained(folder),
+        video_processor=Qwen2VLVideoProcessor(),
+    )
+
+
+def _text_encoder(base: Path) -> Any:
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        base / "text_encoder", dtype=torch.float32
+    ).eval()
+
+
+def encode(base: str, text: str, images: list[str]) -> dict[str, Any]:
+    """Encode a whole text, with its template, and images."""
+    import torch
+    from PIL import Image
+
+    inputs = _processor(Path(base))(
+        text=[text], images=[Image.open(path) for path in images], return_tensors="pt"
+    )
+    model = _text_encoder(Path(base))
+    positions: list[torch.Tensor] = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        hidden_states = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    return {
+        "input_ids": inputs["input_ids"],
+        "pixel_values": inputs["pixel_values"],
+        "positions": positions[0],
+        "hidden_states": hidden_states,
+    }
+
+
+def sample(base: str, images: list[str], condition_pixels: int, seed: int, **call: Any) -> Any:
+    """Edit an image with diffusers' pipeline.
+
+    Parameters
+    ----------
+    call : further arguments of the pipeline
+    """
+    import diffusers
+    import torch
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+    from PIL import Image
+
+    assert diffusers.__version__ == DIFFUSERS
+    module.VAE_IMAGE_SIZE = condition_pixels
+    folder = Path(base)
+    processor = _processor(folder)
+    pipeline = module.QwenImageEditPlusPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        vae=diffusers.AutoencoderKLQwenImage.from_pretrained(folder / "vae"),
+        text_encoder=_text_encoder(folder),
+        tokenizer=processor.tokenizer,
+        processor=processor,
+        transformer=diffusers.QwenImageTransformer2DModel.from_pretrained(folder / "transformer"),
+    )
+    output = pipeline(
+        image=[Image.open(path) for path in images],
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+        **call,
+    )
+    return {"image": output.images.permute(0, 2, 3, 1)}
+
+
+def main() -> None:
+    """Answer the request in the file that the command line names."""
+    import transformers
+    from safetensors.torch import save_file
+
+    assert transformers.__version__ == TRANSFORMERS
+    request = json.loads(Path(sys.argv[1]).read_text())
+    function = {"encode": encode, "sample": sample}[request.pop("function")]
+    result = request.pop("result")
+    tensors = function(**request)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result)
+
+
+if __name__ == "__main__":
+    main()

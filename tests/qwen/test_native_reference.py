@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,7 +91,7 @@ def test_a_step_predicts_what_comfyuis_transformer_predicts(
     loaded = pipeline.load(base)
     random = torch.Generator().manual_seed(0)
     # Latents of the result and of three conditioning images, all of even token grids, and no
-    # condition larger than the result: see docs/parity.md.
+    # condition larger than the result: there ComfyUI counts otherwise, see docs/parity.md.
     sizes = [(24, 16), (16, 8), (24, 16), (8, 16)]
     latents, *conditions = (torch.randn(1, 16, 1, *size, generator=random) for size in sizes)
     embeds = torch.randn(1, 40, tiny_qwen.TEXT_WIDTH, generator=random)
@@ -158,3 +159,36 @@ def test_latents_are_normalized_as_by_comfyui(
     assert (ours - native["normalized"]).abs().max() <= 1e-5
     sampler._decode(loaded, latents)
     assert (decoded[0] - native["denormalized"]).abs().max() <= 1e-5
+
+
+def test_images_are_encoded_and_decoded_as_by_comfyuis_vae(
+    comfyui: ComfyUI, tiny_base: Path, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKLQwenImage
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    loaded = pipeline.load(tiny_base)
+    image = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((96, 64))
+    values = torch.from_numpy(np.asarray(image, np.float32) / 255)
+    pixels = (values * 2 - 1).permute(2, 0, 1)[None, :, None].contiguous()
+    latents = torch.randn(1, 16, 1, 8, 12, generator=torch.Generator().manual_seed(0))
+    save_file({"pixels": pixels, "latents": latents}, tmp_path / "inputs.safetensors")
+    native = run(
+        comfyui, "encode_and_decode", tmp_path, inputs=str(tmp_path / "inputs.safetensors")
+    )
+    weights = {
+        name.removeprefix("weight "): values
+        for name, values in native.items()
+        if name.startswith("weight ")
+    }
+    vae = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2).eval()
+    vae.load_state_dict(convert_wan_vae_to_diffusers(weights), strict=True)
+    loaded.pipeline.vae = vae
+    with torch.no_grad():
+        encoded = sampler._encode_image(loaded, image, None, lambda part: None)
+        decoded = sampler._decode(loaded, latents)
+    assert native["latents"].std() > 0.05
+    assert (encoded - native["latents"]).abs().max() <= TOLERANCE
+    expected = (native["pixels"][:, :, 0] / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    assert expected.std() > 0.05
+    assert (decoded - expected).abs().max() <= TOLERANCE

@@ -32,9 +32,13 @@ PUBLISHED_SCHEDULER = {
 """The scheduler's configuration in Qwen-Image-Edit-2509 and 2511."""
 
 
-@pytest.mark.parametrize(("cfg", "count"), [(4.0, 3), (1.0, 1)])
+@pytest.mark.parametrize(
+    ("cfg", "count", "size"),
+    # The conditions' grids are larger than the result's, whose sides are odd in the second case.
+    [(4.0, 3, (128, 96)), (1.0, 1, (112, 144))],
+)
 def test_the_image_equals_that_of_older_releases(
-    old_packages: Path, tmp_path: Path, cfg: float, count: int
+    old_packages: Path, tmp_path: Path, cfg: float, count: int, size: tuple[int, int]
 ) -> None:
     base = tiny_qwen.save_base(tmp_path / "base", joint_attention_dim=published_qwen.WIDTH)
     published_qwen.save(base)
@@ -43,7 +47,7 @@ def test_the_image_equals_that_of_older_releases(
     for index, image in enumerate(conditions):
         image.save(tmp_path / f"{index}.png")
     pixels = 160 * 160
-    request = sampler.SampleRequest("remove the lamp", conditions, 128, 96, seed=3)
+    request = sampler.SampleRequest("remove the lamp", conditions, *size, seed=3)
     sampling = Sampling(steps=3, cfg=cfg, condition_pixels=pixels)
     image = sampler.sample(pipeline.load(base), request, sampling, no_progress)
     old = old_releases.run(
@@ -58,10 +62,56 @@ def test_the_image_equals_that_of_older_releases(
         negative_prompt=sampling.negative if cfg > 1 else None,
         true_cfg_scale=cfg,
         num_inference_steps=3,
-        height=128,
-        width=96,
+        height=size[0],
+        width=size[1],
     )
     assert (image - old["image"]).abs().max() <= 1e-4
+
+
+def test_tokens_are_rotated_by_image_row_and_column(tiny_base: Path) -> None:
+    """Qwen-Image's positions ("MSRoPE", Wu et al. 2025, "Qwen-Image"): images are numbered from 0,
+    rows and columns are counted from an image's center, and the text follows on the diagonal after
+    the largest of them.
+    """
+    loaded = pipeline.load(tiny_base)
+    transformer = loaded.pipeline.transformer
+    grids = [(4, 6), (3, 5), (10, 2)]
+    rotations: list[tuple[Tensor, Tensor]] = []
+    hook = transformer.pos_embed.register_forward_hook(
+        lambda module, args, output: rotations.append(output)
+    )
+    tokens = [torch.randn(1, rows * columns, 64) for rows, columns in grids]
+    inputs = sampler._Inputs(
+        prompts=[torch.randn(1, 7, tiny_qwen.TEXT_WIDTH)],
+        image_latents=torch.cat(tokens[1:], 1),
+        noise=tokens[0],
+        grid=grids[0],
+        img_shapes=[(1, *grid) for grid in grids],
+        background=None,
+    )
+    passes = sampler._separate_passes(inputs)
+    with torch.no_grad():
+        sampler._predict(transformer, inputs, passes, inputs.noise, torch.tensor(500.0), {})
+    hook.remove()
+
+    def angles(position: tuple[int, int, int]) -> list[float]:
+        return [
+            value * 10000 ** (-2 * index / axis)
+            for value, axis in zip(position, transformer.config.axes_dims_rope, strict=True)
+            for index in range(axis // 2)
+        ]
+
+    images = [
+        angles((number, row - math.ceil(rows / 2), column - math.ceil(columns / 2)))
+        for number, (rows, columns) in enumerate(grids)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    start = max(side // 2 for grid in grids for side in grid)
+    text = [angles((start + index,) * 3) for index in range(7)]
+    for rotation, expected in zip(rotations[0], (images, text), strict=True):
+        expected_rotation = torch.polar(torch.ones(1), torch.tensor(expected))
+        assert (rotation - expected_rotation).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize(

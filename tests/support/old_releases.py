@@ -13,7 +13,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+ROOT = Path(__file__).parents[2]
+"""The repository."""
 
 TRANSFORMERS = "4.57.6"
 DIFFUSERS = "0.36.0"
@@ -58,7 +62,11 @@ def run(packages: Path, function: str, result: Path, **request: Any) -> Any:
     path.write_text(json.dumps({"function": function, "result": str(result), **request}))
     done = subprocess.run(
         [sys.executable, __file__, str(path)],
-        env={**os.environ, "PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{packages}{os.pathsep}{ROOT}",
+            "HF_HUB_OFFLINE": "1",
+        },
         capture_output=True,
         text=True,
         timeout=RUN_TIMEOUT,
@@ -97,26 +105,42 @@ def _text_encoder(base: Path) -> Any:
     ).eval()
 
 
-def encode(base: str, text: str, images: list[str]) -> dict[str, Any]:
-    """Encode a whole text, with its template, and images."""
+def encode(base: str, template: str, text: str, prompt: str, images: list[str]) -> dict[str, Any]:
+    """Encode a text and images, and the same prompt by our own function.
+
+    Parameters
+    ----------
+    template : the template of the system prompt
+    text : what is put into it: the prompt with the text for each image before it
+    prompt : the prompt alone
+    """
     import torch
     from PIL import Image
 
-    inputs = _processor(Path(base))(
-        text=[text], images=[Image.open(path) for path in images], return_tensors="pt"
-    )
-    model = _text_encoder(Path(base))
+    from artmancer.qwen import prompt as ours
+
+    processor, model = _processor(Path(base)), _text_encoder(Path(base))
+    pictures = [Image.open(path) for path in images]
+    inputs = processor(text=[template.format(text)], images=pictures, return_tensors="pt")
     positions: list[torch.Tensor] = []
     model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: positions.append(kwargs["position_ids"]), with_kwargs=True
     )
+    pipeline = SimpleNamespace(
+        processor=processor,
+        text_encoder=model,
+        prompt_template_encode=template,
+        prompt_template_encode_start_idx=0,
+    )
     with torch.no_grad():
         hidden_states = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        our_embeds = ours.encode(pipeline, prompt, pictures, torch.device("cpu"))
     return {
         "input_ids": inputs["input_ids"],
         "pixel_values": inputs["pixel_values"],
         "positions": positions[0],
         "hidden_states": hidden_states,
+        "our embeds": our_embeds,
     }
 
 

@@ -126,6 +126,37 @@ def normalize(request: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
+def encode_and_decode(request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Encode pixels with a small VAE of ComfyUI and random weights, normalized, and decode latents;
+    return its weights too.
+    """
+    from comfy.latent_formats import Wan21
+    from comfy.ldm.wan.vae import WanVAE
+
+    inputs = load_file(request["inputs"])
+    vae = WanVAE(
+        dim=8,
+        z_dim=16,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        attn_scales=[],
+        temperal_downsample=[False, True, True],
+    )
+    random = torch.Generator().manual_seed(0)
+    for name, values in vae.state_dict().items():
+        if name.endswith("gamma"):
+            values.fill_(1)
+        else:
+            fan_in = max(1, values[0].numel())
+            values.normal_(0, fan_in**-0.5, generator=random)
+    vae.eval()
+    return {
+        "latents": Wan21().process_in(vae.encode(inputs["pixels"])),
+        "pixels": vae.decode(Wan21().process_out(inputs["latents"])),
+        **{f"weight {name}": values for name, values in vae.state_dict().items()},
+    }
+
+
 class NativeReference:
     """Calls one of the functions above by its name, and saves its tensors."""
 
@@ -135,7 +166,8 @@ class NativeReference:
 
     def run(self, request: str) -> dict[str, Any]:
         arguments = json.loads(request)
-        functions = {call.__name__: call for call in (encode_prompt, predict, normalize)}
+        calls = (encode_prompt, predict, normalize, encode_and_decode)
+        functions = {call.__name__: call for call in calls}
         # ComfyUI's thread is in inference mode.
         with torch.no_grad():
             tensors = functions[arguments["function"]](arguments)

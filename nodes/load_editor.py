@@ -147,6 +147,9 @@ class LoadEditor(io.ComfyNode):
                 strength,
                 files.get(acceleration),
                 memory,
-                notes=checkpoints.notes(path, list(files.values())),
+                notes=(
+                    *checkpoints.notes(path, list(files.values())),
+                    *checkpoints.notes(files.get(acceleration), []),
+                ),
             )
         )

@@ -37,8 +37,8 @@ artmancer:
 """
 """ComfyUI's extra_model_paths.yaml for the volume."""
 
-_LORA_KEYS = ("lora_A", "lora_down", "lora.down")
-"""Parts of tensor names; every LoRA has tensors with one of them."""
+_LORA_KEYS = ("lora_", "lora.down", "lokr_", "hada_", "diff")
+"""Parts of tensor names; every LoRA, LoKr, LoHa and difference has tensors with one of them."""
 
 
 class Volume(Protocol):

@@ -1,47 +1,16 @@
 """LoRA adapters: each is attached to the base's transformer once, then switched on and off."""
 
-import json
-import re
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module, Parameter
 
-from ..errors import ArtMancerError
+from . import lora_files
 from .checkpoints import missing
+from .lora_files import Change
 from .pipeline import Adapter, Base
-
-_KEY = re.compile(
-    r"(?:(?:base_model\.model|diffusion_model|transformer)\.)*(?:lora_unet_)?(.+?)"
-    r"\.(lora_A|lora_down|lora_B|lora_up|alpha)(?:\.default)?(?:\.weight)?"
-)
-"""Key of a tensor of a LoRA, as diffusers, PEFT, ai-toolkit, Lightning and kohya write it. Groups:
-the layer's name, and a key of _TENSORS.
-"""
-
-_TENSORS = {
-    "lora_A": "lora_A",
-    "lora_down": "lora_A",
-    "lora_B": "lora_B",
-    "lora_up": "lora_B",
-    "alpha": "alpha",
-}
-"""PEFT's names of a layer's tensors, by the names in files."""
-
-_TEXT_ENCODER_PREFIXES = ("text_encoder.", "lora_te")
-"""Prefixes of keys for the text encoder, which are ignored: no variant changes it."""
-
-_STRENGTH_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
-"""The PEFT settings in a file's metadata that scale the LoRA."""
-
-_EXPECTED = (
-    "expected keys such as transformer_blocks.0.attn.to_q.lora_A.weight. "
-    "Choose a LoRA for Qwen-Image-Edit."
-)
-"""End of the messages about keys that do not match."""
 
 
 def activate(base: Base, strengths: dict[Path, float]) -> None:
@@ -68,11 +37,16 @@ def activate(base: Base, strengths: dict[Path, float]) -> None:
     base.active = None
     if strengths:
         set_adapter_layers(transformer, enabled=True)
+        # DoRA scales what the base's layer returns, so it comes before the changes of other files.
+        paths = sorted(strengths, key=lambda path: not base.adapters[path].scales_outputs)
         set_weights_and_activate_adapters(
-            transformer, [base.adapters[path].name for path in strengths], list(strengths.values())
+            transformer,
+            [base.adapters[path].name for path in paths],
+            [strengths[path] for path in paths],
         )
     elif base.adapters:
         set_adapter_layers(transformer, enabled=False)
+    _set_norms(base, strengths)
     base.memory.adapters_changed()
     base.active = dict(strengths)
 
@@ -95,13 +69,22 @@ def _ensure_attached(base: Base, path: Path) -> bool:
     base.attached_count += 1
     name = f"artmancer_{base.attached_count}"
     try:
-        _attach(base.pipeline.transformer, path, name)
+        changes = lora_files.read(path, base.pipeline.transformer)
+        _attach(base.pipeline.transformer, changes, name)
     # A cancel in ComfyUI may be a BaseException; a half-attached adapter would change the result.
     except BaseException:
-        if name in getattr(base.pipeline.transformer, "peft_config", {}):
-            base.pipeline.transformer.delete_adapters(name)
+        base.pipeline.transformer.delete_adapters(name)
         raise
-    base.adapters[path] = Adapter(name, stamp)
+    norms = {
+        f"{layer}.weight": change["weight"].clone()
+        for layer, change in changes.items()
+        if "weight" in change
+    }
+    for parameter in norms.keys() - base.norms.keys():
+        weight = base.pipeline.transformer.get_parameter(parameter)
+        base.norms[parameter] = weight.detach().to("cpu", copy=True)
+    scales_outputs = any("magnitude" in change for change in changes.values())
+    base.adapters[path] = Adapter(name, stamp, norms, scales_outputs)
     return True
 
 
@@ -114,118 +97,165 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _attach(transformer: Any, path: Path, name: str) -> None:
-    """Read a checkpoint and attach it to the transformer under this name."""
-    tensors, metadata = _read(path)
-    weights = _peft_weights(path, tensors, transformer)
-    try:
-        with warnings.catch_warnings():
-            # Several adapters at once are intended.
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")
-            transformer.load_lora_adapter(
-                weights, prefix=None, adapter_name=name, metadata=_peft_settings(metadata, weights)
-            )
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise ArtMancerError(
-            "generation_failed",
-            f"'{path.name}' is a LoRA of another model: {str(error).splitlines()[-1].strip()}. "
-            "Choose a LoRA for Qwen-Image-Edit.",
-        ) from error
-    for key, value in weights.items():
-        layer, _, side = key.removesuffix(".weight").rpartition(".lora_")
-        weight = transformer.get_submodule(f"{layer}.lora_{side}.{name}").weight
-        # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits. A copy:
-        # weights that are mapped from a file change when the file is overwritten.
-        weight.data = value.to(weight.device, transformer.dtype, copy=True)
+def _attach(transformer: Any, changes: dict[str, Change], name: str) -> None:
+    """Attach the changes of linear layers to the transformer under this name."""
+    for layer, change in changes.items():
+        if change.keys() & {"lora_A", "bias"}:
+            _attach_lora(transformer, layer, change, name)
+        factors = {
+            key: value for key, value in change.items() if key.startswith(("lokr_", "hada_"))
+        }
+        if factors:
+            _attach_factors(transformer, layer, factors, name)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a safetensors file's tensors and metadata."""
-    from safetensors import SafetensorError, safe_open
+def _attach_lora(transformer: Any, layer: str, change: Change, name: str) -> None:
+    """Attach a LoRA, a DoRA or the change of a bias to a layer."""
+    from peft import LoraConfig
+    from peft.tuners.lora.layer import Linear
 
-    if not path.is_file():
-        raise missing(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = file.keys()
-            return {key: file.get_tensor(key) for key in keys}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ArtMancerError(
-            "generation_failed",
-            f"'{path.name}' is not a whole safetensors file ({error}). Download it again.",
-        ) from error
-
-
-def _peft_weights(path: Path, tensors: dict[str, Tensor], transformer: Any) -> dict[str, Tensor]:
-    """Return a file's tensors under PEFT's names, with their alphas multiplied in."""
-    weights = {}
-    for layer, keys in _keys_by_layer(path, tensors, transformer).items():
-        if not keys.keys() >= {"lora_A", "lora_B"}:
-            raise ArtMancerError(
-                "generation_failed",
-                f"'{path.name}' is not a whole LoRA: of {layer} it has "
-                f"{' and '.join(keys.values())}; expected lora_A and lora_B of each layer. "
-                "Download it again.",
-            )
-        down = tensors[keys["lora_A"]]
-        if "alpha" in keys:
-            rank = len(down)
-            down = down.float() * (tensors[keys["alpha"]].item() / rank)
-        weights[f"{layer}.lora_A.weight"] = down
-        weights[f"{layer}.lora_B.weight"] = tensors[keys["lora_B"]]
-    return weights
+    parent, attribute, module = _position(transformer, layer, Linear, is_inside=True)
+    # A bias alone is a LoRA of zeros with a bias.
+    down = change.get("lora_A", torch.zeros(1, module.in_features))
+    up = change.get("lora_B", torch.zeros(module.out_features, 1))
+    bias = change.get("bias")
+    rank = len(down)
+    config = LoraConfig(r=rank, lora_alpha=rank)
+    if isinstance(module, Linear):
+        module.update_layer(name, rank, rank, config=config)
+    else:
+        module = Linear(module, name, config=config, r=rank, lora_alpha=rank)
+        setattr(parent, attribute, module)
+    base_layer: Any = module.get_base_layer()
+    if "magnitude" in change:
+        gain = _gain(base_layer, change)
+        _attach_gain(transformer, module, gain, name)
+        up = up * (1 + gain)[:, None]
+        if base_layer.bias is not None:
+            # DoRA scales the weight alone, but the gain scales all that the layer returns.
+            bias = (0 if bias is None else bias) - gain * base_layer.bias.float().cpu()
+    like = base_layer.weight
+    # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
+    module.lora_A[name].weight.data = _stored(down, like, transformer)
+    module.lora_B[name].weight.data = _stored(up, like, transformer)
+    if bias is not None:
+        value = _stored(bias, like, transformer)
+        module.lora_B[name].bias = Parameter(value, requires_grad=False)
 
 
-def _keys_by_layer(path: Path, keys: Iterable[str], transformer: Any) -> dict[str, dict[str, str]]:
-    """Map each layer of the transformer that a LoRA changes to its keys in the file, by PEFT's
-    name: lora_A, lora_B, alpha.
+def _position(
+    transformer: Any, layer: str, layer_class: type, is_inside: bool
+) -> tuple[Any, str, Any]:
+    """Return PEFT's layer of this class around a layer of the base; without one, the module that a
+    new one is to wrap.
 
-    Raises
-    ------
-    ArtMancerError : generation_failed where a key fits no layer, or no key fits one
+    LoRAs are inside and the other kinds outside, so that DoRA scales what the base returns and not
+    what the other kinds add.
+
+    Returns
+    -------
+    parent, attribute, module : the module, and the place it stands in
     """
-    keys = list(keys)
-    layers = {
-        name.removesuffix(".base_layer")
-        for name, module in transformer.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".lora_" not in name
-    }
-    # kohya's trainer writes the dots of a layer's name as underscores. No two layers have the same
-    # name then.
-    by_name = {layer.replace(".", "_"): layer for layer in layers}
-    matches: dict[str, dict[str, str]] = {}
-    misfits = []
-    for key in keys:
-        match = _KEY.fullmatch(key)
-        layer = by_name.get(match[1].replace(".", "_")) if match else None
-        if match and layer:
-            matches.setdefault(layer, {})[_TENSORS[match[2]]] = key
-        elif not key.startswith(_TEXT_ENCODER_PREFIXES):
-            misfits.append(key)
-    if misfits:
-        raise ArtMancerError(
-            "generation_failed",
-            f"{len(misfits)} of {len(keys)} keys of '{path.name}' fit no layer of the base, "
-            f"such as {', '.join(misfits[:3])}; {_EXPECTED}",
-        )
-    if not matches:
-        others = f", only such as {', '.join(keys[:3])}" if keys else ""
-        raise ArtMancerError(
-            "generation_failed",
-            f"'{path.name}' has no keys for the base's transformer{others}; {_EXPECTED}",
-        )
-    return matches
+    path, _, attribute = layer.rpartition(".")
+    parent = transformer.get_submodule(path)
+    module = transformer.get_submodule(layer)
+    outside = parent, attribute, module
+    while hasattr(module, "base_layer") and not isinstance(module, layer_class):
+        parent, attribute, module = module, "base_layer", module.base_layer
+    if isinstance(module, layer_class) or is_inside:
+        return parent, attribute, module
+    return outside
 
 
-def _peft_settings(metadata: dict[str, str], weights: dict[str, Tensor]) -> dict[str, Any] | None:
-    """Return the PEFT settings that diffusers wrote into a file's metadata; None: each layer's
-    alpha is its rank.
+def _stored(value: Tensor, like: Tensor, transformer: Any) -> Tensor:
+    """Return a copy of a file's tensor on the device of `like`, in the transformer's dtype.
+
+    Weights that are mapped from a file change when the file is overwritten.
     """
-    entries = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    settings = {name.removeprefix("transformer."): value for name, value in entries.items()}
-    strength = {name: settings[name] for name in _STRENGTH_SETTINGS if name in settings}
-    if not strength:
-        return None
-    return {**strength, "target_modules": [key.rpartition(".lora_")[0] for key in weights]}
+    return value.to(like.device, transformer.dtype, copy=True)
+
+
+def _gain(module: Any, change: Change) -> Tensor:
+    """Return a DoRA's gain of each output, minus 1: magnitude / ||row of W + delta|| - 1.
+
+    It does not change after training (DoRA, Liu et al. 2024). PEFT's own layer computes it in each
+    forward from the base's weight, which group offload may have taken away and which may be stored
+    in 8 bits.
+    """
+    device = module.weight.device
+    delta = change["lora_B"].to(device) @ change["lora_A"].to(device)
+    norms = torch.linalg.norm(module.weight.detach().float() + delta, dim=1)
+    gain: Tensor = change["magnitude"] / norms.cpu() - 1
+    return gain
+
+
+class _Gain(Module):
+    """A factor for each output of a layer."""
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.weight = Parameter(gain, requires_grad=False)
+
+    def forward(self, result: Tensor) -> Tensor:
+        return self.weight * result
+
+
+def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None:
+    """Make a LoRA in PEFT's layer a DoRA."""
+    from peft.tuners.lora.layer import LoraVariant
+
+    class Dora(LoraVariant):
+        """PEFT's way to change the forward of one adapter."""
+
+        @staticmethod
+        def forward(
+            module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any
+        ) -> Tensor:
+            change = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
+            change = change + module.lora_magnitude_vector[active_adapter](result)
+            scaled: Tensor = result + module.scaling[active_adapter] * change
+            return scaled
+
+    value = _stored(gain, module.get_base_layer().weight, transformer)
+    module.lora_magnitude_vector[name] = _Gain(value)
+    module.lora_variant[name] = Dora()
+    if "lora_magnitude_vector" not in module.adapter_layer_names:
+        # PEFT deletes the adapter from these.
+        module.adapter_layer_names = (*module.adapter_layer_names, "lora_magnitude_vector")
+
+
+def _attach_factors(transformer: Any, layer: str, factors: Change, name: str) -> None:
+    """Attach a LoKr or a LoHa to a layer."""
+    from peft import LoHaConfig, LoKrConfig
+    from peft.tuners.loha.layer import Linear as LoHa
+    from peft.tuners.lokr.layer import Linear as LoKr
+
+    is_lokr = any(key.startswith("lokr_") for key in factors)
+    layer_class: Any = LoKr if is_lokr else LoHa
+    config = LoKrConfig(r=1) if is_lokr else LoHaConfig(r=1)
+    parent, attribute, module = _position(transformer, layer, layer_class, is_inside=False)
+    if isinstance(module, layer_class):
+        module.update_layer(name, 1, 1.0, config=config)
+    else:
+        module = layer_class(module, name, config=config, r=1, alpha=1.0)
+        setattr(parent, attribute, module)
+    # PEFT has made its own factors, whose shapes need not be the file's.
+    like = module.get_base_layer().weight
+    for key in module.adapter_layer_names:
+        parameters = getattr(module, key)
+        if name in parameters:
+            del parameters[name]
+        if key in factors:
+            value = _stored(factors[key], like, transformer)
+            parameters[name] = Parameter(value, requires_grad=False)
+
+
+def _set_norms(base: Base, strengths: dict[Path, float]) -> None:
+    """Set the weights of the base's norms that files change. PEFT has no adapter for them."""
+    for name, original in base.norms.items():
+        weight = original.float()
+        for path, strength in strengths.items():
+            if name in base.adapters[path].norms:
+                weight = weight + strength * base.adapters[path].norms[name]
+        parameter = base.pipeline.transformer.get_parameter(name)
+        parameter.data = weight.to(parameter.device, original.dtype)

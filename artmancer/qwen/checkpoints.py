@@ -18,6 +18,9 @@ from ..variants import CHECKPOINT_FILES, CHECKPOINT_VARIABLES
 PIPELINE_CLASS = "QwenImageEditPlusPipeline"
 """The diffusers class that a base model's model_index.json names."""
 
+TEXT_ENCODER_PREFIXES = ("text_encoder", "lora_te", "lycoris_te")
+"""Prefixes of keys for the text encoder, which are skipped: no variant changes it."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -81,9 +84,29 @@ def hidden_note(hidden: Path, path: Path) -> str:
 
 
 def notes(path: Path | None, files: Sequence[Path]) -> tuple[str, ...]:
-    """Return a note for each file that is not used because this checkpoint has its name."""
-    return tuple(
+    """Return the notes on a checkpoint: files that are not used because it has their name, and its
+    tensors for the text encoder, which are not used.
+    """
+    hidden = tuple(
         hidden_note(hidden, used) for hidden, used in hidden_files(files).items() if used == path
+    )
+    return hidden + (_skipped_notes(path) if path else ())
+
+
+def _skipped_notes(path: Path) -> tuple[str, ...]:
+    """Return a note on a checkpoint's tensors for the text encoder; none where it has none, or
+    cannot be read.
+    """
+    try:
+        names = _header(path).tensors
+    except ArtMancerError:
+        return ()
+    skipped = [name for name in names if name.startswith(TEXT_ENCODER_PREFIXES)]
+    if not skipped:
+        return ()
+    return (
+        f"{len(skipped)} of {len(names)} tensors of {path.name} are for the text encoder, such as "
+        f"{skipped[0]}, and are not used: only the transformer is changed.",
     )
 
 

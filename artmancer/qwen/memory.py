@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.nn import Module
+from torch.nn import Module, ParameterDict
 
 from ..offload import Offloader, model_bytes
 from ..options import MEMORY_MODES
@@ -125,8 +125,12 @@ def activation_bytes(name: str, pixels: int) -> int:
 
 
 def _start_streaming(model: Module, device: torch.device) -> None:
-    """Keep a model's weights on the CPU, and send each layer to the device when it runs."""
+    """Keep a model's weights on the CPU, and send each layer to the device when it runs. The
+    factors of PEFT's LoKr and LoHa stay on the device: they are in a ParameterDict, which never
+    runs itself.
+    """
     from diffusers.hooks.group_offloading import apply_group_offloading
+    from diffusers.hooks.hooks import HookRegistry
 
     # low_cpu_mem_usage pins weights only while they are sent: pinning all of them would lock 57 GB
     # of the CPU's memory.
@@ -134,6 +138,12 @@ def _start_streaming(model: Module, device: torch.device) -> None:
     apply_group_offloading(
         model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams
     )
+    for module in model.modules():
+        if isinstance(module, ParameterDict):
+            registry = HookRegistry.check_if_exists_or_initialize(module)
+            for hook in _HOOKS:
+                registry.remove_hook(hook, recurse=False)
+            module.to(device)
 
 
 def _stop_streaming(model: Module) -> None:

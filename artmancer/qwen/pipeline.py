@@ -42,10 +42,14 @@ class Adapter:
     ----------
     name : PEFT's name for it
     stamp : modification time, in nanoseconds, and size, in bytes, of its file when it was read
+    norms : what is added to weights of the transformer's norms, by the parameter's name
+    scales_outputs : whether it scales what the base's layers return, as DoRA does
     """
 
     name: str
     stamp: tuple[int, int]
+    norms: dict[str, torch.Tensor] = field(default_factory=dict)
+    scales_outputs: bool = False
 
 
 @dataclass(eq=False)
@@ -61,6 +65,7 @@ class Base:
     active : the strength of each checkpoint that is switched on, by path; None: unknown, because a
         change of them did not complete
     attached_count : number of checkpoints attached so far, which makes their names unique
+    norms : the base's own weights of the norms that checkpoints change, by the parameter's name
     lock : held during an edit, which switches the adapters
     """
 
@@ -70,6 +75,7 @@ class Base:
     adapters: dict[Path, Adapter] = field(default_factory=dict)
     active: dict[Path, float] | None = field(default_factory=dict)
     attached_count: int = 0
+    norms: dict[str, torch.Tensor] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

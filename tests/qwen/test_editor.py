@@ -362,16 +362,28 @@ WEIGHT = torch.zeros(4, 64)
     ("content", "message"),
     [
         (
-            {f"diffusion_model.{LAYER}.diff_b": torch.zeros(64)},
-            f"such as diffusion_model.{LAYER}.diff_b; expected",
+            {f"diffusion_model.{LAYER}.diff_b": torch.zeros(65)},
+            f"its change of {LAYER} has the shape [65]; expected [64]",
+        ),
+        (
+            {"transformer_blocks.0.attn.norm_q.diff_b": torch.zeros(32)},
+            "attn.norm_q has the shape [32]; expected []",
         ),
         (
             {f"{LAYER}.hada_w1_a": WEIGHT, f"{LAYER}.alpha": torch.ones(())},
-            f"such as {LAYER}.hada_w1_a",
+            f"is not whole: of {LAYER} it has {LAYER}.alpha and {LAYER}.hada_w1_a",
         ),
         (
             {f"{LAYER}.lokr_w1": WEIGHT, f"{LAYER}.alpha": torch.ones(())},
-            f"such as {LAYER}.lokr_w1",
+            f"is not whole: of {LAYER} it has {LAYER}.alpha and {LAYER}.lokr_w1",
+        ),
+        (
+            {f"{LAYER}.lokr_w1": WEIGHT, f"{LAYER}.lokr_w2_a": WEIGHT},
+            f"it has {LAYER}.lokr_w1 and {LAYER}.lokr_w2_a; expected all tensors of one LoRA",
+        ),
+        (
+            {f"{LAYER}.lora_A.weight": WEIGHT, f"{LAYER}.lora_B.weight": WEIGHT},
+            f"its change of {LAYER} has the shape []; expected [64, 64]",
         ),
         (
             {"lora_unet_down_blocks_1_0.lora_down.weight": WEIGHT},
@@ -379,7 +391,7 @@ WEIGHT = torch.zeros(4, 64)
         ),
         (
             {"transformer.transformer_blocks.0.attn.norm_q.lora_A.weight": WEIGHT},
-            "such as transformer.transformer_blocks",
+            "of transformer_blocks.0.attn.norm_q it has transformer.transformer_blocks",
         ),
         (
             {"transformer_blocks.0.lora_A.weight": WEIGHT},
@@ -387,14 +399,14 @@ WEIGHT = torch.zeros(4, 64)
         ),
         (
             {f"{LAYER}.lora_A.weight": WEIGHT},
-            f"of {LAYER} it has {LAYER}.lora_A.weight; expected lora_A and lora_B",
+            f"of {LAYER} it has {LAYER}.lora_A.weight; expected all tensors",
         ),
-        ({f"{LAYER}.alpha": torch.ones(())}, f"it has {LAYER}.alpha; expected lora_A and lora_B"),
+        ({f"{LAYER}.alpha": torch.ones(())}, f"it has {LAYER}.alpha; expected all tensors"),
         (
             {"lora_te_q.lora_down.weight": WEIGHT},
-            "no keys for the base's transformer, only such as lora_te_q.lora_down",
+            "changes only the text encoder, with keys such as lora_te_q.lora_down",
         ),
-        ({}, "no keys for the base's transformer; expected"),
+        ({}, "has no tensors; expected a LoRA"),
     ],
 )
 def test_a_file_that_is_no_lora_of_the_base_is_refused_with_its_keys_in_the_message(
@@ -420,10 +432,13 @@ def test_a_lora_that_fits_only_in_part_is_refused_and_does_not_affect_later_edit
     bare = with_loras(loaded)
     weights = load_file(loras[2])
     flux = {**weights, "single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 64)}
-    bias = {**weights, "transformer_blocks.0.attn.to_q.lora_B.bias": torch.zeros(64)}
-    for name, content in (("flux", flux), ("bias", bias)):
+    strange = {**weights, "transformer_blocks.0.attn.to_q.lora_C.weight": torch.zeros(64)}
+    for name, content, message in (
+        ("flux", flux, r"1 of its \d+ keys fit no layer"),
+        ("strange", strange, "a format that ArtMancer does not know, by its key .*lora_C"),
+    ):
         save_file(content, tmp_path / f"{name}.safetensors")
-        with pytest.raises(ArtMancerError, match=r"1 of \d+ keys of .* fit no layer"):
+        with pytest.raises(ArtMancerError, match=message):
             with_loras(loaded, tmp_path / f"{name}.safetensors")
     assert torch.equal(with_loras(loaded), bare)
     assert not torch.equal(with_loras(loaded, loras[0]), bare)
@@ -432,7 +447,7 @@ def test_a_lora_that_fits_only_in_part_is_refused_and_does_not_affect_later_edit
     assert torch.equal(with_loras(loaded), bare), "also after another LoRA was active"
     text = tmp_path / "text.safetensors"
     save_file({"text_encoder.q.lora_A.weight": torch.zeros(4, 64)}, text)
-    message = r"'text.safetensors' has no keys for the base's transformer"
+    message = "'text.safetensors' changes only the text encoder"
     with pytest.raises(ArtMancerError, match=message):
         with_loras(loaded, text)
 
@@ -442,14 +457,13 @@ def test_a_failed_attach_does_not_affect_later_edits(
 ) -> None:
     loaded = pipeline.load(tiny_base)
     bare = with_loras(loaded)
-    transformer = loaded.pipeline.transformer
-    attach = transformer.load_lora_adapter
+    attach = adapters._attach_lora
 
-    def fail(*args: Any, **kwargs: Any) -> None:
-        attach(*args, **kwargs)
+    def fail(*args: Any) -> None:
+        attach(*args)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(transformer, "load_lora_adapter", fail)
+    monkeypatch.setattr(adapters, "_attach_lora", fail)
     with pytest.raises(torch.OutOfMemoryError):
         with_loras(loaded, loras[0])
     monkeypatch.undo()

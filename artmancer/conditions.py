@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import region
+from . import mask_ops, region
 from .checks import check_finite, check_image, check_mask
 from .errors import ArtMancerError
 from .fill import fill
 from .images import to_uint8
-from .options import RESOLUTIONS
+from .options import DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
 from .progress import Progress, no_progress
-from .recipes import DEFAULT_RECIPE, RECIPES
+from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
 from .region import Crop, Window, bounds
+from .silhouette import shadow_strength, silhouette_mask
 
-_CANNY = (100, 200)
-"""Canny's lower and upper threshold of the gradient, for 8-bit values."""
+_BILATERAL = (9, 75, 75)
+"""Bilateral filter before Canny: diameter in pixels, sigma of the values, sigma in pixels."""
+
+_CANNY_RANGE = 0.33
+"""Distance of Canny's thresholds from the median of the values, as a share of it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Reference:
     ----------
     image : IMAGE [1, h, w, 3]
     mask : MASK [1, h, w], 1 = the object
+    whole : IMAGE [1, H, W, 3], the image before it was cropped; None: `image`
     """
 
     image: Tensor
     mask: Tensor
+    whole: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,18 @@ class Sources:
     crop : the crop around the mask
     reference : the object to insert
     fill : IMAGE [B, h, w, 3], the crop with its hole filled; None: PatchMatch fills it
+    fill_mask : MASK [B, h, w], the hole to fill; None: the crop's mask
+    silhouette : draw the reference's silhouette where the mask is
+    shadow : darken the background by a shadow of the silhouette
     progress : called while PatchMatch fills
     """
 
     crop: Crop
     reference: Reference | None = None
     fill: Tensor | None = None
+    fill_mask: Tensor | None = None
+    silhouette: bool = True
+    shadow: bool = True
     progress: Progress = no_progress
 
 
@@ -70,6 +82,10 @@ class Conditions:
         size; the recipe's come first, then those the user adds: "extra 1" and so on
     reference : the object to insert
     seconds : seconds it took to make them, by stage
+    fill_mask : MASK [B, h, w], the hole that a fill replaces: the crop's mask, or a larger one
+    recipe_reason : why the recipe was chosen, see recipes.RecipeChoice
+    frame, resolution, context : see prepare
+    default_prompt : prompt of an edit that brings none
     """
 
     image: Tensor
@@ -79,6 +95,12 @@ class Conditions:
     images: dict[str, Tensor]
     reference: Reference | None
     seconds: dict[str, float]
+    fill_mask: Tensor
+    recipe_reason: str = "asked"
+    frame: str = "crop"
+    resolution: str = "native"
+    context: float = DEFAULT_CONTEXT
+    default_prompt: str = ""
 
 
 def prepare(
@@ -89,14 +111,22 @@ def prepare(
     reference_mask: Tensor | None = None,
     fill: Tensor | None = None,
     recipe: str = DEFAULT_RECIPE,
+    recipe_reason: str = "asked",
+    default_prompt: str | None = None,
     resolution: str = "native",
-    context: float = 1.5,
+    frame: str = "crop",
+    context: float = DEFAULT_CONTEXT,
     grow: int = 0,
     fill_holes: bool = False,
     feather: int = 16,
+    brushed: bool = False,
+    silhouette: bool = True,
+    shadow: bool = True,
     progress: Progress = no_progress,
 ) -> Conditions:
     """Crop an image to its mask and make the recipe's conditioning images.
+
+    `editor.plan` returns recipe, recipe_reason, default_prompt, resolution and frame for an editor.
 
     Parameters
     ----------
@@ -108,23 +138,22 @@ def prepare(
     fill : IMAGE [B, H, W, 3], the image with its hole filled, for recipes that use one; None:
         PatchMatch fills it
     recipe : a key of RECIPES
+    recipe_reason : why it was chosen, for the report
+    default_prompt : prompt of an edit that brings none; None: the recipe's
     resolution : a key of RESOLUTIONS
+    frame : one of FRAMES: a crop around the mask, or the whole photo, padded with black to a square
     context, grow, fill_holes, feather : see region.crop
+    brushed : the mask was painted with a brush: the hole to fill is dilated by the recipe's
+        fill_growth, in pixels of the crop; no other image changes
+    silhouette, shadow : hints for recipes that use them, see Sources
     progress : called while PatchMatch fills; raising in it cancels
 
     Raises
     ------
-    ArtMancerError : invalid_request, mask_empty, reference_missing
+    ArtMancerError : invalid_request, mask_empty
     """
-    if resolution not in RESOLUTIONS:
-        raise ArtMancerError(
-            "invalid_request",
-            f"The resolution is '{resolution}'; expected one of {', '.join(RESOLUTIONS)}.",
-        )
-    check_image(image)
-    area = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
-    check_mask(area, image)
-    image, area = image.to("cpu", torch.float32), area.to("cpu", torch.float32)
+    _check_choices(recipe, resolution, frame)
+    image, area = _checked(image, mask)
     seconds: dict[str, float] = {}
     with timed(seconds, "crop"):
         crop = region.crop(
@@ -134,25 +163,72 @@ def prepare(
             grow=grow,
             fill_holes=fill_holes,
             feather=feather,
+            frame=frame,
             **RESOLUTIONS[resolution],
         )
     with timed(seconds, "split"):
-        sources = Sources(
-            crop,
-            reference=None if reference is None else cut_out(reference, reference_mask),
-            fill=None if fill is None else region.crop_like(fill.to(image), crop.region, "fill"),
-            progress=progress,
-        )
+        hole = _fill_mask(crop, RECIPES[recipe].fill_growth) if brushed else crop.mask
+        reference_object = None if reference is None else cut_out(reference, reference_mask)
+        filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
+        sources = Sources(crop, reference_object, filled, hole, silhouette, shadow, progress)
         images = split(sources, recipe)
     return Conditions(
-        image=image,
-        masked=mask is not None,
-        crop=crop,
-        recipe=recipe,
-        images=images,
-        reference=sources.reference,
-        seconds=seconds,
+        image,
+        mask is not None,
+        crop,
+        recipe,
+        images,
+        reference_object,
+        seconds,
+        hole,
+        recipe_reason,
+        frame,
+        resolution,
+        context,
+        RECIPES[recipe].prompt if default_prompt is None else default_prompt,
     )
+
+
+def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the image and its mask on the CPU, in 32 bits; without a mask, one that is 1
+    everywhere.
+    """
+    check_image(image)
+    area = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
+    check_mask(area, image)
+    return image.to("cpu", torch.float32), area.to("cpu", torch.float32)
+
+
+def _check_choices(recipe: str, resolution: str, frame: str) -> None:
+    """Refuse unknown choices.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    check_recipe(recipe)
+    for name, value, choices in (
+        ("resolution", resolution, tuple(RESOLUTIONS)),
+        ("frame", frame, FRAMES),
+    ):
+        if value not in choices:
+            raise ArtMancerError(
+                "invalid_request",
+                f"The {name} is '{value}'; expected one of {', '.join(choices)}.",
+            )
+
+
+def _fill_mask(crop: Crop, growth: int) -> Tensor:
+    """Return the crop's mask dilated by this many pixels, or by half of them, a quarter and so on,
+    where nothing would be left to fill from.
+    """
+    shows_image = crop.region.shows_image()
+    while growth > 0:
+        grown = torch.maximum(mask_ops.dilate_ellipse(crop.mask, growth), crop.mask) * shows_image
+        if bool(((grown == 0) & shows_image).flatten(1).any(1).all()):
+            return grown
+        growth //= 2
+    return crop.mask
 
 
 def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
@@ -184,7 +260,7 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
         Window(0, 0, height, width),
     )
     on_white = torch.lerp(torch.ones(()), placed.image, placed.mask.unsqueeze(-1))
-    number = len(conditions.images) - len(RECIPES[conditions.recipe].conditions) + 1
+    number = sum(name.startswith("extra ") for name in conditions.images) + 1
     images = {**conditions.images, f"extra {number}": on_white.expand(count, -1, -1, -1)}
     return replace(conditions, images=images)
 
@@ -222,7 +298,11 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
         )
     check_finite(image, "reference")
     box = bounds(mask[0], "The mask of the reference")
-    return Reference(box.view(image[0]).unsqueeze(0), box.view(mask[0]).unsqueeze(0).clamp(0, 1))
+    # Transparent pixels of an image file hold any color.
+    whole = torch.lerp(torch.ones(()), image, opaque.clamp(0, 1).unsqueeze(-1))
+    return Reference(
+        box.view(image[0]).unsqueeze(0), box.view(mask[0]).unsqueeze(0).clamp(0, 1), whole
+    )
 
 
 def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
@@ -230,20 +310,62 @@ def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
 
     Raises
     ------
-    ArtMancerError : reference_missing where the recipe uses a reference and `sources` has none;
-        invalid_request
+    ArtMancerError : invalid_request
     """
-    if recipe not in RECIPES:
-        raise ArtMancerError(
-            "invalid_request",
-            f"The recipe is '{recipe}'; expected one of {', '.join(RECIPES)}.",
-        )
-    return {name: condition(sources, name) for name in RECIPES[recipe].conditions}
+    check_recipe(recipe)
+    images = RECIPES[recipe].images_for(sources.reference is not None)
+    return {name: condition(sources, kind) for name, kind in images.items()}
 
 
-def condition(sources: Sources, name: str) -> Tensor:
-    """Make one conditioning image, IMAGE [B, h, w, 3]; `name` as in a recipe."""
-    return _BUILDERS[name](sources)
+def condition(sources: Sources, kind: str) -> Tensor:
+    """Make one conditioning image, IMAGE [B, h, w, 3]; `kind` is a key of _BUILDERS.
+
+    Where the crop has black padding, the image is made of the photo alone, and padded too.
+    """
+    crop = sources.crop
+    if not crop.region.black_padding:
+        return _BUILDERS[kind](sources)
+    rows, columns = _photo_slices(crop)
+
+    def inside(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[:, rows, columns]
+
+    inner = replace(
+        sources,
+        crop=Crop(crop.image[:, rows, columns], crop.mask[:, rows, columns], crop.region),
+        fill=inside(sources.fill),
+        fill_mask=inside(sources.fill_mask),
+    )
+    padded = torch.zeros_like(crop.image)
+    padded[:, rows, columns] = _BUILDERS[kind](inner)
+    return padded
+
+
+def _photo_slices(crop: Crop) -> tuple[slice, slice]:
+    """Return the rows and columns of a crop with black padding that show the photo."""
+    # The box holds the whole photo, so all windows of a batch are equal.
+    window = crop.region.image_in_crop(0)
+    return slice(window.top, window.bottom), slice(window.left, window.right)
+
+
+def fill_crop(crop: Crop, mask: Tensor, seed: int, progress: Progress) -> Tensor:
+    """Fill a hole of a crop, see fill.fill. Black padding is no texture to fill with.
+
+    Parameters
+    ----------
+    mask : MASK [B, h, w], the hole
+    """
+    if not crop.region.black_padding:
+        return fill(crop.image, mask, seed, progress)
+    rows, columns = _photo_slices(crop)
+    filled = crop.image.clone()
+    filled[:, rows, columns] = fill(
+        crop.image[:, rows, columns].contiguous(),
+        mask[:, rows, columns].contiguous(),
+        seed,
+        progress,
+    )
+    return filled
 
 
 def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference:
@@ -281,13 +403,20 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
 def edges(image: Tensor) -> Tensor:
     """Draw the edges of an IMAGE [B, H, W, 3] after Canny (1986), white on black, as an IMAGE of
     the same shape.
+
+    The gray image is smoothed by a bilateral filter (Tomasi and Manduchi, 1998), which removes
+    texture and keeps edges. Its median sets the thresholds.
     """
     import cv2
 
     planes = []
     for plane in image:
         gray = cv2.cvtColor(to_uint8(plane).numpy(), cv2.COLOR_RGB2GRAY)
-        planes.append(cv2.Canny(gray, *_CANNY))
+        smooth = cv2.bilateralFilter(gray, *_BILATERAL)
+        median = float(np.median(smooth))
+        low = int(max(0.0, (1 - _CANNY_RANGE) * median))
+        high = int(min(255.0, (1 + _CANNY_RANGE) * median))
+        planes.append(cv2.Canny(smooth, low, high))
     lines = torch.from_numpy(np.stack(planes)).to(torch.float32).div_(255)
     return lines.unsqueeze(-1).expand(-1, -1, -1, 3)
 
@@ -301,34 +430,67 @@ def _mask(sources: Sources) -> Tensor:
 
 
 def _object(sources: Sources) -> Tensor:
-    if sources.reference is not None:
-        return _reference(sources)
-    return sources.crop.image * sources.crop.mask.unsqueeze(-1)
+    reference = sources.reference
+    if reference is None:
+        return sources.crop.image * sources.crop.mask.unsqueeze(-1)
+    height, width = sources.crop.mask.shape[1:]
+    placed = place(reference, (height, width), Window(0, 0, height, width))
+    return (placed.image * placed.mask.unsqueeze(-1)).expand(len(sources.crop.image), -1, -1, -1)
 
 
-def _reference(sources: Sources) -> Tensor:
+def _stretched_reference(sources: Sources) -> Tensor:
+    """Stretch the whole reference to the crop's size."""
+    reference = _reference(sources)
+    whole = reference.image if reference.whole is None else reference.whole
+    height, width = sources.crop.mask.shape[1:]
+    return region.resample(whole, (height, width)).expand(len(sources.crop.image), -1, -1, -1)
+
+
+def _silhouette(sources: Sources) -> Tensor:
+    return _silhouette_mask(sources).unsqueeze(-1).expand(-1, -1, -1, 3)
+
+
+def _background_with_shadow(sources: Sources) -> Tensor:
+    """Return the image outside the silhouette, darkened by the silhouette's shadow."""
+    background = sources.crop.image * (1 - _silhouette_mask(sources).unsqueeze(-1))
+    if not sources.shadow:
+        return background
+    shape = _reference(sources).mask[0]
+    shadows = torch.stack([shadow_strength(plane, shape) for plane in sources.crop.mask])
+    return background * (1 - shadows.unsqueeze(-1))
+
+
+def _silhouette_mask(sources: Sources) -> Tensor:
+    """Return the MASK [B, h, w] of the reference's silhouettes, or the crop's mask."""
+    if not sources.silhouette:
+        return sources.crop.mask
+    shape = _reference(sources).mask[0]
+    return torch.stack([silhouette_mask(plane, shape) for plane in sources.crop.mask])
+
+
+def _reference(sources: Sources) -> Reference:
     if sources.reference is None:
         raise ArtMancerError(
             "reference_missing",
-            "This recipe needs an image of the object to insert, and there is none. "
-            "Add a reference image.",
+            "This image is made of the object to insert, and there is none. Add a reference image.",
         )
-    height, width = sources.crop.mask.shape[1:]
-    placed = place(sources.reference, (height, width), Window(0, 0, height, width))
-    return (placed.image * placed.mask.unsqueeze(-1)).expand(len(sources.crop.image), -1, -1, -1)
+    return sources.reference
 
 
 def _fill(sources: Sources) -> Tensor:
     if sources.fill is not None:
         return sources.fill
-    return fill(sources.crop.image, sources.crop.mask, 0, sources.progress)
+    mask = sources.crop.mask if sources.fill_mask is None else sources.fill_mask
+    return fill(sources.crop.image.contiguous(), mask.contiguous(), 0, sources.progress)
 
 
 _BUILDERS: dict[str, Callable[[Sources], Tensor]] = {
     "mask": _mask,
     "background": _background,
     "object": _object,
-    "reference": _reference,
+    "stretched reference": _stretched_reference,
+    "silhouette": _silhouette,
+    "background with shadow": _background_with_shadow,
     "fill": _fill,
     "image": lambda sources: sources.crop.image,
     "edges": lambda sources: edges(sources.crop.image),

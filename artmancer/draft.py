@@ -14,10 +14,9 @@ from torch import Tensor
 from . import mask_ops
 from .checks import draft_needs_reference
 from .color import LUMINANCE, to_linear, to_srgb
-from .conditions import Reference, place
+from .conditions import Reference, fill_crop, place
 from .editor import EditRequest
 from .errors import ArtMancerError
-from .fill import fill
 from .images import to_uint8
 from .progress import Progress
 from .recipes import DEFAULT_RECIPE
@@ -71,8 +70,16 @@ class DraftEditor:
         return DEFAULT_RECIPE
 
     @property
+    def recipe_reason(self) -> str:
+        return "default"
+
+    @property
     def resolution(self) -> str:
         return "native"
+
+    @property
+    def default_prompt(self) -> None:
+        return None
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -92,7 +99,7 @@ class DraftEditor:
         """
         crop = request.conditions.crop
         if self.variant == "removal":
-            return fill(crop.image, crop.mask, request.seed, progress)
+            return fill_crop(crop, request.conditions.fill_mask, request.seed, progress)
         if self.variant == "insertion":
             reference = request.conditions.reference
             if reference is None:

@@ -6,7 +6,7 @@ then call `edit`.
 
 import math
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from .conditions import Conditions, timed
 from .drift import drift, realign
 from .editor import Editor, EditRequest
 from .errors import ArtMancerError
-from .options import DEFAULT_SAMPLING, Sampling
+from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
 from .progress import Progress, no_progress
+from .recipes import RECIPES
 from .report import EditResult, Report
 from .spill import spill
 
@@ -51,7 +52,8 @@ def edit(
     Parameters
     ----------
     conditions : from conditions.prepare
-    prompt, seed, sampling : see EditRequest
+    prompt : see EditRequest; empty: the default of the conditions
+    seed, sampling : see EditRequest; recipes.Overrides makes a sampling that follows a recipe
     match : match the edit's colors to the image's at the rim of the mask
     transfer : one of TRANSFERS, for white balance. "colors": the edit's change of colors is fitted
         and applied to the image's own pixels, at full resolution. "pixels": the edit is stitched,
@@ -67,6 +69,7 @@ def edit(
     """
     check_mask_given(editor.variant, conditions.masked)
     crop, seconds = conditions.crop, dict(conditions.seconds)
+    prompt = prompt or conditions.default_prompt
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with timed(seconds, "edit"):
@@ -75,7 +78,8 @@ def edit(
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
-        aligned = _align(edited, crop.image, outside)
+        before = region.repeat_edge(crop.image, crop.region)
+        aligned = _align(region.repeat_edge(edited, crop.region), before, outside)
         pasted, target_region = aligned.image, crop.region
         spilled = torch.zeros_like(crop.feathered)
         if editor.variant == "white_balance" and transfer == "colors":
@@ -83,7 +87,7 @@ def edit(
         else:
             if editor.variant != "white_balance":
                 if match:
-                    pasted = color.match_rim(pasted, crop.image, crop.mask)
+                    pasted = color.match_rim(pasted, before, crop.mask)
                 spilled = _spill(pasted, conditions)
             if widen:
                 target_region = region.widen(crop.region, spilled)
@@ -106,8 +110,26 @@ def edit(
         spill=round(float(spilled.mean()), 4),
         widened=widen,
         notes=editor.notes,
+        recipe_reason=conditions.recipe_reason,
+        settings=_settings(conditions, prompt, sampling),
+        recipe_settings=RECIPES[conditions.recipe].values(),
     )
     return EditResult(result, region.uncrop(spilled, crop.region), report)
+
+
+def _settings(conditions: Conditions, prompt: str, sampling: Sampling) -> dict[str, Any]:
+    """Return the settings that an edit used, see Report.settings."""
+    pixels = sampling.condition_pixels
+    return {
+        "frame": conditions.frame,
+        "resolution": conditions.resolution,
+        "context": conditions.context,
+        "condition_size": "crop" if pixels is None else round(pixels / ONE_MEGAPIXEL, 4),
+        "prompt": prompt,
+        "negative": sampling.negative,
+        "steps": sampling.steps,
+        "cfg": sampling.cfg,
+    }
 
 
 class _Aligned(NamedTuple):
@@ -152,12 +174,14 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor) -> _Aligned:
 
 def _recolor(edited: Tensor, conditions: Conditions) -> Tensor:
     """Apply the edit's change of colors to the image. It is fitted where the feathered mask is
-    above 0: around that, the edit may have been held to the image.
+    above 0 and the crop shows the image: around that, the edit may have been held to the image.
     """
     crop = conditions.crop
     changes = [
         color.fit_change(old[area], new[area])
-        for old, new, area in zip(crop.image, edited, crop.feathered > 0, strict=True)
+        for old, new, area in zip(
+            crop.image, edited, (crop.feathered > 0) & crop.region.shows_image(), strict=True
+        )
     ]
     return region.recolor(changes, conditions.image, crop.region)
 

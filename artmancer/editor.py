@@ -1,7 +1,7 @@
 """The interface of an editor: the model that edits a crop, or a stand-in for it."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .conditions import Conditions
 from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, Sampling
 from .progress import Progress
-from .recipes import DEFAULT_RECIPE
+from .recipes import DEFAULT_RECIPE, RECIPES, RecipeChoice, choose
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Editor(Protocol):
     ----------
     name : for the report, for example "draft/removal"
     variant : one of VARIANTS
-    recipe, resolution : how its checkpoint was trained, keys of RECIPES and RESOLUTIONS
+    recipe : how its checkpoint was trained, a key of RECIPES
+    recipe_reason : why it has this recipe, see recipes.RecipeChoice
+    resolution : size of its crops, a key of RESOLUTIONS; None: the recipe's
+    default_prompt : prompt of its checkpoint for an edit that brings none; None: the recipe's
     adapters : file names of the LoRAs on its base, the checkpoint first
     notes : sentences for the report
     """
@@ -53,7 +56,13 @@ class Editor(Protocol):
     def recipe(self) -> str: ...
 
     @property
-    def resolution(self) -> str: ...
+    def recipe_reason(self) -> str: ...
+
+    @property
+    def resolution(self) -> str | None: ...
+
+    @property
+    def default_prompt(self) -> str | None: ...
 
     @property
     def adapters(self) -> tuple[str, ...]: ...
@@ -64,6 +73,59 @@ class Editor(Protocol):
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Edit the crop; return an IMAGE [B, h, w, 3] of the size of `request.conditions.crop`."""
         ...
+
+
+class Plan(NamedTuple):
+    """Arguments of conditions.prepare that follow the editor's checkpoint unless a user sets them.
+
+    Attributes
+    ----------
+    recipe, recipe_reason, default_prompt, resolution, frame : see conditions.prepare
+    """
+
+    recipe: str
+    recipe_reason: str
+    default_prompt: str
+    resolution: str
+    frame: str
+
+
+def plan(
+    editor: Editor | None,
+    *,
+    recipe: str | None = None,
+    resolution: str | None = None,
+    frame: str | None = None,
+) -> Plan:
+    """Return how to prepare an edit: as the user sets it, else as the editor's checkpoint was
+    trained, else as the recipe says.
+
+    Parameters
+    ----------
+    editor : None: not known yet; its resolution is then "native"
+    recipe, resolution, frame : set by the user; None: not set
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    if recipe is not None:
+        choice = choose(recipe, None, None)
+    elif editor is None:
+        choice = choose(None, None, None)
+    else:
+        choice = RecipeChoice(editor.recipe, editor.recipe_reason)
+    row = RECIPES[choice.name]
+    own_resolution = "native" if editor is None else editor.resolution
+    # A checkpoint's own prompt belongs to its own recipe.
+    own_prompt = editor.default_prompt if editor and editor.recipe == choice.name else None
+    return Plan(
+        choice.name,
+        choice.reason,
+        row.prompt if own_prompt is None else own_prompt,
+        resolution or own_resolution or row.resolution,
+        frame or row.frame,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +141,9 @@ class PrecomputedEdit:
     variant: str
     name: str = "ComfyUI"
     recipe: str = DEFAULT_RECIPE
-    resolution: str = "native"
+    recipe_reason: str = "default"
+    resolution: str | None = "native"
+    default_prompt: str | None = None
     adapters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -52,6 +52,18 @@ def grow(mask: Tensor, pixels: int) -> Tensor:
     return torch.stack([plane.masked_fill(distance(plane) <= pixels, 1) for plane in mask])
 
 
+def dilate_ellipse(mask: Tensor, pixels: int) -> Tensor:
+    """Dilate the mask's shape by OpenCV's ellipse of this radius; everywhere else it is 0."""
+    import cv2
+
+    if pixels == 0:
+        return (mask >= 0.5).to(mask)
+    side = 2 * pixels + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    planes = [cv2.dilate(plane.cpu().numpy().view(np.uint8), kernel) for plane in mask >= 0.5]
+    return torch.from_numpy(np.stack(planes)).to(mask)
+
+
 def fill_holes(mask: Tensor) -> Tensor:
     """Fill the holes that the mask encloses on all sides. The image's border encloses nothing."""
     return torch.stack([plane.masked_fill(_enclosed(plane), 1) for plane in mask])

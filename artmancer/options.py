@@ -26,8 +26,20 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
     "768": {"longest_side": 768},
     "1024": {"longest_side": 1024},
     "1 megapixel": {"pixels": ONE_MEGAPIXEL},
+    "1536": {"longest_side": 1536},
+    "2048": {"longest_side": 2048},
 }
 """Crop sizes to choose from: the size arguments of region.crop, by name."""
+
+FRAMES = ("crop", "photo")
+"""Parts of the photo that an editor sees: a crop around the mask, or the whole photo, padded with
+black to a square.
+"""
+
+CONTEXT = (1.0, 8.0)
+"""Smallest and largest size of a crop over the size of the mask's bounding box."""
+
+DEFAULT_CONTEXT = 1.5
 
 TRANSFERS = ("colors", "pixels")
 """Ways to apply a white balance: its change of colors, or its pixels."""

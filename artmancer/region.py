@@ -7,6 +7,8 @@ Words of this module:
 - image: the photo as it came, [B, H, W, 3]
 - box: the part of the image that the editor sees, in pixels of the image
 - crop: the box, scaled to the size the editor works at, [B, h, w, 3]
+- frame: the choice of the box: `crop`, around the mask, or `photo`, a square with the whole image
+- padding: the part of a crop that shows no image: repeated edge pixels, or black in the frame photo
 - window: any rectangle of whole pixels
 - fade: the feathered mask of one image, inside the smallest window that holds it
 """
@@ -89,7 +91,7 @@ class Region:
     """The place of a crop in its image, and the way back.
 
     All boxes have one size, so that a batch stays a batch. Where a box reaches past the image, the
-    image's edge pixels are repeated.
+    image's edge pixels are repeated, or the crop is black.
 
     Attributes
     ----------
@@ -99,6 +101,7 @@ class Region:
     size : (height, width) of the crop, multiples of 32, of exactly the box's aspect ratio
     feather : pixels of the image over which the edit fades out around the mask
     fades : the feathered mask of each image
+    black_padding : True where the padding is black
     """
 
     image_size: tuple[int, int]
@@ -107,6 +110,7 @@ class Region:
     size: tuple[int, int]
     feather: int
     fades: tuple[Fade, ...] = ()
+    black_padding: bool = False
 
     @property
     def scale(self) -> float:
@@ -123,8 +127,15 @@ class Region:
         the crop.
         """
         top, left = self.corners[index]
-        window = self.box_in_image(index).shift(-top, -left)
-        return Window(*(round(edge * self.scale) for edge in window))
+        edges = self.box_in_image(index).shift(-top, -left)
+        window = Window(*(round(edge * self.scale) for edge in edges))
+        # A strip that is scaled down far keeps a row and a column of pixels.
+        return window._replace(
+            top=min(window.top, self.size[0] - 1),
+            left=min(window.left, self.size[1] - 1),
+            bottom=max(window.bottom, min(window.top, self.size[0] - 1) + 1),
+            right=max(window.right, min(window.left, self.size[1] - 1) + 1),
+        )
 
     def shows_image(self) -> Tensor:
         """Return a bool [B, h, w]: True where a crop shows the image, not its repeated edge."""
@@ -164,12 +175,14 @@ def crop(
     grow: int = 0,
     fill_holes: bool = False,
     feather: int = 16,
+    frame: str = "crop",
 ) -> Crop:
     """Crop an image to the part that an edit needs to see.
 
     The box is the mask's bounding box with padding. Its crop has sides that are multiples of 32.
     They become so by a larger box (past the image's end its edge pixels are repeated), never by
-    stretching.
+    stretching. In the frame `photo`, the box is a square around the whole image instead, black past
+    the image's end.
 
     Parameters
     ----------
@@ -184,6 +197,7 @@ def crop(
     grow : pixels by which the mask is dilated
     fill_holes : fill the holes that the mask encloses
     feather : pixels over which the edit fades into the image, outwards from the mask
+    frame : one of options.FRAMES; `context` is for the frame `crop` only
 
     Raises
     ------
@@ -193,13 +207,16 @@ def crop(
     check_mask(mask, image)
     height, width = image.shape[1:3]
     boxes = _mask_boxes(mask, grow, len(image))
-    margin = max(MIN_MARGIN, feather)
-    size, box_size = _plan(
-        _needed([box.bottom - box.top for box in boxes], height, context, margin),
-        _needed([box.right - box.left for box in boxes], width, context, margin),
-        longest_side,
-        pixels,
-    )
+    if frame == "photo":
+        size, box_size = _square(max(height, width), longest_side, pixels)
+    else:
+        margin = max(MIN_MARGIN, feather)
+        size, box_size = _plan(
+            _needed([box.bottom - box.top for box in boxes], height, context, margin),
+            _needed([box.right - box.left for box in boxes], width, context, margin),
+            longest_side,
+            pixels,
+        )
     corners = tuple(
         (
             _start(box.top, box.bottom, box_size[0], height),
@@ -207,7 +224,9 @@ def crop(
         )
         for box in boxes
     )
-    region = Region((height, width), box_size, corners, size, feather)
+    region = Region(
+        (height, width), box_size, corners, size, feather, black_padding=frame == "photo"
+    )
     pixels_in_box = _extract(image, region)
     check_finite(pixels_in_box, "image")
     hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
@@ -217,8 +236,8 @@ def crop(
         for plane, box, corner in zip(hole, boxes, corners, strict=True)
     ]
     return Crop(
-        resample(pixels_in_box, size),
-        resample(hole.unsqueeze(-1), size, "bilinear")[..., 0],
+        _blacken(resample(pixels_in_box, size), region),
+        _blacken(resample(hole.unsqueeze(-1), size, "bilinear"), region)[..., 0],
         replace(region, fades=tuple(fades)),
     )
 
@@ -248,7 +267,20 @@ def crop_like(image: Tensor, region: Region, name: str = "image") -> Tensor:
         )
     pixels = _extract(image, region)
     check_finite(pixels, name)
-    return resample(pixels, region.size)
+    return _blacken(resample(pixels, region.size), region)
+
+
+def repeat_edge(crop: Tensor, region: Region) -> Tensor:
+    """Return an IMAGE [B, h, w, 3] of the crop with the image's edge pixels repeated in its black
+    padding; the same IMAGE where the padding is not black.
+    """
+    if not region.black_padding:
+        return crop
+    # The box holds the whole image, so all windows of a batch are equal.
+    window = region.image_in_crop(0)
+    rows = torch.arange(crop.shape[1]).clamp(window.top, window.bottom - 1)
+    columns = torch.arange(crop.shape[2]).clamp(window.left, window.right - 1)
+    return crop[:, rows][:, :, columns]
 
 
 def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
@@ -274,6 +306,7 @@ def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
         raise ValueError(
             f"stitch: the edited crop is {list(edited.shape)}, the region's is {region.size}."
         )
+    edited = repeat_edge(edited, region)
     result = image.clone()
     for index, ((window, alpha), (top, left)) in enumerate(
         zip(region.fades, region.corners, strict=True)
@@ -451,6 +484,24 @@ def _plan(
     return size, (ratio[0] * times, ratio[1] * times)
 
 
+def _square(
+    side: int, longest_side: int | None, pixels: int | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the size of a square crop, and of the square box that holds an image of this longest
+    side.
+    """
+    if pixels is not None:
+        crop_side = _round_down(math.sqrt(pixels))
+    elif longest_side is not None:
+        crop_side = _round_down(longest_side)
+    else:
+        crop_side = _round_up(side)
+        if crop_side <= NATIVE_LIMIT:
+            return (crop_side, crop_side), (crop_side, crop_side)
+        crop_side = NATIVE_LIMIT
+    return (crop_side, crop_side), (side, side)
+
+
 def _round_up(value: float) -> int:
     return max(1, math.ceil(value / MULTIPLE)) * MULTIPLE
 
@@ -484,6 +535,13 @@ def _extract(images: Tensor, region: Region) -> Tensor:
                 image = image.index_select(dim, index.clamp_(0, limit - 1))
         boxes.append(image)
     return torch.stack(boxes)
+
+
+def _blacken(crop: Tensor, region: Region) -> Tensor:
+    """Return [B, h, w, C] of the crop with black padding, where the region has it."""
+    if not region.black_padding:
+        return crop
+    return crop * region.shows_image().unsqueeze(-1).to(crop)
 
 
 def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) -> Fade:

@@ -1,6 +1,6 @@
 """The result of an edit and the report on it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,10 @@ class Report:
         shadow; see spill.spill
     widened : whether the spill was stitched too
     notes : sentences the user should know, for example about a file that was not used
+    recipe_reason : why the edit had this recipe: "asked", "metadata", "file name" or "default"
+    settings : what the edit used, by name: frame, resolution, context, condition_size ("crop" or
+        megapixels), prompt, negative, steps, cfg
+    recipe_settings : what the recipe says, by the same names
     """
 
     editor: str
@@ -51,6 +55,9 @@ class Report:
     spill: float
     widened: bool
     notes: tuple[str, ...] = ()
+    recipe_reason: str = "default"
+    settings: dict[str, Any] = field(default_factory=dict)
+    recipe_settings: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON, which has no infinity: an infinite value becomes "infinite"."""

@@ -6,7 +6,7 @@ from support.images import disc
 from torch import Tensor
 
 from artmancer import region
-from artmancer.conditions import Sources, cut_out, edges, place, split
+from artmancer.conditions import Sources, condition, cut_out, edges, place, split
 from artmancer.errors import ArtMancerError
 from artmancer.recipes import RECIPES
 from artmancer.region import Window
@@ -63,9 +63,14 @@ def test_the_fill_is_made_by_patchmatch_or_connected(sources: Sources) -> None:
     assert torch.equal(split(connected, "background_mask_fill")["fill"], connected.fill)
 
 
-def test_a_recipe_with_a_reference_image_needs_a_reference(sources: Sources) -> None:
+def test_without_a_reference_its_recipe_gives_mask_and_background(sources: Sources) -> None:
+    alone = Sources(sources.crop)
+    images = split(alone, "reference_mask_background")
+    assert list(images) == ["mask", "background"]
+    assert torch.equal(images["mask"], split(alone)["mask"])
+    assert torch.equal(images["background"], split(alone)["background"])
     with pytest.raises(ArtMancerError) as error:
-        split(Sources(sources.crop), "reference_mask_background")
+        condition(alone, "stretched reference")
     assert error.value.code == "reference_missing"
 
 

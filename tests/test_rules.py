@@ -42,7 +42,7 @@ LAYERS = (
     # images, masks and colors
     "checks images mask_ops color drift spill offload report_image client fill",
     # a crop and the way back; background removal; HTTP
-    "region matting gateway",
+    "region matting gateway silhouette",
     # conditioning images; finding objects
     "conditions masks tools",
     # the interface of an editor

@@ -31,11 +31,13 @@ class Checkpoint:
     path : the file; None: the base alone
     recipe : a key of RECIPES; None: not in the metadata
     resolution : the crop size it was trained at, a key of RESOLUTIONS; None: not in the metadata
+    prompt : the prompt it was trained with; None: not in the metadata
     """
 
     path: Path | None
     recipe: str | None = None
     resolution: str | None = None
+    prompt: str | None = None
 
 
 NO_CHECKPOINT = Checkpoint(None)
@@ -122,6 +124,7 @@ def read(path: Path) -> Checkpoint:
         path,
         recipe=_metadata(path, metadata, "recipe", RECIPES),
         resolution=_metadata(path, metadata, "resolution", RESOLUTIONS),
+        prompt=metadata.get("artmancer.prompt"),
     )
 
 

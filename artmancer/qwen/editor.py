@@ -14,7 +14,7 @@ from ..editor import EditRequest
 from ..errors import ArtMancerError
 from ..images import to_pil
 from ..progress import Progress
-from ..recipes import DEFAULT_RECIPE
+from ..recipes import RecipeChoice, choose
 from . import adapters, checkpoints, sampler, speed
 from .pipeline import CPU_OUT_OF_MEMORY, Base
 
@@ -66,11 +66,26 @@ class QwenEditor:
 
     @property
     def recipe(self) -> str:
-        return self.checkpoint.recipe or DEFAULT_RECIPE
+        return self._choice.name
 
     @property
-    def resolution(self) -> str:
-        return self.checkpoint.resolution or ("512" if self.checkpoint.path else "1 megapixel")
+    def recipe_reason(self) -> str:
+        return self._choice.reason
+
+    @property
+    def resolution(self) -> str | None:
+        if self.checkpoint.path is None:
+            return "1 megapixel"
+        return self.checkpoint.resolution
+
+    @property
+    def default_prompt(self) -> str | None:
+        return self.checkpoint.prompt
+
+    @property
+    def _choice(self) -> RecipeChoice:
+        path = self.checkpoint.path
+        return choose(None, self.checkpoint.recipe, path.name if path else None)
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -9,41 +9,29 @@ from ..artmancer.edit import edit
 from ..artmancer.editor import Editor
 from ..artmancer.options import (
     CFG,
-    CONDITION_MEGAPIXELS,
-    DEFAULT_SAMPLING,
     MAX_SEED,
-    ONE_MEGAPIXEL,
     STEPS,
-    Sampling,
 )
 from ..artmancer.qwen.speed import ATTENTION, STEP_CACHES
+from ..artmancer.recipes import Overrides
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
 from .sockets import (
+    FROM_RECIPE,
+    RECIPE,
     ConditionsType,
     EditorType,
     advanced,
+    condition_megapixels,
+    condition_size,
     match_colors,
     prompt_inputs,
+    resolve_condition_size,
     spill,
     transfer,
     widen,
     with_cached_previews,
 )
-
-CONDITION_PIXELS = {
-    "crop": None,
-    "1 megapixel": ONE_MEGAPIXEL,
-    "768": 768 * 768,
-    "512": 512 * 512,
-    "384": 384 * 384,
-}
-"""Areas in pixels to encode a conditioning image at, by option of condition_size; None = the
-crop's own size.
-"""
-
-MEGAPIXELS = "megapixels"
-"""Option of condition_size that takes the area from condition_megapixels."""
 
 
 class EditSampler(io.ComfyNode):
@@ -61,7 +49,8 @@ class EditSampler(io.ComfyNode):
                     "conditions", tooltip="From Split Conditions or Add Condition."
                 ),
                 *prompt_inputs(
-                    prompt_tooltip="The edit in words. The draft editor ignores it.",
+                    prompt_tooltip="The edit in words. Empty: the prompt of the recipe or the "
+                    "checkpoint, if it has one. The draft editor ignores it.",
                     negative_tooltip="What to avoid. The checkpoints were trained with a single "
                     "space. The draft editor ignores it.",
                 ),
@@ -76,18 +65,20 @@ class EditSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=DEFAULT_SAMPLING.steps,
-                    min=STEPS[0],
+                    default=FROM_RECIPE,
+                    min=FROM_RECIPE,
                     max=STEPS[1],
-                    tooltip="Denoising steps. The draft editor ignores them.",
+                    tooltip="Denoising steps; 0: as many as the recipe says, 10 in all that there "
+                    "are. The draft editor ignores them.",
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=DEFAULT_SAMPLING.cfg,
-                    min=CFG[0],
+                    default=FROM_RECIPE,
+                    min=FROM_RECIPE,
                     max=CFG[1],
                     step=0.1,
                     tooltip="Classifier-free guidance: how closely the edit follows the prompt. "
+                    "0: as the recipe says, 4, or 3.3 for image_edges. "
                     "With 1, each step takes half the time and the negative prompt is ignored. "
                     "The draft editor ignores it.",
                 ),
@@ -101,18 +92,7 @@ class EditSampler(io.ComfyNode):
                     "then fits its surroundings more closely, but cannot cast a shadow there. "
                     "Costs one more encoding.",
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "condition_size",
-                        options=[*CONDITION_PIXELS, MEGAPIXELS],
-                        default="crop",
-                        optional=True,
-                        tooltip="The size each conditioning image is encoded at. crop: the crop's "
-                        "own, fastest. 1 megapixel: as in the stock pipeline, 4 times the work at "
-                        "512x512. A number: the area of a square with this side in pixels. "
-                        "megapixels: the area in condition_megapixels.",
-                    )
-                ),
+                condition_size(),
                 advanced(
                     io.Float.Input(
                         "step_cache",
@@ -147,18 +127,7 @@ class EditSampler(io.ComfyNode):
                         "variant compiles them again.",
                     )
                 ),
-                advanced(
-                    io.Float.Input(
-                        "condition_megapixels",
-                        default=0.25,
-                        min=CONDITION_MEGAPIXELS[0],
-                        max=CONDITION_MEGAPIXELS[1],
-                        step=0.01,
-                        optional=True,
-                        tooltip="The area each conditioning image is encoded at if condition_size "
-                        "is megapixels; 0.25 = 512x512. Twice the area is at least twice the work.",
-                    )
-                ),
+                condition_megapixels(),
                 advanced(
                     io.Combo.Input(
                         "step_cache_kind",
@@ -203,7 +172,7 @@ class EditSampler(io.ComfyNode):
         match_colors: bool,
         transfer: str = "colors",
         keep_background: bool = False,
-        condition_size: str = "crop",
+        condition_size: str = RECIPE,
         step_cache: float = 0.0,
         attention: str = "default",
         compile: bool = False,
@@ -212,25 +181,25 @@ class EditSampler(io.ComfyNode):
         widen: bool = False,
     ) -> io.NodeOutput:
         progress = node_progress()
-        pixels = {**CONDITION_PIXELS, MEGAPIXELS: round(ONE_MEGAPIXEL * condition_megapixels)}[
-            condition_size
-        ]
+        overrides = Overrides(
+            steps or None,
+            cfg or None,
+            negative,
+            resolve_condition_size(condition_size, condition_megapixels),
+            {
+                "keep_background": keep_background,
+                "step_cache": step_cache,
+                "step_cache_kind": step_cache_kind,
+                "attention": attention,
+                "compile": compile,
+            },
+        )
         result = edit(
             editor,
             conditions,
             prompt=prompt,
             seed=seed,
-            sampling=Sampling(
-                steps=steps,
-                cfg=cfg,
-                negative=negative,
-                condition_pixels=pixels,
-                keep_background=keep_background,
-                step_cache=step_cache,
-                step_cache_kind=step_cache_kind,
-                attention=attention,
-                compile=compile,
-            ),
+            sampling=overrides.sampling(conditions.recipe),
             match=match_colors,
             transfer=transfer,
             widen=widen,

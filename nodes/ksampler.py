@@ -12,14 +12,19 @@ from ..artmancer.edit import edit
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
+from ..artmancer.recipes import RECIPES, condition_pixels
 from ..artmancer.region import resample
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
 from .sockets import (
+    RECIPE,
     ConditionsType,
+    condition_megapixels,
+    condition_size,
     match_colors,
     prompt_inputs,
+    resolve_condition_size,
     spill,
     transfer,
     widen,
@@ -44,7 +49,7 @@ class EncodeConditions(io.ComfyNode):
             node_id="ArtMancer_EncodeConditions",
             display_name="Encode Conditions",
             category="ArtMancer",
-            description="Encode the conditioning images, at the crop's own size, and the prompts "
+            description="Encode the conditioning images, at the recipe's size, and the prompts "
             "for ComfyUI's own KSampler and a Qwen-Image-Edit model from any loader.",
             inputs=[
                 io.Clip.Input(
@@ -55,10 +60,13 @@ class EncodeConditions(io.ComfyNode):
                     "conditions", tooltip="From Split Conditions or Add Condition."
                 ),
                 *prompt_inputs(
-                    prompt_tooltip="The edit in words.",
+                    prompt_tooltip="The edit in words. Empty: the prompt of the recipe, if it has "
+                    "one.",
                     negative_tooltip="What to avoid, used if KSampler's cfg is above 1. "
                     "The checkpoints were trained with a single space.",
                 ),
+                condition_size(),
+                condition_megapixels(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For KSampler."),
@@ -73,7 +81,14 @@ class EncodeConditions(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, vae: Any, conditions: Conditions, prompt: str, negative: str
+        cls,
+        clip: Any,
+        vae: Any,
+        conditions: Conditions,
+        prompt: str,
+        negative: str,
+        condition_size: str = RECIPE,
+        condition_megapixels: float = 0.25,
     ) -> io.NodeOutput:
         count, crop = len(conditions.image), conditions.crop
         if count != 1:
@@ -84,18 +99,24 @@ class EncodeConditions(io.ComfyNode):
             )
         progress = node_progress()
         images = list(conditions.images.values())
+        size = resolve_condition_size(condition_size, condition_megapixels)
+        area = condition_pixels(size, RECIPES[conditions.recipe])
         # Each image, the crop, and two prompts.
         total = len(images) + 3
         references = []
         for done, image in enumerate(images):
             progress(done, total, "encoding conditions")
+            if area is not None:
+                image = resample(image, size_for_area(image.shape[1], image.shape[2], area))
             references.append(vae.encode(image))
         progress(len(images), total, "encoding the crop")
         latent = {"samples": vae.encode(crop.image)}
         if conditions.masked:
             latent["noise_mask"] = (crop.feathered > 0).float()
         encoded = []
-        for done, text in enumerate((prompt, negative), len(images) + 1):
+        for done, text in enumerate(
+            (prompt or conditions.default_prompt, negative), len(images) + 1
+        ):
             progress(done, total, "encoding the prompts")
             encoded.append(_encode(clip, text, images, references))
         return io.NodeOutput(*encoded, latent)
@@ -179,11 +200,16 @@ class Stitch(io.ComfyNode):
             widen=widen,
             progress=progress,
         )
-        # KSampler made the edit: its seed and its time are not known to this node.
+        # KSampler made the edit: its settings and its time are not known to this node.
         seconds = {
             stage: value for stage, value in result.report.seconds.items() if stage != "edit"
         }
-        report = replace(result.report, seconds=seconds, seed=None)
+        settings = {
+            name: value
+            for name, value in result.report.settings.items()
+            if name in ("frame", "resolution", "context")
+        }
+        report = replace(result.report, seconds=seconds, seed=None, settings=settings)
         previews = save_before_after(conditions.image, result.image)
         return io.NodeOutput(
             result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=previews

@@ -6,10 +6,72 @@ from comfy_api.latest import io
 
 from ..artmancer.conditions import Conditions
 from ..artmancer.editor import Editor
-from ..artmancer.options import DEFAULT_SAMPLING, TRANSFERS
+from ..artmancer.options import (
+    CONDITION_MEGAPIXELS,
+    DEFAULT_SAMPLING,
+    ONE_MEGAPIXEL,
+    TRANSFERS,
+)
 
 AUTO, DRAFT, NONE = "auto", "draft", "none"
 """Choices of model inputs: the first model there is, the one without weights, no model."""
+
+
+RECIPE = "recipe"
+"""Option of condition_size: as the recipe says."""
+
+MEGAPIXELS = "megapixels"
+"""Option of condition_size that takes the area from condition_megapixels."""
+
+FROM_RECIPE = 0
+"""Number of steps, and scale of guidance, that stands for the recipe's own."""
+
+CONDITION_SIZES: dict[str, str | float] = {
+    RECIPE: RECIPE,
+    "crop": "crop",
+    "1 megapixel": 1.0,
+    "768": 768**2 / ONE_MEGAPIXEL,
+    "512": 512**2 / ONE_MEGAPIXEL,
+    "384": 384**2 / ONE_MEGAPIXEL,
+}
+"""Condition sizes, see recipes.Overrides, by option of condition_size."""
+
+
+def condition_size() -> io.Input:
+    """Make the input condition_size of a node that encodes conditions."""
+    return advanced(
+        io.Combo.Input(
+            "condition_size",
+            options=[*CONDITION_SIZES, MEGAPIXELS],
+            default=RECIPE,
+            optional=True,
+            tooltip="The size each conditioning image is encoded at. recipe: as the checkpoint was "
+            "trained. crop: the crop's own, fastest. 1 megapixel: as in the stock pipeline, 4 "
+            "times the work at 512x512. A number: the area of a square with this side in pixels. "
+            "megapixels: the area in condition_megapixels.",
+        )
+    )
+
+
+def condition_megapixels() -> io.Input:
+    """Make the input condition_megapixels of a node that encodes conditions."""
+    return advanced(
+        io.Float.Input(
+            "condition_megapixels",
+            default=0.25,
+            min=CONDITION_MEGAPIXELS[0],
+            max=CONDITION_MEGAPIXELS[1],
+            step=0.01,
+            optional=True,
+            tooltip="The area each conditioning image is encoded at if condition_size is "
+            "megapixels; 0.25 = 512x512. Twice the area is at least twice the work.",
+        )
+    )
+
+
+def resolve_condition_size(option: str, megapixels: float) -> str | float:
+    """Return the condition size, see recipes.Overrides, that both inputs stand for."""
+    return megapixels if option == MEGAPIXELS else CONDITION_SIZES[option]
 
 
 def resolve_auto(choice: str, names: Iterable[str]) -> str:

@@ -4,11 +4,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artmancer.conditions import Sources, condition, prepare
-from ..artmancer.editor import Editor
-from ..artmancer.options import RESOLUTIONS
-from ..artmancer.recipes import DEFAULT_RECIPE, RECIPES
+from ..artmancer.editor import Editor, plan
+from ..artmancer.options import CONTEXT, DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
+from ..artmancer.recipes import RECIPES
 from .comfy_host.progress import node_progress
-from .sockets import AUTO, ConditionsType, EditorType
+from .sockets import AUTO, ConditionsType, EditorType, advanced
 
 
 class SplitConditions(io.ComfyNode):
@@ -44,15 +44,16 @@ class SplitConditions(io.ComfyNode):
                     "fill",
                     optional=True,
                     tooltip="The photo with the hole already filled, for the recipe "
-                    "background_mask_fill. Without it, PatchMatch fills the hole.",
+                    "background_mask_fill. Without it, the hole is filled here.",
                 ),
                 io.Combo.Input(
                     "recipe",
                     options=[AUTO, *RECIPES],
                     default=AUTO,
-                    tooltip="The conditioning images that the checkpoint was trained on, in order. "
-                    "auto: the recipe that the connected editor's checkpoint names, "
-                    f"else {DEFAULT_RECIPE}.\n"
+                    tooltip="How the checkpoint was trained: its conditioning images in order, "
+                    "frame, sizes, prompt, steps and cfg. auto: the recipe that the connected "
+                    "editor's checkpoint names in its metadata, else the one for its file name, "
+                    "else mask_background_object.\n"
                     + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
                 ),
                 io.Combo.Input(
@@ -60,19 +61,19 @@ class SplitConditions(io.ComfyNode):
                     options=[AUTO, *RESOLUTIONS],
                     default=AUTO,
                     tooltip="The size of the crop. auto: the size that the connected editor's "
-                    "checkpoint names, else 512; 1 megapixel for the base alone; native for the "
-                    "draft editor or without an editor. native: the photo's own pixels, up to 1536 "
-                    "on the longest side. A number: the longest side in pixels. The photo around "
-                    "the crop keeps its resolution.",
+                    "checkpoint names, else the recipe's; 1 megapixel for the base alone; native "
+                    "for the draft editor or without an editor. native: the photo's own pixels, up "
+                    "to 1536 on the longest side. A number: the longest side in pixels. The photo "
+                    "around the crop keeps its resolution.",
                 ),
                 io.Float.Input(
                     "context",
-                    default=1.5,
-                    min=1.0,
-                    max=8.0,
+                    default=DEFAULT_CONTEXT,
+                    min=CONTEXT[0],
+                    max=CONTEXT[1],
                     step=0.1,
                     tooltip="How much of the photo around the mask the editor sees: the crop's "
-                    "size divided by the mask's.",
+                    "size divided by the mask's. Without effect in the frame photo.",
                 ),
                 io.Int.Input(
                     "grow", default=0, min=0, max=512, tooltip="Widen the mask by this many pixels."
@@ -93,6 +94,42 @@ class SplitConditions(io.ComfyNode):
                     optional=True,
                     tooltip="From Load Editor. Its checkpoint sets the recipe and the resolution "
                     "where they are auto.",
+                ),
+                io.Combo.Input(
+                    "frame",
+                    options=[AUTO, *FRAMES],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="What the editor sees. auto: as the recipe says. crop: the photo "
+                    "around the mask. photo: the whole photo, padded with black to a square.",
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "brush_mask",
+                        default=False,
+                        optional=True,
+                        tooltip="The mask was painted with a brush and may fall short of the "
+                        "object's edge: the hole is filled 35 pixels beyond it. The mask itself "
+                        "does not change.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "silhouette",
+                        default=True,
+                        optional=True,
+                        tooltip="For reference_mask_background: the mask shows the silhouette of "
+                        "the reference in each region of the mask. Off: the mask as it is.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "shadow_hint",
+                        default=True,
+                        optional=True,
+                        tooltip="For reference_mask_background: the background is darkened where "
+                        "the silhouette would cast a shadow.",
+                    )
                 ),
             ],
             outputs=[
@@ -122,30 +159,41 @@ class SplitConditions(io.ComfyNode):
         reference_mask: Tensor | None = None,
         fill: Tensor | None = None,
         editor: Editor | None = None,
+        frame: str = AUTO,
+        brush_mask: bool = False,
+        silhouette: bool = True,
+        shadow_hint: bool = True,
     ) -> io.NodeOutput:
-        if recipe == AUTO:
-            recipe = editor.recipe if editor else DEFAULT_RECIPE
-        if resolution == AUTO:
-            resolution = editor.resolution if editor else "native"
+        choices = plan(
+            editor, recipe=_chosen(recipe), resolution=_chosen(resolution), frame=_chosen(frame)
+        )
+        images = RECIPES[choices.recipe].images_for(reference is not None)
         progress = node_progress()
-        progress(0, 1, f"{', '.join(RECIPES[recipe].conditions)} at {resolution}")
+        progress(0, 1, f"{', '.join(images)} at {choices.resolution}")
         conditions = prepare(
             image,
             mask,
             reference=reference,
             reference_mask=reference_mask,
             fill=fill,
-            recipe=recipe,
-            resolution=resolution,
             context=context,
             grow=grow,
             fill_holes=fill_holes,
             feather=feather,
+            brushed=brush_mask,
+            silhouette=silhouette,
+            shadow=shadow_hint,
             progress=progress,
+            **choices._asdict(),
         )
         sources = Sources(conditions.crop, conditions.reference)
-        images = [
+        outputs = [
             conditions.images[name] if name in conditions.images else condition(sources, name)
             for name in ("mask", "background", "object")
         ]
-        return io.NodeOutput(*images, conditions)
+        return io.NodeOutput(*outputs, conditions)
+
+
+def _chosen(option: str) -> str | None:
+    """Return what an option sets; None for "auto"."""
+    return None if option == AUTO else option

@@ -189,7 +189,7 @@ def test_wrong_usage_gives_exit_code_two(arguments: list[str]) -> None:
         ("--steps=2.5", "expected a whole number, got '2.5'"),
         ("--cfg=nan", "expected 0.5 to 20.0, got nan"),
         ("--seed=-1", "expected 0 to 9007199254740991, got -1"),
-        ("--condition-megapixels=0", "expected 0.05 to 4.0, got 0.0"),
+        ("--condition-megapixels=0", "expected recipe, crop, or 0.05 to 4 megapixels, got '0'"),
         ("--grow=1025", "expected 0 to 1024, got 1025"),
     ],
 )

@@ -7,22 +7,23 @@ import argparse
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import checks, images
 from ..errors import ArtMancerError
 from ..options import (
     CFG,
-    CONDITION_MEGAPIXELS,
-    DEFAULT_SAMPLING,
+    CONTEXT,
+    DEFAULT_CONTEXT,
+    FRAMES,
     MAX_SEED,
     MEMORY_MODES,
-    ONE_MEGAPIXEL,
     PRECISIONS,
+    RESOLUTIONS,
     STEPS,
     TRANSFERS,
-    Sampling,
 )
+from ..recipes import RECIPES, Overrides, parse_condition_size
 from ..variants import VARIANTS
 from .arguments import Subparsers, number, whole_number, write_line
 
@@ -86,6 +87,7 @@ def add_parser(commands: Subparsers) -> None:
         "is not transparent",
     )
     _add_qwen_options(parser)
+    _add_recipe_options(parser)
     parser.add_argument(
         "--transfer",
         choices=TRANSFERS,
@@ -156,37 +158,86 @@ def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
         help="qwen: all models on the GPU, one at a time, or streamed through it",
     )
     parser.add_argument(
-        "--prompt", default="", help="qwen: the edit in words; the draft editor ignores it"
+        "--prompt",
+        default="",
+        help="qwen: the edit in words (default: the recipe's, if it has one); the draft editor "
+        "ignores it",
     )
-    parser.add_argument(
-        "--negative",
-        default=DEFAULT_SAMPLING.negative,
-        help="qwen: negative prompt (default: a space, as in training)",
-    )
+    parser.add_argument("--negative", help="qwen: negative prompt (default: the recipe's, a space)")
     parser.add_argument(
         "--steps",
         type=whole_number(*STEPS),
-        default=DEFAULT_SAMPLING.steps,
-        help="qwen: denoising steps (default %(default)s)",
+        help="qwen: denoising steps (default: the recipe's, 10)",
     )
     parser.add_argument(
         "--cfg",
         type=number(*CFG),
-        default=DEFAULT_SAMPLING.cfg,
-        help="qwen: guidance scale, 1 = off (default %(default)g)",
+        help="qwen: guidance scale, 1 = off (default: the recipe's, 4, or 3.3 for image_edges)",
     )
     parser.add_argument(
+        "--condition-size",
         "--condition-megapixels",
-        type=number(*CONDITION_MEGAPIXELS),
-        metavar="MP",
-        help="qwen: area each conditioning image is encoded at; 1 = as diffusers does "
-        "(default: the crop's own)",
+        type=_condition_size,
+        default="recipe",
+        metavar="SIZE",
+        help="qwen: size each conditioning image is encoded at: recipe, crop (the crop's own) or "
+        "an area in megapixels; 1 = as diffusers does (default recipe)",
     )
     parser.add_argument(
         "--keep-background",
         action="store_true",
         help="qwen: hold the latents outside the mask to the photo",
     )
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that override a recipe."""
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="how the checkpoint was trained (default: by its metadata, else by its file name, "
+        "else mask_background_object)",
+    )
+    parser.add_argument(
+        "--frame",
+        choices=FRAMES,
+        help="what the editor sees: the photo around the mask, or the whole photo, padded with "
+        "black to a square (default: as the recipe says)",
+    )
+    parser.add_argument(
+        "--resolution",
+        choices=tuple(RESOLUTIONS),
+        help="size of what the editor sees (default: as the checkpoint or the recipe says)",
+    )
+    parser.add_argument(
+        "--context",
+        type=number(*CONTEXT),
+        default=DEFAULT_CONTEXT,
+        help="size of the crop over the size of the mask (default %(default)g)",
+    )
+    parser.add_argument(
+        "--brush-mask",
+        action="store_true",
+        help="the mask was painted with a brush: a hole is filled 35 pixels beyond it",
+    )
+    parser.add_argument(
+        "--no-silhouette",
+        action="store_true",
+        help="reference_mask_background: show the mask as it is, not the reference's silhouette",
+    )
+    parser.add_argument(
+        "--no-shadow-hint",
+        action="store_true",
+        help="reference_mask_background: do not darken the background beside the silhouette",
+    )
+
+
+def _condition_size(text: str) -> str | float:
+    """Parse --condition-size."""
+    try:
+        return parse_condition_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got '{text}'") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -227,18 +278,15 @@ def run(options: argparse.Namespace) -> int:
             mask,
             reference=reference.image if reference else None,
             reference_mask=reference_mask,
-            recipe=editor.recipe,
-            resolution=editor.resolution,
-            grow=options.grow,
-            feather=options.feather,
             progress=show,
+            **_preparation(options, editor),
         )
         result = edit(
             editor,
             conditions,
             prompt=options.prompt,
             seed=options.seed,
-            sampling=_sampling(options),
+            sampling=_overrides(options).sampling(conditions.recipe),
             transfer=options.transfer,
             progress=show,
         )
@@ -289,14 +337,30 @@ def check_inputs(options: argparse.Namespace) -> None:
         logger.warning("JPEG changes every pixel a little; write PNG to keep every pixel exactly.")
 
 
-def _sampling(options: argparse.Namespace) -> Sampling:
-    megapixels = options.condition_megapixels
-    return Sampling(
-        steps=options.steps,
-        cfg=options.cfg,
-        negative=options.negative,
-        condition_pixels=None if megapixels is None else round(ONE_MEGAPIXEL * megapixels),
-        keep_background=options.keep_background,
+def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any]:
+    """Return the arguments of conditions.prepare besides the images."""
+    from ..editor import plan
+
+    return {
+        "context": options.context,
+        "grow": options.grow,
+        "feather": options.feather,
+        "brushed": options.brush_mask,
+        "silhouette": not options.no_silhouette,
+        "shadow": not options.no_shadow_hint,
+        **plan(
+            editor, recipe=options.recipe, resolution=options.resolution, frame=options.frame
+        )._asdict(),
+    }
+
+
+def _overrides(options: argparse.Namespace) -> Overrides:
+    return Overrides(
+        options.steps,
+        options.cfg,
+        options.negative,
+        options.condition_size,
+        {"keep_background": options.keep_background},
     )
 
 
@@ -343,5 +407,6 @@ def _write_report(report: "Report", options: argparse.Namespace) -> None:
     files = f" with {' and '.join(report.adapters)}" if report.adapters else ""
     size = f"crop {report.crop_size[1]}x{report.crop_size[0]}"
     write_line(f"{options.output}: {report.editor}{files}, {size}, {stages}")
+    write_line(f"recipe {report.recipe} ({report.recipe_reason})")
     for note in report.notes:
         write_line(note)

@@ -73,8 +73,8 @@ class EditSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=FROM_RECIPE,
-                    min=FROM_RECIPE,
+                    default=float(FROM_RECIPE),
+                    min=float(FROM_RECIPE),
                     max=CFG[1],
                     step=0.1,
                     tooltip="Classifier-free guidance: how closely the edit follows the prompt. "

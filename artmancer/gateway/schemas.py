@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import CODES
-from ..options import CFG, DEFAULT_SAMPLING, MAX_SEED, STEPS
+from ..options import CFG, CONDITION_MEGAPIXELS, CONTEXT, DEFAULT_CONTEXT, FRAMES, MAX_SEED, STEPS
+from ..recipes import CONDITION_SIZES, RECIPES
 from .jobs import JobState, LaneName
 
 Base64Image = Annotated[
@@ -79,7 +80,11 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    prompt: str = Field(min_length=1, max_length=4000, description="The edit in words.")
+    prompt: str = Field(
+        max_length=4000,
+        description="The edit in words. May be empty for white balance, and for a removal whose "
+        "recipe has a prompt.",
+    )
     input_image: Base64Image
     mask_image: Base64Image | None = Field(
         None, description="White = edit. Required for insertion and removal."
@@ -111,13 +116,14 @@ class GenerateRequest(BaseModel):
         None,
         ge=STEPS[0],
         le=STEPS[1],
-        description=f"Denoising steps. Default: {DEFAULT_SAMPLING.steps}.",
+        description="Denoising steps. Default: the recipe's, 10.",
     )
     true_cfg_scale: float | None = Field(
         None,
         ge=CFG[0],
         le=CFG[1],
-        description=f"Classifier-free guidance scale. Default: {DEFAULT_SAMPLING.cfg:g}.",
+        description="Classifier-free guidance scale. Default: the recipe's, 4, or 3.3 for "
+        "image_edges.",
     )
     guidance_scale: float | None = Field(
         None, ge=CFG[0], le=CFG[1], description="Used if true_cfg_scale is not sent."
@@ -130,11 +136,39 @@ class GenerateRequest(BaseModel):
         None, description="resized: scale the input to at most 1 megapixel first."
     )
     mask_tool_type: Literal["brush", "box"] | None = Field(
-        None, description="brush: the mask is grown by 8 pixels."
+        None,
+        description="brush: a hole is filled 35 pixels beyond the mask, which may fall short of "
+        "the object's edge. The mask itself does not change.",
     )
     enable_debug: bool | None = Field(
         None,
         description="Return the conditioning images. With DEBUG=true, also record a debug session.",
+    )
+    recipe: Literal[tuple(RECIPES)] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="How the checkpoint was trained. Default: by the checkpoint's metadata, else "
+        "by its file name, else mask_background_object.",
+    )
+    frame: Literal[FRAMES] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="What the editor sees: crop, the photo around the mask, or photo, the whole "
+        "photo, padded with black to a square. Default: the recipe's.",
+    )
+    condition_size: (
+        Literal[CONDITION_SIZES]  # type: ignore[valid-type]
+        | Annotated[float, Field(ge=CONDITION_MEGAPIXELS[0], le=CONDITION_MEGAPIXELS[1])]
+        | None
+    ) = Field(
+        None,
+        description="The size each conditioning image is encoded at: recipe, crop (the crop's "
+        "own), or megapixels. Default: recipe.",
+    )
+    context: float | None = Field(
+        None,
+        ge=CONTEXT[0],
+        le=CONTEXT[1],
+        description="Size of the crop divided by the size of the mask. "
+        f"Default: {DEFAULT_CONTEXT:g}.",
     )
     angle: Any = None
     background_preset: Any = None

@@ -253,11 +253,11 @@ def test_a_bug_in_the_gateway_is_counted_and_readable_for_an_allowed_page(
 ) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url)) as served:
         served.connected()
-        # JSON has no form for a property.
-        monkeypatch.setattr("artmancer.gateway.routes.generate.BRUSH_GROWTH", property())
+        # The route draws a seed up to it.
+        monkeypatch.setattr("artmancer.gateway.routes.generate.MAX_SEED", None)
         answer = served.http.post(
             "/api/generate",
-            json=removal(mask_tool_type="brush"),
+            json=removal(seed=None),
             headers={"origin": "http://localhost:3000"},
         )
         assert error(answer) == (500, "generation_failed")

@@ -107,6 +107,10 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
         input_quality="resized",
         mask_tool_type="brush",
         conditional_images=extra,
+        recipe="image_edges",
+        frame="photo",
+        condition_size=0.5,
+        context=2,
     )
     assert quick.http.post("/api/generate", json=body).status_code == 200
     graph = fake.fake.posted[-1]["prompt"]
@@ -119,8 +123,69 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
     assert values["prompt"] == "take it away" and values["negative_prompt"] == "no"
     assert (values["num_inference_steps"], values["true_cfg_scale"], values["seed"]) == (3, 2.5, 5)
     assert (values["width"], values["height"], values["max_megapixels"]) == (512, 256, 1.0)
-    assert values["grow_mask"] > 0
+    assert values["grow_mask"] == 0 and values["brush_mask"] is True
+    assert (values["recipe"], values["frame"], values["context"]) == ("image_edges", "photo", 2)
+    assert (values["condition_size"], values["condition_megapixels"]) == ("megapixels", 0.5)
     assert values["extra_1"].startswith("artmancer/") and values["extra_2"] == "(none)"
+
+
+def test_what_is_not_sent_follows_the_recipe(fake: FakeHost, quick: Served) -> None:
+    assert quick.http.post("/api/generate", json=removal(condition_size="crop")).status_code == 200
+    nodes = fake.fake.posted[-1]["prompt"].values()
+    values = {
+        node["inputs"]["name"]: node["inputs"]["value"]
+        for node in nodes
+        if node["class_type"].startswith("ArtMancer_Endpoint") and "value" in node["inputs"]
+    }
+    assert (values["num_inference_steps"], values["true_cfg_scale"]) == (0, 0)
+    assert (values["recipe"], values["frame"], values["context"]) == ("auto", "auto", 1.5)
+    assert (values["condition_size"], values["brush_mask"]) == ("crop", False)
+
+
+def test_the_answer_tells_what_was_used_and_what_the_recipe_says(gateway: Served) -> None:
+    body = removal(recipe="background_mask_fill", frame="crop", prompt="", num_inference_steps=3)
+    answer = gateway.http.post("/api/generate", json=body).json()
+    used = answer["parameters_used"]
+    own = used["recipe_settings"]
+    assert used["recipe"] == answer["report"]["recipe"] and used["recipe_reason"]
+    names = {"prompt", "num_inference_steps", "true_cfg_scale", "frame", "condition_size"}
+    assert names <= used.keys() and names <= own.keys()
+
+
+@pytest.mark.comfyui
+def test_a_real_comfyui_follows_the_requested_recipe(comfyui: Any, tmp_path: Path) -> None:
+    with Served(settings(tmp_path, comfyui_url=comfyui.url)) as served:
+        served.connected()
+        body = removal(
+            recipe="background_mask_fill", frame="crop", prompt="", num_inference_steps=3
+        )
+        answer = served.http.post("/api/generate", json=body | {"enable_debug": True}).json()
+    used, own = answer["parameters_used"], answer["parameters_used"]["recipe_settings"]
+    assert (used["recipe"], used["recipe_reason"]) == ("background_mask_fill", "asked")
+    assert answer["debug_info"]["conditional_labels"] == ["background", "mask", "fill"]
+    assert (used["prompt"], own["prompt"]) == ("remove object", "remove object")
+    assert (used["num_inference_steps"], own["num_inference_steps"]) == (3, 10)
+    assert (used["frame"], own["frame"]) == ("crop", "photo")
+    assert (used["condition_size"], used["true_cfg_scale"]) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"task_type": "white-balance", "mask_image": None}, 200),
+        ({"task_type": "removal"}, 200),
+        ({"task_type": "removal", "recipe": "background_mask_fill"}, 200),
+        ({"task_type": "removal", "recipe": "mask_background_object"}, 422),
+        ({"task_type": "insertion"}, 422),
+    ],
+)
+def test_an_edit_that_needs_words_is_refused_without(
+    fake: FakeHost, quick: Served, body: dict[str, Any], status: int
+) -> None:
+    answer = quick.http.post("/api/generate", json=removal(prompt="", **body))
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["details"]["field"] == "prompt"
 
 
 def test_the_first_scale_that_is_present_is_the_cfg_scale(gateway: Served) -> None:

@@ -207,13 +207,15 @@ async function requestBody() {
     if (mask.endsWithStroke) body.mask_tool_type = "brush";
   }
   if (variant() === "insertion") Object.assign(body, await reference.fields());
-  for (const name of ["num_inference_steps", "true_cfg_scale", "seed"]) {
-    const { value, defaultValue } = form.elements[name];
-    if (value !== "" && value !== defaultValue) body[name] = Number(value);
+  for (const name of ["num_inference_steps", "true_cfg_scale", "seed", "context"]) {
+    const { value } = form.elements[name];
+    if (value !== "") body[name] = Number(value);
   }
-  for (const name of ["negative_prompt", "input_quality"]) {
+  for (const name of ["negative_prompt", "input_quality", "recipe", "frame"]) {
     if (form.elements[name].value) body[name] = form.elements[name].value;
   }
+  const size = form.elements.condition_size.value;
+  if (size) body.condition_size = size === "crop" ? size : Number(size);
   return body;
 }
 

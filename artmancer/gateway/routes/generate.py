@@ -10,7 +10,8 @@ from fastapi import APIRouter, Response
 from ... import images
 from ...checks import check_mask_given
 from ...errors import ArtMancerError
-from ...options import DEFAULT_SAMPLING, MAX_SEED
+from ...options import MAX_SEED
+from ...recipes import CONDITION_SIZES, RECIPES
 from .. import schemas
 from ..jobs import Job, check_done
 from ..schemas import GenerateRequest
@@ -23,9 +24,6 @@ router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRo
 WORKFLOW = "generate"
 """Name of the workflow that these routes run."""
 
-BRUSH_GROWTH = 8
-"""Pixels that a brush mask is grown by: people paint short of an object's edge."""
-
 _MAX_IGNORED_NAMES = 50
 """Number of unknown field names that are echoed in `ignored`."""
 
@@ -35,15 +33,27 @@ _MAX_IGNORED_LENGTH = 80
 _HEADER_BYTES = 2**16
 """Leading bytes of a PNG that hold its width and height."""
 
-_ECHOED_SETTINGS = (
-    "task_type",
+_ECHOED = (
     "prompt",
     "negative_prompt",
-    "seed",
     "num_inference_steps",
     "true_cfg_scale",
+    "frame",
+    "context",
 )
-"""Inputs of the workflow that `parameters_used` repeats."""
+"""Inputs of the workflow that `parameters_used` repeats where the request sets them."""
+
+_USED_SETTINGS = {
+    "prompt": "prompt",
+    "negative": "negative_prompt",
+    "steps": "num_inference_steps",
+    "cfg": "true_cfg_scale",
+    "frame": "frame",
+    "resolution": "resolution",
+    "context": "context",
+    "condition_size": "condition_size",
+}
+"""Names in `parameters_used` of a report's settings."""
 
 
 @router.post("", responses=answers.RUN_RESPONSES, response_model=schemas.GenerateAnswer)
@@ -110,6 +120,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
     mask = request.mask_image or first_image
     variant = _variant(request, mask)
     check_mask_given(variant, mask is not None)
+    _check_prompt(request, variant)
     images_base64 = {
         "input_image": request.input_image,
         "mask_image": mask,
@@ -120,7 +131,10 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
         images_base64[f"extra_{index}"] = image
     settings = _settings(request, variant)
     parameters = {
-        **{name: settings[name] for name in _ECHOED_SETTINGS},
+        "task_type": variant,
+        "seed": settings["seed"],
+        # A report has them too, and those that follow the recipe.
+        **{name: settings[name] for name in _ECHOED if settings[name] not in (None, "")},
         "input_quality": request.input_quality or "original",
         "mask_tool_type": request.mask_tool_type,
         "ignored": _ignored_fields(request),
@@ -145,30 +159,55 @@ def _ignored_fields(request: GenerateRequest) -> list[str]:
 
 
 def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
-    """Return the workflow's inputs besides the images; None keeps the workflow's default."""
+    """Return the workflow's inputs besides the images; None keeps the workflow's default, which
+    follows the recipe.
+    """
     seed = request.seed
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
     cfg = request.true_cfg_scale
     if cfg is None:
         cfg = request.guidance_scale
-    if cfg is None:
-        cfg = DEFAULT_SAMPLING.cfg
-    negative_prompt = request.negative_prompt
-    if negative_prompt is None:
-        negative_prompt = DEFAULT_SAMPLING.negative
+    size: str | float | None = request.condition_size
+    megapixels = None
+    if size is not None and size not in CONDITION_SIZES:
+        size, megapixels = "megapixels", size
     return {
         "task_type": variant,
         "prompt": request.prompt,
-        "negative_prompt": negative_prompt,
+        "negative_prompt": request.negative_prompt,
         "seed": seed,
-        "num_inference_steps": request.num_inference_steps or DEFAULT_SAMPLING.steps,
+        "num_inference_steps": request.num_inference_steps,
         "true_cfg_scale": cfg,
         "width": request.width,
         "height": request.height,
         "max_megapixels": 1.0 if request.input_quality == "resized" else None,
-        "grow_mask": BRUSH_GROWTH if request.mask_tool_type == "brush" else None,
+        "brush_mask": request.mask_tool_type == "brush" or None,
+        "recipe": request.recipe,
+        "frame": request.frame,
+        "condition_size": size,
+        "condition_megapixels": megapixels,
+        "context": request.context,
     }
+
+
+def _check_prompt(request: GenerateRequest, variant: str) -> None:
+    """Refuse an edit that nothing describes: without a prompt, where no recipe can bring one.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    if request.prompt or variant == "white_balance":
+        return
+    # Without a recipe in the request, the checkpoint's counts, which only ComfyUI knows.
+    if variant == "removal" and (request.recipe is None or RECIPES[request.recipe].prompt):
+        return
+    raise ArtMancerError(
+        "invalid_request",
+        f"The prompt is empty; expected the {variant} in words. Send a prompt.",
+        {"field": "prompt", "expected": "a text of 1 to 4000 characters", "got": ""},
+    )
 
 
 def _variant(request: GenerateRequest, mask: str | None) -> str:
@@ -211,7 +250,12 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
         image="",
         generation_time=job.seconds,
         model_used=report["editor"],
-        parameters_used={**context["parameters"], "width": width, "height": height},
+        parameters_used={
+            **_used(report),
+            **context["parameters"],
+            "width": width,
+            "height": height,
+        },
         request_id=job.id,
         debug_info=schemas.DebugInfo(
             conditional_images=conditions,
@@ -224,3 +268,23 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
         report=report,
     )
     return answer, image
+
+
+def _used(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe and the settings that an edit used, and `recipe_settings`: those that the
+    recipe has, by the same names.
+    """
+    settings, own = (
+        {
+            name: report[part][key]
+            for key, name in _USED_SETTINGS.items()
+            if key in report.get(part, {})
+        }
+        for part in ("settings", "recipe_settings")
+    )
+    return {
+        **settings,
+        "recipe": report["recipe"],
+        "recipe_reason": report.get("recipe_reason"),
+        "recipe_settings": own,
+    }

@@ -66,7 +66,11 @@ def _describe(path: Path, kind: str) -> FoundModel:
         checkpoint = checkpoints.read(path)
     except ArtMancerError as error:
         return FoundModel(kind, path, str(error))
-    metadata = {"recipe": checkpoint.recipe, "resolution": checkpoint.resolution}
+    metadata = {
+        "recipe": checkpoint.recipe,
+        "resolution": checkpoint.resolution,
+        "prompt": checkpoint.prompt,
+    }
     note = ", ".join(f"{name} {value}" for name, value in metadata.items() if value)
     return FoundModel(kind, path, note)
 

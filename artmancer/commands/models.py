@@ -5,35 +5,58 @@ import json
 from pathlib import Path
 
 from .. import models
+from ..options import RESOLUTIONS
+from ..qwen.tagging import tag
+from ..recipes import RECIPES
 from ..variants import CHECKPOINT_FILES
 from .arguments import Subparsers, write_line
+
+_DOWNLOADS = ("qwen", "fastsam-s")
+"""Models that can be downloaded."""
 
 
 def add_parser(commands: Subparsers) -> None:
     """Add `artmancer models` to the parser."""
     parser = commands.add_parser(
         "models",
-        help="list the models on this machine; `models fetch` downloads the base",
+        help="list the models on this machine; `models fetch` downloads the base, `models tag` "
+        "writes a recipe into a checkpoint",
         description="List the base models and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those "
         "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2509 (58 GB) or "
         "FastSAM-s (24 MB, for Smart Mask). A download that breaks off keeps its whole files; the "
-        "next run starts the others anew.",
+        "next run starts the others anew. `tag FILE --recipe R` writes how a checkpoint was "
+        "trained into its metadata, in place or into a copy; its weights do not change.",
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("action", nargs="?", choices=("list", "fetch"), default="list")
-    parser.add_argument("model", nargs="?", choices=("qwen", "fastsam-s"), default="qwen")
+    parser.set_defaults(run=run, error=parser.error)
+    parser.add_argument("action", nargs="?", choices=("list", "fetch", "tag"), default="list")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f"fetch: {' or '.join(_DOWNLOADS)} (default qwen); tag: the checkpoint's file",
+    )
     parser.add_argument(
         "--folder",
         type=Path,
         help="fetch: folder to download into; default: ComfyUI's folder for this kind of model",
     )
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="tag: how it was trained")
+    parser.add_argument(
+        "--resolution", choices=tuple(RESOLUTIONS), help="tag: the size it was trained at"
+    )
+    parser.add_argument("--prompt", help="tag: prompt of an edit that brings none")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="tag: write a copy, and leave the file as it is"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """List models, or download one."""
+    """List models, download one, or tag a checkpoint."""
     if options.action == "fetch":
         return _fetch(options)
+    if options.action == "tag":
+        return _tag(options)
     inventory = models.inventory()
     if options.json:
         rows = [
@@ -55,6 +78,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _fetch(options: argparse.Namespace) -> int:
     """Download a model."""
+    if options.model not in (None, *_DOWNLOADS):
+        options.error(
+            f"argument MODEL: invalid choice: '{options.model}' "
+            f"(choose from {', '.join(_DOWNLOADS)})"
+        )
     if options.model == "fastsam-s":
         path = models.fetch_fastsam(options.folder or models.default_folder("fastsam"))
     else:
@@ -63,4 +91,22 @@ def _fetch(options: argparse.Namespace) -> int:
     write_line(
         json.dumps({"path": str(path)}) if options.json else f"{path}: complete, every file checked"
     )
+    return 0
+
+
+def _tag(options: argparse.Namespace) -> int:
+    """Write the recipe into a checkpoint's metadata."""
+    if options.model is None or options.recipe is None:
+        options.error("tag needs the checkpoint's file and --recipe")
+    values = {
+        name: getattr(options, name)
+        for name in ("recipe", "resolution", "prompt")
+        if getattr(options, name) is not None
+    }
+    path = tag(Path(options.model), values, options.output)
+    if options.json:
+        write_line(json.dumps({"path": str(path), "metadata": values}))
+    else:
+        texts = ", ".join(f"{name} {value}" for name, value in values.items())
+        write_line(f"{path}: {texts}; the weights are unchanged")
     return 0

@@ -37,7 +37,7 @@ artmancer:
 """
 """ComfyUI's extra_model_paths.yaml for the volume."""
 
-_LORA_KEYS = ("lora_", "lora.down", "lokr_", "hada_", "diff")
+_LORA_KEYS = ("lora_", "lora.down", "lokr_", "hada_", ".diff")
 """Parts of tensor names; every LoRA, LoKr, LoHa and difference has tensors with one of them."""
 
 

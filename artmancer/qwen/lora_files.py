@@ -121,7 +121,7 @@ def read(path: Path, transformer: Any) -> dict[str, Change]:
     """
     tensors, metadata = _load(path)
     modules = _modules(transformer)
-    settings = _settings(metadata)
+    settings = _settings(path, metadata)
     changes: dict[str, Change] = {}
     for name, keys in _keys_by_layer(path, tensors, modules).items():
         values = {tensor: tensors[key] for tensor, key in keys.items()}
@@ -359,9 +359,14 @@ def _delta(values: dict[str, Tensor]) -> Tensor:
     return torch.kron(first, second) if kind == "lokr_w" else first * second
 
 
-def _settings(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the PEFT settings that diffusers wrote into a file's metadata."""
+def _settings(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the PEFT settings that scale the change: those that diffusers wrote into the file's
+    metadata, or that PEFT wrote into the file beside its own.
+    """
     entries = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    config = path.with_name("adapter_config.json")
+    if path.name == "adapter_model.safetensors" and config.is_file():
+        entries = json.loads(config.read_text("utf-8"))
     settings = {name.removeprefix("transformer."): value for name, value in entries.items()}
     return {name: settings[name] for name in _STRENGTH_SETTINGS if name in settings}
 

@@ -378,11 +378,11 @@ WEIGHT = torch.zeros(4, 64)
             f"is not whole: of {LAYER} it has {LAYER}.alpha and {LAYER}.lokr_w1",
         ),
         (
-            {f"{LAYER}.lokr_w1": WEIGHT, f"{LAYER}.lokr_w2_a": WEIGHT},
+            {f"{LAYER}.lokr_w1": WEIGHT, f"{LAYER}.lokr_w2_a": WEIGHT.clone()},
             f"it has {LAYER}.lokr_w1 and {LAYER}.lokr_w2_a; expected all tensors of one LoRA",
         ),
         (
-            {f"{LAYER}.lora_A.weight": WEIGHT, f"{LAYER}.lora_B.weight": WEIGHT},
+            {f"{LAYER}.lora_A.weight": WEIGHT, f"{LAYER}.lora_B.weight": WEIGHT.clone()},
             f"its change of {LAYER} has the shape []; expected [64, 64]",
         ),
         (

@@ -14,6 +14,7 @@ from support.lora_formats import FORMATS, REFUSED, Array, Draw, LoraFile, Weight
 from support.paths import ROOT
 
 from artmancer.errors import ArtMancerError
+from artmancer.hosting import model_volume
 from artmancer.qwen import adapters, checkpoints, pipeline
 
 
@@ -256,3 +257,44 @@ def test_skipped_tensors_for_the_text_encoder_are_a_note_in_the_report(
     plain = FORMATS["LoRA, diffusers"][1](weights, Draw()).save(tmp_path / "plain.safetensors")
     assert checkpoints.notes(plain, [plain]) == ()
     assert checkpoints.notes(tmp_path / "gone.safetensors", []) == ()
+
+
+def test_the_alpha_is_read_from_the_folder_that_peft_saves(
+    tiny_base: Path, base: pipeline.Base, weights: Weights, tmp_path: Path
+) -> None:
+    from diffusers import QwenImageTransformer2DModel
+    from peft import LoraConfig, get_peft_model
+
+    transformer = QwenImageTransformer2DModel.from_pretrained(tiny_base, subfolder="transformer")
+    config = LoraConfig(
+        r=4, lora_alpha=6, use_dora=True, target_modules=["to_q"], init_lora_weights=False
+    )
+    torch.manual_seed(0)
+    get_peft_model(transformer, config).save_pretrained(tmp_path)
+    deltas: Weights = {}
+    for block in ("transformer_blocks.0", "transformer_blocks.1"):
+        layer = transformer.get_submodule(f"{block}.attn.to_q")
+        up, down, magnitude = (
+            value.detach().double().numpy()
+            for value in (
+                layer.lora_B["default"].weight,
+                layer.lora_A["default"].weight,
+                layer.lora_magnitude_vector["default"].weight,
+            )
+        )
+        name = f"{block}.attn.to_q.weight"
+        deltas[name] = lora_formats.decomposed_weight(weights[name], 6 / 4 * up @ down, magnitude)
+        assert np.abs(deltas[name]).max() > 0.01
+    adapters.activate(base, {tmp_path / "adapter_model.safetensors": 0.5})
+    check(base, weights, scaled(deltas, 0.5))
+
+
+def test_every_format_may_be_uploaded(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    for name, (_, make) in FORMATS.items():
+        make(weights, Draw()).save(path)
+        problem = model_volume.lora_problem([path.read_bytes()], path.stat().st_size)
+        assert problem is None, name
+    for name in ("a whole model", "Wan"):
+        LoraFile(REFUSED[name]).save(path)
+        assert model_volume.lora_problem([path.read_bytes()], path.stat().st_size), name

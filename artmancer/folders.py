@@ -17,7 +17,13 @@ SEGMENTER_FOLDERS = ("fastsam", "ultralytics/segm")
 
 SEGMENTER_SUFFIXES = (".pt", ".onnx")
 
-MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, *SEGMENTER_FOLDERS, "rembg")
+LAMA_FILE = "big-lama.pt"
+"""Name of the file with LaMa's weights."""
+
+LAMA_FOLDERS = ("inpaint", "artmancer")
+"""Subfolders of ComfyUI's models folder that LaMa is searched in, in this order."""
+
+MODEL_FOLDERS = ("diffusers", *LORA_FOLDERS, "inpaint", *SEGMENTER_FOLDERS, "rembg")
 """Subfolders of ComfyUI's models folder that the pack reads from."""
 
 

@@ -27,6 +27,7 @@ HEAVY = {
     "pymatting",
     "rembg",
     "safetensors",
+    "spandrel",
     "transformers",
     "ultralytics",
 }
@@ -38,9 +39,9 @@ COMFYUI = {"comfy", "comfy_execution", "folder_paths", "latent_preview", "server
 LAYERS = (
     # names, tables and small formats
     "errors variants options recipes folders endpoint_protocol progress report cache "
-    "safetensors_header onnx_errors patchmatch_process",
+    "safetensors_header torch_file onnx_errors patchmatch_process",
     # images, masks and colors
-    "checks images mask_ops color drift spill offload report_image client fill",
+    "checks images mask_ops color drift spill offload report_image client texture lama fill",
     # a crop and the way back; background removal; HTTP
     "region matting gateway silhouette",
     # conditioning images; finding objects
@@ -48,7 +49,7 @@ LAYERS = (
     # the interface of an editor
     "editor",
     # one edit from end to end, and the editors
-    "edit draft qwen",
+    "edit draft lama_editor qwen",
     # this machine's models
     "models doctor",
     # entry points

@@ -112,6 +112,21 @@ def draft_needs_reference() -> ArtMancerError:
     )
 
 
+def check_lama_variant(variant: str) -> None:
+    """Refuse another edit than a removal by the LaMa editor.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    if variant != "removal":
+        raise ArtMancerError(
+            "invalid_request",
+            f"The lama editor only removes, but the variant is {variant}. Choose another editor.",
+            {"field": "editor", "expected": "draft or a model for this variant", "got": "lama"},
+        )
+
+
 def check_finite(image: Tensor, name: str) -> None:
     """Refuse an IMAGE with NaN or infinite values.
 

@@ -14,7 +14,13 @@ from shutil import which
 from typing import Any
 
 from . import __version__, models
-from .folders import MODEL_FOLDERS, SEGMENTER_FOLDERS, SEGMENTER_SUFFIXES, comfyui_folder
+from .folders import (
+    LAMA_FILE,
+    MODEL_FOLDERS,
+    SEGMENTER_FOLDERS,
+    SEGMENTER_SUFFIXES,
+    comfyui_folder,
+)
 
 BASE_PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "safetensors", "tqdm")
 """Packages that are always needed."""
@@ -26,6 +32,7 @@ OPTIONAL_PACKAGES = {
 }
 """Packages that improve a feature, with their purpose."""
 
+LAMA_PACKAGES = ("spandrel",)
 QWEN_PACKAGES = ("diffusers", "transformers", "accelerate", "peft")
 FASTSAM_PACKAGES = ("ultralytics",)
 REMBG_PACKAGES = ("rembg", "onnxruntime")
@@ -93,6 +100,7 @@ def _features() -> list[Finding]:
     """Make the findings on the editors and tools: whether each runs here, or why not."""
     return [
         _feature("editor draft", BASE_PACKAGES, "needs no models and no GPU"),
+        _feature("editor lama", (*BASE_PACKAGES, *LAMA_PACKAGES), *_lama()),
         _feature("editor qwen", (*BASE_PACKAGES, *QWEN_PACKAGES), *_base_model()),
         _feature(
             "Smart Mask, FastSAM",
@@ -137,6 +145,13 @@ def _base_model() -> tuple[str, str, str]:
     if folder:
         return str(folder), "", ""
     return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
+
+
+def _lama() -> tuple[str, str, str]:
+    """Return `found`, `reason` and `advice` for _feature."""
+    if path := models.lama():
+        return str(path), "", ""
+    return "", f"no {LAMA_FILE}", "`artmancer models fetch big-lama` downloads it (206 MB)"
 
 
 def _weights(

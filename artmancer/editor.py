@@ -32,7 +32,8 @@ class EditRequest:
 
 
 class Editor(Protocol):
-    """A model that edits a crop. Implementations: DraftEditor, qwen.QwenEditor, PrecomputedEdit.
+    """A model that edits a crop. Implementations: DraftEditor, LamaEditor, qwen.QwenEditor,
+    PrecomputedEdit.
 
     Attributes
     ----------

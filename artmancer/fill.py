@@ -1,8 +1,8 @@
 """Fill the hole of an image from its surroundings.
 
-The method is PatchMatch (Barnes, Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) from the
-library pypatchmatch. Where that is not installed, it is OpenCV's inpainting after Telea (2004),
-which smears.
+The methods are *lama*, the network LaMa, see lama.py; *patchmatch*, PatchMatch (Barnes,
+Shechtman, Finkelstein and Goldman, SIGGRAPH 2009) from the library pypatchmatch; *telea*, OpenCV's
+inpainting after Telea (2004), which smears; and *auto*, the first of these that is installed.
 """
 
 import importlib
@@ -22,10 +22,18 @@ from torch import Tensor
 
 from . import mask_ops
 from .errors import ArtMancerError
+from .folders import LAMA_FILE, LAMA_FOLDERS
 from .images import to_uint8
+from .lama import Lama
 from .progress import Progress
 
 logger = logging.getLogger(__name__)
+
+METHODS = ("auto", "lama", "patchmatch", "telea")
+"""Methods to choose from."""
+
+_TITLES = {"patchmatch": "PatchMatch", "telea": "OpenCV"}
+"""Names of the methods without weights, for messages."""
 
 _PATCH_RADIUS = 4
 """Radius of the patches that are compared, in pixels."""
@@ -41,44 +49,104 @@ _TELEA_RADIUS = 3
 
 
 def method() -> str:
-    """Return the method that fills on this machine: "patchmatch" or "telea"."""
+    """Return the method that fills on this machine without weights: "patchmatch" or "telea"."""
     # Where pypatchmatch finds no compiler it is installed without its native part.
     works = find_spec("patchmatch") and importlib.import_module("patchmatch").patchmatch_available
     return "patchmatch" if works else "telea"
 
 
-def fill(image: Tensor, mask: Tensor, seed: int, progress: Progress) -> Tensor:
-    """Replace the masked area by patches from nearby.
+def choose(wanted: str, lama_installed: bool) -> tuple[str, str]:
+    """Choose the method to fill with.
+
+    Parameters
+    ----------
+    wanted : one of METHODS
+    lama_installed : whether LaMa's file is there
+
+    Returns
+    -------
+    "lama", "patchmatch" or "telea", and a sentence for the report; empty where it is as wanted
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    if wanted not in METHODS:
+        raise ArtMancerError(
+            "invalid_request",
+            f"The method is '{wanted}'; expected one of {', '.join(METHODS)}.",
+        )
+    if wanted in ("auto", "lama") and lama_installed:
+        return "lama", ""
+    if wanted == "telea":
+        return wanted, ""
+    chosen = method()
+    notes = []
+    if wanted == "lama":
+        notes.append(
+            f"LaMa is not installed, so {_TITLES[chosen]} filled the hole: there is no "
+            f"{LAMA_FILE} in {' or '.join(f'models/{folder}' for folder in LAMA_FOLDERS)}. "
+            "Download it with `artmancer models fetch big-lama`."
+        )
+    if chosen == "telea":
+        notes.append(
+            "pypatchmatch is not installed, or has no wheel for this Python: OpenCV filled the "
+            "hole, which smears."
+        )
+    return chosen, " ".join(notes)
+
+
+def fill(
+    image: Tensor,
+    mask: Tensor,
+    seed: int,
+    progress: Progress,
+    *,
+    method: str = "auto",
+    lama: Lama | None = None,
+) -> Tensor:
+    """Replace the masked area by content that continues its surroundings.
 
     Parameters
     ----------
     image : IMAGE [B, h, w, 3]
     mask : MASK [B, h, w]; everything above 0 is replaced
     seed : seed of the first image; the same seed gives the same fill
-    progress : called with the number of images that are done; raising in it ends the fill at once
+    progress : called many times for each image; raising in it ends the fill at once
+    method : one of METHODS; see `choose` for the method in the place of one that is not installed
+    lama : the loaded LaMa; None where it is not installed
 
     Returns
     -------
-    IMAGE [B, h, w, 3]; where the mask is 0, equal to `image`
+    IMAGE [B, h, w, 3]; where the mask is 0, equal to `image` bit for bit
 
     Raises
     ------
-    ArtMancerError : invalid_request where the mask covers the whole image
+    ArtMancerError : invalid_request where the mask covers the whole image, or for an unknown
+        method; what Lama.fill raises
     """
+    chosen, note = choose(method, lama is not None)
+    if note:
+        logger.warning(note)
     filled = image.clone()
     for index, (plane, hole) in enumerate(zip(filled, mask > 0, strict=True)):
+        if not hole.any():
+            continue
         if hole.all():
             raise ArtMancerError(
                 "invalid_request",
                 "The mask covers the whole image, so there is nothing to fill from. Leave some "
                 "of it unmasked.",
             )
+        if lama is not None and chosen == "lama":
+            plane[hole] = lama.fill(plane, hole, seed + index, progress)[hole]
+            continue
 
         def check(done: int = index) -> None:
             progress(done, len(image), "filling")
 
         check()
-        fill_hole = _patchmatch if method() == "patchmatch" else _telea
+        fill_hole = _patchmatch if chosen == "patchmatch" else _telea
         result = fill_hole(to_uint8(plane).numpy(), hole.numpy(), seed + index, check)
         plane[hole] = torch.from_numpy(result)[hole].to(torch.float32).div_(255)
     return filled
@@ -137,9 +205,5 @@ def _telea(
 ) -> NDArray[np.uint8]:
     import cv2
 
-    logger.warning(
-        "pypatchmatch is not installed, or has no wheel for this Python: "
-        "OpenCV fills the hole, and smears."
-    )
     result = cv2.inpaint(image, hole.astype(np.uint8), _TELEA_RADIUS, cv2.INPAINT_TELEA)
     return np.asarray(result, dtype=np.uint8)

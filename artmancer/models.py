@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ArtMancerError
-from .folders import LORA_FOLDERS, base_from_environment, comfyui_folder
+from .folders import LAMA_FILE, LAMA_FOLDERS, LORA_FOLDERS, base_from_environment, comfyui_folder
 from .qwen import checkpoints
 from .variants import CHECKPOINT_FILES
 
@@ -22,6 +22,10 @@ BASE_NAME = REPOSITORY.split("/")[1]
 
 FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
 FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
+
+LAMA_URL = "https://github.com/Sanster/models/releases/download/add_big_lama/big-lama.pt"
+LAMA_SHA256 = "344c77bbcb158f17dd143070d1e789f38a66c04202311ae3a258ef66667a9ea9"
+"""Hash of the file as several projects publish it that download it from LAMA_URL."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ def inventory() -> list[FoundModel]:
     # A checkpoint from the environment may be outside ComfyUI's folders.
     paths = dict.fromkeys([*files, *(path for path in variants if path)])
     inventory = [FoundModel("base", folder) for folder in base_folders()]
+    if path := lama():
+        inventory.append(FoundModel("lama", path))
     for path in paths:
         # The environment may name a file that the order of the folders hides.
         if path in hidden and path not in variants:
@@ -105,8 +111,15 @@ def lora_files() -> list[Path]:
     ]
 
 
+def lama() -> Path | None:
+    """Return LaMa's file in ComfyUI's folders."""
+    models = comfyui_folder() / "models"
+    paths = (models / folder / LAMA_FILE for folder in LAMA_FOLDERS)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def default_folder(kind: str) -> Path:
-    """Return ComfyUI's folder for models of a kind, "diffusers" or "fastsam".
+    """Return ComfyUI's folder for models of a kind: "diffusers", "fastsam" or "inpaint".
 
     Raises
     ------
@@ -123,7 +136,17 @@ def default_folder(kind: str) -> Path:
 
 
 def fetch_fastsam(folder: Path) -> Path:
-    """Download FastSAM-s (24 MB) into a folder and check its hash. A failure leaves no file.
+    """Download FastSAM-s (24 MB) into a folder; see `_fetch_file`."""
+    return _fetch_file(folder / "FastSAM-s.pt", FASTSAM_URL, FASTSAM_SHA256)
+
+
+def fetch_lama(folder: Path) -> Path:
+    """Download big-LaMa (206 MB) into a folder; see `_fetch_file`."""
+    return _fetch_file(folder / LAMA_FILE, LAMA_URL, LAMA_SHA256)
+
+
+def _fetch_file(path: Path, url: str, sha256: str) -> Path:
+    """Download a file and check its hash. A failure leaves no file.
 
     Returns
     -------
@@ -135,15 +158,14 @@ def fetch_fastsam(folder: Path) -> Path:
     """
     from torch.hub import download_url_to_file
 
-    path = folder / "FastSAM-s.pt"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(FASTSAM_URL, str(path), hash_prefix=FASTSAM_SHA256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(url, str(path), hash_prefix=sha256)
     except (OSError, RuntimeError) as error:
         raise ArtMancerError(
             "download_failed",
-            f"FastSAM-s.pt could not be downloaded ({error}). Run the command again, or download "
-            f"{FASTSAM_URL} and put it into '{folder}'.",
+            f"{path.name} could not be downloaded ({error}). Run the command again, or download "
+            f"{url} and put it into '{path.parent}'.",
         ) from error
     return path
 

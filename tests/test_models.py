@@ -178,16 +178,25 @@ def test_whole_files_are_kept_after_a_failed_download(hub: Hub, tmp_path: Path) 
     assert [name for name, _ in hub.requests] == [WEIGHTS]
 
 
-def test_fastsam_is_downloaded_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("model", "name", "file"),
+    [("fastsam-s", "FASTSAM", "FastSAM-s.pt"), ("big-lama", "LAMA", "big-lama.pt")],
+)
+def test_a_file_is_downloaded_and_checked(
+    model: str,
+    name: str,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     weights = bytes(range(256)) * 1000
     source = tmp_path / "served.pt"
-    target = tmp_path / "fastsam" / "FastSAM-s.pt"
+    target = tmp_path / "models" / file
     source.write_bytes(weights)
-    monkeypatch.setattr(models, "FASTSAM_URL", source.as_uri())
-    monkeypatch.setattr(models, "FASTSAM_SHA256", hashlib.sha256(weights).hexdigest())
-    command = ["models", "fetch", "fastsam-s", "--folder"]
+    monkeypatch.setattr(models, f"{name}_URL", source.as_uri())
+    monkeypatch.setattr(models, f"{name}_SHA256", hashlib.sha256(weights).hexdigest())
+    command = ["models", "fetch", model, "--folder"]
     assert cli.main([*command, str(target.parent)]) == 0
     assert target.read_bytes() == weights
     capsys.readouterr()
@@ -195,11 +204,11 @@ def test_fastsam_is_downloaded_and_checked(
     source.write_bytes(weights[::-1])
     target.unlink()
     assert cli.main([*command, str(target.parent)]) == 1
-    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err
+    assert f"{file} could not be downloaded" in capsys.readouterr().err
     assert not list(target.parent.glob("*.pt")), "no partial file"
     # A folder inside a file cannot be created.
-    assert cli.main([*command, str(source / "fastsam")]) == 1
-    assert "FastSAM-s.pt could not be downloaded" in capsys.readouterr().err
+    assert cli.main([*command, str(source / "folder")]) == 1
+    assert f"{file} could not be downloaded" in capsys.readouterr().err
 
 
 def test_models_lists_the_files_in_comfyuis_folders_and_in_the_environment(

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EDITORS = ("draft", "lama", "qwen")
+"""Values of --editor."""
+
 MAX_MASK_PIXELS = 1024
 """Largest value of --grow and --feather, in pixels."""
 
@@ -131,7 +134,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--editor", choices=("draft", "qwen"), default="draft", help="the editor (default: draft)"
+        "--editor", choices=EDITORS, default="draft", help="the editor (default: draft)"
     )
     parser.add_argument(
         "--base",
@@ -160,8 +163,8 @@ def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         default="",
-        help="qwen: the edit in words (default: the recipe's, if it has one); the draft editor "
-        "ignores it",
+        help="qwen: the edit in words (default: the recipe's, if it has one); the other editors "
+        "ignore it",
     )
     parser.add_argument("--negative", help="qwen: negative prompt (default: the recipe's, a space)")
     parser.add_argument(
@@ -331,8 +334,10 @@ def check_inputs(options: argparse.Namespace) -> None:
             checks.check_mask_size(mask_size, reference_size, "reference")
     elif options.variant == "insertion" and options.editor == "draft":
         raise checks.draft_needs_reference()
-    if options.editor == "draft" and options.prompt:
-        logger.warning("--prompt is ignored: the draft editor does not use it.")
+    if options.editor == "lama":
+        checks.check_lama_variant(options.variant)
+    if options.editor != "qwen" and options.prompt:
+        logger.warning("--prompt is ignored: the %s editor does not use it.", options.editor)
     if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
         logger.warning("JPEG changes every pixel a little; write PNG to keep every pixel exactly.")
 
@@ -370,6 +375,13 @@ def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
 
         return DraftEditor(options.variant, options.strength)
     from .. import models
+
+    if options.editor == "lama":
+        from .. import lama
+        from ..lama_editor import LamaEditor
+
+        file = models.lama()
+        return LamaEditor(options.variant, lama.load(file) if file else None)
     from ..qwen import checkpoints, pipeline
     from ..qwen.editor import QwenEditor
 

@@ -11,7 +11,7 @@ from ..recipes import RECIPES
 from ..variants import CHECKPOINT_FILES
 from .arguments import Subparsers, write_line
 
-_DOWNLOADS = ("qwen", "fastsam-s")
+_DOWNLOADS = ("qwen", "fastsam-s", "big-lama")
 """Models that can be downloaded."""
 
 
@@ -22,10 +22,11 @@ def add_parser(commands: Subparsers) -> None:
         help="list the models on this machine; `models fetch` downloads the base, `models tag` "
         "writes a recipe into a checkpoint",
         description="List the base models and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those "
-        "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2509 (58 GB) or "
-        "FastSAM-s (24 MB, for Smart Mask). A download that breaks off keeps its whole files; the "
-        "next run starts the others anew. `tag FILE --recipe R` writes how a checkpoint was "
-        "trained into its metadata, in place or into a copy; its weights do not change.",
+        "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2509 (58 GB), "
+        "FastSAM-s (24 MB, for Smart Mask) or big-LaMa (206 MB, for removals). A download that "
+        "breaks off keeps its whole files; the next run starts the others anew. `tag FILE "
+        "--recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
+        "copy; its weights do not change.",
     )
     parser.set_defaults(run=run, error=parser.error)
     parser.add_argument("action", nargs="?", choices=("list", "fetch", "tag"), default="list")
@@ -85,6 +86,8 @@ def _fetch(options: argparse.Namespace) -> int:
         )
     if options.model == "fastsam-s":
         path = models.fetch_fastsam(options.folder or models.default_folder("fastsam"))
+    elif options.model == "big-lama":
+        path = models.fetch_lama(options.folder or models.default_folder("inpaint"))
     else:
         path = options.folder or models.default_folder("diffusers") / models.BASE_NAME
         models.fetch_base(path)

@@ -1,0 +1,123 @@
+"""The LaMa editor, from the library and the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_lama
+from support.paths import EXAMPLES
+from torch import Tensor
+
+from artmancer import cli, fill, images, lama, mask_ops
+from artmancer.conditions import prepare
+from artmancer.edit import edit
+from artmancer.errors import ArtMancerError
+from artmancer.lama_editor import LamaEditor
+from artmancer.offload import Offloader
+
+pytest.importorskip("spandrel")
+
+PHOTO, MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
+
+
+@pytest.fixture
+def comfyui_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ComfyUI folder that the command line uses."""
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    for name in ("inpaint", "artmancer"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    return tmp_path
+
+
+def command(tmp_path: Path, capsys: Any, *options: str) -> tuple[Tensor, dict[str, Any]]:
+    """Run `artmancer edit` with the lama editor; return the image and the report."""
+    output = tmp_path / "out.png"
+    arguments = ["edit", str(PHOTO), "--editor=lama", "--task=removal", f"--mask={MASK}"]
+    assert cli.main([*arguments, f"--output={output}", "--json", *options]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    return images.load(output).image, report
+
+
+def test_a_removal_changes_no_byte_outside_the_feathered_mask(
+    example: Callable[[str], Tensor], tmp_path: Path
+) -> None:
+    with tiny_lama.small():
+        network = lama.load(tiny_lama.save(tmp_path / "lama.pt"), Offloader("cpu"))
+    photo, mask = example("coffee"), example("coffee_mask")
+    result = edit(LamaEditor("removal", network), prepare(photo, mask), seed=3)
+    outside = mask_ops.feather(mask, 16) == 0
+    assert torch.equal(result.image[outside], photo[outside])
+    assert not torch.equal(result.image, photo)
+    assert result.report.editor == "lama/removal"
+    assert result.report.notes == ()
+
+
+@pytest.mark.parametrize("folder", ["inpaint", "artmancer"])
+def test_the_command_finds_lama_in_comfyuis_folders(
+    comfyui_folder: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_lama.save(comfyui_folder / "models" / folder / "big-lama.pt")
+    with tiny_lama.small():
+        image, report = command(comfyui_folder, capsys)
+        network = lama.load(comfyui_folder / "models" / folder / "big-lama.pt")
+    assert report["editor"] == "lama/removal" and report["notes"] == []
+    photo, mask = images.load(PHOTO).image, images.load_mask(MASK)
+    expected = edit(LamaEditor("removal", network), prepare(photo, mask)).image
+    assert (image - expected).abs().max() <= 0.5001 / 255
+    assert cli.main(["models", "--json"]) == 0
+    assert {"lama"} == {row["kind"] for row in json.loads(capsys.readouterr().out)} & {"lama"}
+
+
+def test_without_its_file_patchmatch_fills_and_the_report_says_so(
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, report = command(comfyui_folder, capsys)
+    assert report["editor"] == "draft/removal"
+    (note,) = report["notes"]
+    assert "LaMa is not installed" in note and "models fetch big-lama" in note
+    output = comfyui_folder / "draft.png"
+    arguments = ["edit", str(PHOTO), "--task=removal", f"--mask={MASK}", f"--output={output}"]
+    assert cli.main(arguments) == 0
+    assert fill.method() == "telea" or torch.equal(image, images.load(output).image)
+
+
+def test_a_damaged_file_is_an_error_and_no_reason_for_another_method(
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = comfyui_folder / "models" / "inpaint" / "big-lama.pt"
+    path.write_bytes(b"not a model")
+    output = comfyui_folder / "out.png"
+    arguments = ["edit", str(PHOTO), "--editor=lama", "--task=removal", f"--mask={MASK}"]
+    assert cli.main([*arguments, f"--output={output}"]) == 1
+    message = capsys.readouterr().err
+    assert "'big-lama.pt' is not a LaMa, or is damaged" in message
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("variant", ["insertion", "white_balance"])
+def test_lama_only_removes(
+    variant: str, comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ArtMancerError, match=f"only removes, but the variant is {variant}"):
+        LamaEditor(variant, None)
+    output = comfyui_folder / "out.png"
+    arguments = ["edit", str(PHOTO), "--editor=lama", f"--task={variant}", f"--mask={MASK}"]
+    assert cli.main([*arguments, f"--output={output}"]) == 1
+    assert "only removes" in capsys.readouterr().err
+
+
+def test_doctor_says_how_to_get_lama(
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def finding() -> dict[str, Any]:
+        cli.main(["doctor", "--json"])
+        rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        return dict(rows["editor lama"])
+
+    assert finding()["status"] == "off"
+    assert "models fetch big-lama" in finding()["advice"]
+    tiny_lama.save_state_dict(comfyui_folder / "models" / "inpaint" / "big-lama.pt")
+    assert finding()["status"] == "ok"

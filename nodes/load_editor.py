@@ -1,4 +1,4 @@
-"""Load Editor: the draft editor, or a Qwen-Image-Edit base with a variant's LoRA."""
+"""Load Editor: the draft editor, LaMa, or a Qwen-Image-Edit base with a variant's LoRA."""
 
 from typing import Any
 
@@ -7,13 +7,14 @@ from comfy_api.latest import io
 from ..artmancer.draft import DraftEditor
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.folders import LORA_FOLDERS
+from ..artmancer.lama_editor import LamaEditor
 from ..artmancer.options import MEMORY_MODES, PRECISIONS
 from ..artmancer.qwen import checkpoints
 from ..artmancer.qwen.editor import QwenEditor
 from ..artmancer.variants import VARIANTS
-from .comfy_host.folders import bases, find_checkpoint, loras
-from .comfy_host.memory import load_base
-from .sockets import AUTO, DRAFT, NONE, EditorType, advanced, resolve_auto
+from .comfy_host.folders import bases, find_checkpoint, lama_time, lora_times, loras
+from .comfy_host.memory import load_base, load_lama
+from .sockets import AUTO, DRAFT, LAMA, NONE, EditorType, advanced, resolve_auto
 
 
 class LoadEditor(io.ComfyNode):
@@ -25,18 +26,19 @@ class LoadEditor(io.ComfyNode):
             display_name="Load Editor",
             category="ArtMancer",
             description="Select the editor and the variant: insertion, removal or white balance. "
-            "The draft editor needs no weights and no GPU. All others are Qwen-Image-Edit models "
-            "in models/diffusers.",
+            "The draft editor needs no weights and no GPU, and LaMa removes within seconds. All "
+            "others are Qwen-Image-Edit models in models/diffusers.",
             inputs=[
                 io.Combo.Input(
                     "editor",
-                    options=[DRAFT, AUTO, *bases()],
+                    options=[DRAFT, LAMA, AUTO, *bases()],
                     default=DRAFT,
                     tooltip="draft: PatchMatch fills the hole, Poisson blending inserts a "
                     "reference, shades of gray corrects the white balance; it ignores the prompt. "
-                    "Others: folders with Qwen-Image-Edit-2509 or 2511, in models/diffusers or "
-                    "named by MODEL_PATH. auto: the first of these folders, or draft if there is "
-                    "none.",
+                    "lama: the network LaMa fills the hole, for removal only; it ignores the "
+                    "prompt too. Without big-lama.pt in models/inpaint, PatchMatch fills. Others: "
+                    "folders with Qwen-Image-Edit-2509 or 2511, in models/diffusers or named by "
+                    "MODEL_PATH. auto: the first of these folders, or draft if there is none.",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -106,14 +108,17 @@ class LoadEditor(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, editor: str = DRAFT, **_: Any) -> tuple[Any, ...]:
-        # ComfyUI runs the node again when a LoRA was added, removed or replaced. It does not pass
-        # connected inputs here, so it is unknown which LoRA is used.
+    def fingerprint_inputs(cls, editor: str | None = None, **_: Any) -> tuple[Any, ...]:
+        # ComfyUI runs the node again when a model was added, removed or replaced. It passes None
+        # for an input that is connected.
+        if editor is None:
+            return (*bases(), lama_time(), *lora_times())
+        if editor == LAMA:
+            return editor, lama_time()
         editor = resolve_auto(editor, bases())
         if editor == DRAFT:
             return (editor,)
-        files = loras().values()
-        return (editor, *((str(file), file.stat().st_mtime) for file in files if file.is_file()))
+        return (editor, *lora_times())
 
     @classmethod
     def execute(
@@ -126,6 +131,8 @@ class LoadEditor(io.ComfyNode):
         precision: str = AUTO,
         memory: str = AUTO,
     ) -> io.NodeOutput:
+        if editor == LAMA:
+            return io.NodeOutput(LamaEditor(variant, load_lama()))
         editor = resolve_auto(editor, bases())
         if editor == DRAFT:
             return io.NodeOutput(DraftEditor(variant, strength))

@@ -13,8 +13,8 @@ from ..artmancer.options import (
     TRANSFERS,
 )
 
-AUTO, DRAFT, NONE = "auto", "draft", "none"
-"""Choices of model inputs: the first model there is, the one without weights, no model."""
+AUTO, DRAFT, LAMA, NONE = "auto", "draft", "lama", "none"
+"""Choices of model inputs: the first model there is, the editor without weights, LaMa, no model."""
 
 
 RECIPE = "recipe"

@@ -53,8 +53,9 @@ class Health(BaseModel):
     model_loaded: bool
     device: str
     device_info: dict[str, Any] = Field(
-        description="ComfyUI's version and memory, unfinished jobs, and model files: bases, "
-        "checkpoints by variant, and the file names expected for those that are missing."
+        description="ComfyUI's version and memory, unfinished jobs, the editors to choose "
+        "from, and model files: bases, whether LaMa is there, checkpoints by variant, and the file "
+        "names expected for those that are missing."
     )
 
 
@@ -139,6 +140,12 @@ class GenerateRequest(BaseModel):
         None,
         description="brush: a hole is filled 35 pixels beyond the mask, which may fall short of "
         "the object's edge. The mask itself does not change.",
+    )
+    editor: Literal["auto", "draft", "lama"] | None = Field(
+        None,
+        description="auto: Qwen-Image-Edit if it is installed, else draft. draft: without weights. "
+        "lama: the network LaMa, for removal only; PatchMatch where it is not installed. Default: "
+        "auto.",
     )
     enable_debug: bool | None = Field(
         None,

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import folder_paths
 
-from ...artmancer.folders import LORA_FOLDERS, SEGMENTER_SUFFIXES, base_from_environment
+from ...artmancer.folders import (
+    LAMA_FILE,
+    LAMA_FOLDERS,
+    LORA_FOLDERS,
+    SEGMENTER_SUFFIXES,
+    base_from_environment,
+)
 from ...artmancer.qwen import checkpoints
 from ...artmancer.variants import CHECKPOINT_FILES
 
@@ -15,9 +21,13 @@ def _register(name: str, place: str, suffixes: set[str]) -> None:
     """Make ComfyUI list the files of a folder in models/, beside the folders that the user's
     extra_model_paths.yaml names.
     """
-    known, _ = folder_paths.folder_names_and_paths.get(name, ([], set()))
+    known, others = folder_paths.folder_names_and_paths.get(name, ([], set()))
     path = str(Path(folder_paths.models_dir) / place)
-    folder_paths.folder_names_and_paths[name] = (list(dict.fromkeys([*known, path])), suffixes)
+    folder_paths.folder_names_and_paths[name] = (
+        list(dict.fromkeys([*known, path])),
+        # Other packs share folders, and list other files in them.
+        {*others, *suffixes},
+    )
 
 
 _register("artmancer", "artmancer", {".safetensors"})
@@ -25,6 +35,7 @@ _register("fastsam", "fastsam", set(SEGMENTER_SUFFIXES))
 # The name that other packs have for this folder.
 _register("ultralytics_segm", "ultralytics/segm", set(SEGMENTER_SUFFIXES))
 _register("rembg", "rembg", {".onnx"})
+_register("inpaint", "inpaint", {Path(LAMA_FILE).suffix})
 
 
 def bases() -> dict[str, Path]:
@@ -50,6 +61,11 @@ def loras() -> dict[str, Path]:
     return _files(LORA_FOLDERS, (".safetensors",))
 
 
+def lora_times() -> list[tuple[str, float]]:
+    """List the paths of the LoRAs with the times at which they were written."""
+    return [(str(path), path.stat().st_mtime) for path in loras().values() if path.is_file()]
+
+
 def find_checkpoint(variant: str) -> Path | None:
     """Return the variant's LoRA: the file that the environment names, or one with the variant's
     own name.
@@ -60,6 +76,22 @@ def find_checkpoint(variant: str) -> Path | None:
 def segmenters() -> dict[str, Path]:
     """Map the names of Smart Mask's models to their files."""
     return _files(_SEGMENTER_FOLDERS, SEGMENTER_SUFFIXES)
+
+
+def lama_file() -> Path | None:
+    """Return LaMa's file in ComfyUI's folders; None where there is none."""
+    folders = (Path(path) for name in LAMA_FOLDERS for path in folder_paths.get_folder_paths(name))
+    paths = (folder / LAMA_FILE for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def lama_time() -> float | None:
+    """Return the time of LaMa's file, for a node that is to run again when the file changes.
+
+    ComfyUI writes such a value into the images it saves, so it has no path.
+    """
+    path = lama_file()
+    return path.stat().st_mtime if path else None
 
 
 def rembg_folders() -> list[Path]:

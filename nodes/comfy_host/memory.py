@@ -9,7 +9,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from server import PromptServer
 
-from ...artmancer import offload
+from ...artmancer import lama, offload
 from ...artmancer.masks import fastsam
 from ...artmancer.progress import Progress, no_progress
 from ...artmancer.qwen import pipeline
@@ -59,6 +59,14 @@ def load_segmenter(name: str) -> fastsam.FastSAM:
     """Load Smart Mask's model with this name."""
     path = folders.segmenters()[name]
     return keep_loaded(path, lambda: fastsam.load(path, ComfyOffloader(), node_progress()))
+
+
+def load_lama() -> lama.Lama | None:
+    """Load LaMa; None where its file is not there."""
+    path = folders.lama_file()
+    if path is None:
+        return None
+    return keep_loaded(path, lambda: lama.load(path, ComfyOffloader()))
 
 
 def is_base_loaded() -> bool:

@@ -44,6 +44,26 @@ def test_an_edit_answers_with_every_field_of_the_contract(gateway: Served) -> No
     assert decoded(answer["image"]).size == (600, 400)
 
 
+@pytest.mark.parametrize("editor", ["auto", "draft", "lama"])
+def test_the_editor_is_chosen_and_named(gateway: Served, editor: str) -> None:
+    answer = gateway.http.post("/api/generate", json=removal(editor=editor)).json()
+    assert answer["parameters_used"]["editor"] == editor
+    assert answer["parameters_used"]["ignored"] == []
+    assert re.fullmatch(r"(draft|lama)/removal", answer["model_used"])
+
+
+def test_lama_refuses_other_edits_than_removals_and_an_unknown_editor_is_named(
+    gateway: Served,
+) -> None:
+    body = removal(editor="lama", task_type="white_balance")
+    answer = gateway.http.post("/api/generate", json=body)
+    assert error(answer) == (422, "invalid_request")
+    assert "only removes" in answer.json()["detail"]
+    answer = gateway.http.post("/api/generate", json=removal(editor="magic"))
+    assert error(answer) == (422, "invalid_request")
+    assert answer.json()["details"]["field"] == "editor"
+
+
 def test_older_clients_send_the_mask_as_the_first_conditional_image(gateway: Served) -> None:
     body = removal(conditional_images=[f"data:image/png;base64,{encoded('coffee_mask')}"])
     body["mask_image"] = None

@@ -83,7 +83,7 @@ def test_load_editor_offers_the_bases_and_checkpoints_in_the_folders(qwen: Comfy
         for name, definition in group.items():
             is_combo = definition[0] == "COMBO"
             options[name] = definition[1]["options"] if is_combo else definition[0]
-    assert options["editor"] == ["draft", "auto", "tiny-qwen"]
+    assert options["editor"] == ["draft", "lama", "auto", "tiny-qwen"]
     files = {
         "removal_cp.safetensors",
         "insertion_cp.safetensors",

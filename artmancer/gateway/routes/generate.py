@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from ... import images
-from ...checks import check_mask_given
+from ...checks import check_lama_variant, check_mask_given
 from ...errors import ArtMancerError
 from ...options import MAX_SEED
 from ...recipes import CONDITION_SIZES, RECIPES
@@ -40,6 +40,7 @@ _ECHOED = (
     "true_cfg_scale",
     "frame",
     "context",
+    "editor",
 )
 """Inputs of the workflow that `parameters_used` repeats where the request sets them."""
 
@@ -121,6 +122,8 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
     variant = _variant(request, mask)
     check_mask_given(variant, mask is not None)
     _check_prompt(request, variant)
+    if request.editor == "lama":
+        check_lama_variant(variant)
     images_base64 = {
         "input_image": request.input_image,
         "mask_image": mask,
@@ -179,6 +182,7 @@ def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
         "seed": seed,
         "num_inference_steps": request.num_inference_steps,
         "true_cfg_scale": cfg,
+        "editor": request.editor or "auto",
         "width": request.width,
         "height": request.height,
         "max_megapixels": 1.0 if request.input_quality == "resized" else None,

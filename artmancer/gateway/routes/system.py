@@ -46,6 +46,7 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
         device_info={
             **info,
             "jobs_unfinished": sum(sum(gateway.jobs.load(lane)) for lane in gateway.jobs.lanes),
+            "editors": pack.get("editors", []),
             "bases": pack.get("bases", []),
             "checkpoints": checkpoints,
             "missing": missing,

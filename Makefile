@@ -44,6 +44,7 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/hosting.py
 

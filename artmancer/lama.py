@@ -42,7 +42,7 @@ _MULTIPLE = 8
 _MIN_SIDE = 16
 """Shortest side of the network's input, in pixels: reflections at its lowest scale need 2."""
 
-_ACTIVATION_BYTES = 1500
+ACTIVATION_BYTES = 1500
 """Bytes of activations for each pixel; measured: 1.1 GB at 1024x1024."""
 
 _STAGE = "filling with LaMa"
@@ -120,7 +120,7 @@ class Lama:
         planes = _pad(planes)
         size = planes.shape[2] * planes.shape[3]
         try:
-            self.offloader.load(self.network, size * _ACTIVATION_BYTES, progress)
+            self.offloader.load(self.network, size * ACTIVATION_BYTES, progress)
             planes = planes.to(self.offloader.device)
             with torch.no_grad(), _reporting(self.network, progress):
                 filled: Tensor = self.network(planes[:, :3], planes[:, 3:])

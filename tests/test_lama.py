@@ -304,7 +304,20 @@ def test_the_network_and_its_inputs_are_on_the_offloaders_device() -> None:
         photo(64, 64), rectangle((64, 64), 20, 20, 30, 30), 0, no_progress
     )
     assert filled.device.type == "cpu" and (filled[20:30, 20:30] == 0.5).all()
-    assert loaded == [64 * 64 * lama._ACTIVATION_BYTES]
+    assert loaded == [64 * 64 * lama.ACTIVATION_BYTES]
+
+
+def test_the_network_runs_on_cuda() -> None:
+    # Fake tensors check devices, types and shapes as on a GPU, on a machine without one.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), torch.device("cuda"), tiny_lama.small():
+        from spandrel.architectures.LaMa import LaMa
+
+        network = LaMa(in_nc=4, out_nc=3).eval()
+        filled = network(torch.rand(1, 3, 512, 768), torch.ones(1, 1, 512, 768))
+    assert filled.shape == (1, 3, 512, 768)
+    assert filled.device.type == "cuda" and filled.dtype == torch.float32
 
 
 def refusal(path: Path) -> str:

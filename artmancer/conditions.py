@@ -13,8 +13,9 @@ from torch.nn import functional
 from . import mask_ops, region
 from .checks import check_finite, check_image, check_mask
 from .errors import ArtMancerError
-from .fill import fill
+from .fill import choose, fill
 from .images import to_uint8
+from .lama import Lama
 from .options import DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
 from .progress import Progress, no_progress
 from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
@@ -52,8 +53,9 @@ class Sources:
     ----------
     crop : the crop around the mask
     reference : the object to insert
-    fill : IMAGE [B, h, w, 3], the crop with its hole filled; None: PatchMatch fills it
+    fill : IMAGE [B, h, w, 3], the crop with its hole filled; None: it is filled when it is needed
     fill_mask : MASK [B, h, w], the hole to fill; None: the crop's mask
+    lama : the loaded LaMa, which makes the fill; None: PatchMatch does
     silhouette : draw the reference's silhouette where the mask is
     shadow : darken the background by a shadow of the silhouette
     progress : called while PatchMatch fills
@@ -63,6 +65,7 @@ class Sources:
     reference: Reference | None = None
     fill: Tensor | None = None
     fill_mask: Tensor | None = None
+    lama: Lama | None = None
     silhouette: bool = True
     shadow: bool = True
     progress: Progress = no_progress
@@ -86,6 +89,7 @@ class Conditions:
     recipe_reason : why the recipe was chosen, see recipes.RecipeChoice
     frame, resolution, context : see prepare
     default_prompt : prompt of an edit that brings none
+    notes : sentences for the report
     """
 
     image: Tensor
@@ -101,6 +105,7 @@ class Conditions:
     resolution: str = "native"
     context: float = DEFAULT_CONTEXT
     default_prompt: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -120,6 +125,7 @@ def prepare(
     fill_holes: bool = False,
     feather: int = 16,
     brushed: bool = False,
+    lama: Lama | None = None,
     silhouette: bool = True,
     shadow: bool = True,
     progress: Progress = no_progress,
@@ -135,8 +141,8 @@ def prepare(
         can edit
     reference, reference_mask : IMAGE [1, h, w, 3] of the object to insert, MASK [1, h, w] that cuts
         it out; without a mask, the whole reference is the object
-    fill : IMAGE [B, H, W, 3], the image with its hole filled, for recipes that use one; None:
-        PatchMatch fills it
+    fill : IMAGE [B, H, W, 3], the image with its hole filled, for recipes that use one; None: it
+        is filled here
     recipe : a key of RECIPES
     recipe_reason : why it was chosen, for the report
     default_prompt : prompt of an edit that brings none; None: the recipe's
@@ -145,6 +151,7 @@ def prepare(
     context, grow, fill_holes, feather : see region.crop
     brushed : the mask was painted with a brush: the hole to fill is dilated by the recipe's
         fill_growth, in pixels of the crop; no other image changes
+    lama : the loaded LaMa for the fill; None: PatchMatch fills, and the report says so
     silhouette, shadow : hints for recipes that use them, see Sources
     progress : called while PatchMatch fills; raising in it cancels
 
@@ -170,8 +177,10 @@ def prepare(
         hole = _fill_mask(crop, RECIPES[recipe].fill_growth) if brushed else crop.mask
         reference_object = None if reference is None else cut_out(reference, reference_mask)
         filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
-        sources = Sources(crop, reference_object, filled, hole, silhouette, shadow, progress)
+        sources = Sources(crop, reference_object, filled, hole, lama, silhouette, shadow, progress)
         images = split(sources, recipe)
+    fills_here = "fill" in images and fill is None
+    _, note = choose("lama", lama is not None) if fills_here else ("", "")
     return Conditions(
         image,
         mask is not None,
@@ -186,6 +195,7 @@ def prepare(
         resolution,
         context,
         RECIPES[recipe].prompt if default_prompt is None else default_prompt,
+        (note,) if note else (),
     )
 
 
@@ -348,15 +358,18 @@ def _photo_slices(crop: Crop) -> tuple[slice, slice]:
     return slice(window.top, window.bottom), slice(window.left, window.right)
 
 
-def fill_crop(crop: Crop, mask: Tensor, seed: int, progress: Progress) -> Tensor:
+def fill_crop(
+    crop: Crop, mask: Tensor, seed: int, progress: Progress, lama: Lama | None = None
+) -> Tensor:
     """Fill a hole of a crop, see fill.fill. Black padding is no texture to fill with.
 
     Parameters
     ----------
     mask : MASK [B, h, w], the hole
+    lama : the loaded LaMa; None: PatchMatch fills
     """
     if not crop.region.black_padding:
-        return fill(crop.image, mask, seed, progress)
+        return fill(crop.image.contiguous(), mask.contiguous(), seed, progress, lama=lama)
     rows, columns = _photo_slices(crop)
     filled = crop.image.clone()
     filled[:, rows, columns] = fill(
@@ -364,6 +377,7 @@ def fill_crop(crop: Crop, mask: Tensor, seed: int, progress: Progress) -> Tensor
         mask[:, rows, columns].contiguous(),
         seed,
         progress,
+        lama=lama,
     )
     return filled
 
@@ -481,7 +495,7 @@ def _fill(sources: Sources) -> Tensor:
     if sources.fill is not None:
         return sources.fill
     mask = sources.crop.mask if sources.fill_mask is None else sources.fill_mask
-    return fill(sources.crop.image.contiguous(), mask.contiguous(), 0, sources.progress)
+    return fill_crop(sources.crop, mask, 0, sources.progress, sources.lama)
 
 
 _BUILDERS: dict[str, Callable[[Sources], Tensor]] = {

@@ -109,7 +109,7 @@ def edit(
         realigned=aligned.moved,
         spill=round(float(spilled.mean()), 4),
         widened=widen,
-        notes=editor.notes,
+        notes=(*editor.notes, *conditions.notes),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(conditions, prompt, sampling),
         recipe_settings=RECIPES[conditions.recipe].values(),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import check_lama_variant
+from .conditions import fill_crop
 from .editor import EditRequest
-from .fill import choose, fill
+from .fill import choose
 from .lama import Lama
 from .progress import Progress
 from .recipes import DEFAULT_RECIPE
@@ -38,8 +39,16 @@ class LamaEditor:
         return DEFAULT_RECIPE
 
     @property
+    def recipe_reason(self) -> str:
+        return "default"
+
+    @property
     def resolution(self) -> str:
         return "native"
+
+    @property
+    def default_prompt(self) -> str | None:
+        return None
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -53,4 +62,4 @@ class LamaEditor:
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Fill the crop's mask; see Editor.edit. Only the crop and the seed are used."""
         crop = request.conditions.crop
-        return fill(crop.image, crop.mask, request.seed, progress, method="lama", lama=self.lama)
+        return fill_crop(crop, crop.mask, request.seed, progress, self.lama)

@@ -7,6 +7,7 @@ from ..artmancer.conditions import Sources, condition, prepare
 from ..artmancer.editor import Editor, plan
 from ..artmancer.options import CONTEXT, DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
 from ..artmancer.recipes import RECIPES
+from .comfy_host.memory import load_lama
 from .comfy_host.progress import node_progress
 from .sockets import AUTO, ConditionsType, EditorType, advanced
 
@@ -181,6 +182,7 @@ class SplitConditions(io.ComfyNode):
             fill_holes=fill_holes,
             feather=feather,
             brushed=brush_mask,
+            lama=load_lama() if "fill" in images and fill is None else None,
             silhouette=silhouette,
             shadow=shadow_hint,
             progress=progress,

@@ -344,8 +344,15 @@ def check_inputs(options: argparse.Namespace) -> None:
 
 def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any]:
     """Return the arguments of conditions.prepare besides the images."""
+    from .. import models
     from ..editor import plan
+    from ..lama import load
+    from ..recipes import RECIPES
 
+    choices = plan(
+        editor, recipe=options.recipe, resolution=options.resolution, frame=options.frame
+    )
+    file = models.lama() if "fill" in RECIPES[choices.recipe].images else None
     return {
         "context": options.context,
         "grow": options.grow,
@@ -353,9 +360,8 @@ def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any
         "brushed": options.brush_mask,
         "silhouette": not options.no_silhouette,
         "shadow": not options.no_shadow_hint,
-        **plan(
-            editor, recipe=options.recipe, resolution=options.resolution, frame=options.frame
-        )._asdict(),
+        "lama": load(file) if file else None,
+        **choices._asdict(),
     }
 
 

@@ -62,8 +62,8 @@ def loras() -> dict[str, Path]:
 
 
 def lora_times() -> list[tuple[str, float]]:
-    """List the paths of the LoRAs with the times at which they were written."""
-    return [(str(path), path.stat().st_mtime) for path in loras().values() if path.is_file()]
+    """List the names of the LoRAs with the times at which their files were written."""
+    return [(name, path.stat().st_mtime) for name, path in loras().items() if path.is_file()]
 
 
 def find_checkpoint(variant: str) -> Path | None:

@@ -369,6 +369,25 @@ def test_auto_uses_the_recipe_and_resolution_of_the_checkpoint(
     assert max(report["crop_size"]) == 512
 
 
+def test_a_lokr_runs_and_skipped_text_encoder_tensors_are_in_the_report(
+    qwen: ComfyUI,
+) -> None:
+    from safetensors.torch import save_file
+
+    layer = "lycoris_transformer_blocks_0_attn_to_q"
+    lokr = {f"{layer}.lokr_w1": torch.ones(4, 4), f"{layer}.lokr_w2": torch.full((16, 16), 0.1)}
+    skipped = {"lora_te_q.lora_down.weight": torch.ones(4, 4)}
+    file = qwen.base / "models" / "loras" / "lokr.safetensors"
+    save_file(lokr | skipped, file)
+    run = qwen.run(graph(qwen, checkpoint="lokr.safetensors"))
+    report = json.loads(run.outputs["15"]["text"][0])
+    assert report["adapters"] == ["lokr.safetensors"]
+    assert "1 of 3 tensors of lokr.safetensors are for the text encoder" in report["notes"][0]
+    bare = qwen.run(graph(qwen, checkpoint="none"))
+    assert not torch.equal(edited_image(qwen, run), edited_image(qwen, bare))
+    file.unlink()
+
+
 def error_message(run: Run) -> str:
     """Return the message of the error that ended the run."""
     assert run.outcome == "execution_error"

@@ -1,7 +1,7 @@
 """Hints for an insertion: the silhouette of the reference where the mask is, and its shadow.
 
-Insertion checkpoints were trained with masks and shadows of real objects. At inference there is
-only the reference, so its silhouette stands for the object. Sizes are in pixels of the crop.
+The silhouette of the reference stands for the object that the checkpoint is to draw. Sizes are in
+pixels of the crop.
 """
 
 from collections.abc import Iterator

@@ -9,11 +9,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from support import tiny_qwen
+from support import recipe_reference, tiny_qwen
 from support.comfyui import ComfyUI, Event, Run
 from support.paths import EXAMPLES, ROOT
 
@@ -66,6 +68,8 @@ def graph(comfyui: ComfyUI, steps: int = 2, seed: int = 0, **editor: Any) -> dic
     nodes["8"]["inputs"]["value"] = seed
     nodes["9"]["inputs"]["value"] = steps
     nodes["11"]["inputs"].update({"editor": "tiny-qwen", **editor})
+    # The recipe of a small and fast edit, whatever the checkpoint's name.
+    nodes["30"]["inputs"]["value"] = "mask_background_object"
     nodes["12"]["inputs"]["resolution"] = "native"
     return nodes
 
@@ -364,6 +368,7 @@ def test_auto_uses_the_recipe_and_resolution_of_the_checkpoint(
     tiny_qwen.save_lora(path, tiny_base, metadata=metadata)
     nodes = graph(qwen, checkpoint="trained.safetensors", steps=1)
     nodes["12"]["inputs"] |= {"editor": ["11", 0], "recipe": "auto", "resolution": "auto"}
+    nodes["31"]["inputs"]["value"] = nodes["32"]["inputs"]["value"] = "crop"
     report = json.loads(qwen.run(nodes).outputs["15"]["text"][0])
     assert report["recipe"] == "background_mask_fill"
     assert max(report["crop_size"]) == 512
@@ -388,6 +393,77 @@ def test_a_lokr_runs_and_skipped_text_encoder_tensors_are_in_the_report(
     file.unlink()
 
 
+@pytest.mark.parametrize(
+    ("variant", "name", "recipe"),
+    [
+        ("insertion", "insertion_cp", "reference_mask_background"),
+        ("removal", "removal_cp", "background_mask_fill"),
+        ("white_balance", "wb_cp", "image_edges"),
+    ],
+)
+def test_a_checkpoint_without_metadata_gets_what_its_name_says(
+    qwen: ComfyUI, loras: list[Path], variant: str, name: str, recipe: str
+) -> None:
+    """The images that Condition Images shows are those of independent implementations."""
+    shutil.copy(loras[0], qwen.base / "models" / "artmancer" / f"{name}.safetensors")
+    nodes = graph(qwen, variant=variant)
+    nodes["30"]["inputs"]["value"] = "auto"
+    # One step without guidance, and of the sizes only white balance's, because it is slow.
+    nodes["9"]["inputs"]["value"] = nodes["10"]["inputs"]["value"] = 1
+    nodes["32"]["inputs"]["value"] = "recipe" if variant == "white_balance" else "crop"
+    nodes["6"]["inputs"]["value"] = ""
+    if variant == "insertion":
+        nodes["3"]["inputs"]["image"] = qwen.upload(EXAMPLES / "astronaut.png")
+        nodes["4"]["inputs"]["image"] = qwen.upload(EXAMPLES / "astronaut_patch_mask.png")
+    run = qwen.run(nodes)
+    assert run.outcome == "execution_success", run.events[-1]
+    report = json.loads(run.outputs["15"]["text"][0])
+    assert (report["recipe"], report["recipe_reason"]) == (recipe, "file name")
+    assert report["adapters"] == [f"{name}.safetensors"]
+    assert report["settings"]["frame"] == "photo"
+    assert report["recipe_settings"]["condition_size"] == 1.0
+    assert report["settings"]["prompt"] == ("remove object" if variant == "removal" else "")
+    assert report["settings"]["cfg"] == 1 and report["recipe_settings"]["cfg"] in (3.3, 4.0)
+    if variant == "white_balance":
+        assert report["settings"]["condition_size"] == 1.0
+    photo = np.asarray(Image.open(qwen.base / "coffee.png").convert("RGB"))
+    mask = np.asarray(Image.open(qwen.base / "coffee_mask.png").convert("L"))
+    shown = [
+        np.asarray(images.decode(qwen.view(file)).image[0].mul(255).round().byte())
+        for file in run.outputs["28"]["images"]
+    ]
+    # The photo of 150x100 is centered in a square of 160.
+    assert {plane.shape for plane in shown} == {(160, 160, 3)}
+    padding = [plane.copy() for plane in shown]
+    for plane in padding:
+        plane[30:130, 5:155] = 0
+    assert not any(plane.any() for plane in padding)
+    expected = _expected_conditions(variant, photo, mask)
+    for ours, wanted in zip(shown, expected, strict=True):
+        if wanted is not None:
+            difference = np.abs(ours[30:130, 5:155].astype(int) - wanted)
+            assert difference.max() <= 2
+
+
+def _expected_conditions(
+    variant: str, photo: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> list[NDArray[Any] | None]:
+    """Return the conditioning images by independent implementations; None: a random fill."""
+    if variant == "white_balance":
+        return [photo, recipe_reference.edges(photo)]
+    if variant == "removal":
+        soft = mask[..., None] / 255
+        return [photo * (1 - soft), np.repeat(mask[..., None], 3, 2), None]
+    reference = np.asarray(Image.open(EXAMPLES / "astronaut.png").convert("RGB"))
+    shape = np.asarray(Image.open(EXAMPLES / "astronaut_patch_mask.png").convert("L")) >= 128
+    hidden = recipe_reference.insertion_mask(mask >= 128, shape)
+    return [
+        recipe_reference.resized(reference, (100, 150)),
+        255 * np.repeat(hidden[..., None], 3, 2),
+        recipe_reference.insertion_background(photo, mask >= 128, shape),
+    ]
+
+
 def error_message(run: Run) -> str:
     """Return the message of the error that ended the run."""
     assert run.outcome == "execution_error"
@@ -395,6 +471,7 @@ def error_message(run: Run) -> str:
 
 
 def test_missing_and_broken_checkpoints_are_reported_on_the_node(qwen: ComfyUI) -> None:
+    (qwen.base / "models" / "artmancer" / "wb_cp.safetensors").unlink(missing_ok=True)
     missing = qwen.run(graph(qwen, variant="white_balance"))
     assert "expected wb_cp.safetensors in models/artmancer or models/loras" in error_message(
         missing

@@ -31,8 +31,14 @@ LEAST_AREA = 100
 
 
 def resized(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Stretch an image to this (height, width), bicubic."""
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+    """Stretch an image to this (height, width), bicubic, without rounding between the axes."""
+    planes = [
+        Image.fromarray(picture[..., channel].astype(np.float32)).resize(
+            size[::-1], Image.Resampling.BICUBIC
+        )
+        for channel in range(3)
+    ]
+    return np.stack(planes, -1).clip(0, 255).round().astype(np.uint8)
 
 
 def framed(picture: Picture, side: int) -> Picture:

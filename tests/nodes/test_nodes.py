@@ -444,8 +444,8 @@ def test_a_batch_of_photos_gives_a_batch_of_results(comfyui: ComfyUI) -> None:
 @pytest.mark.parametrize(
     ("values", "node", "message"),
     [
-        ({"num_inference_steps": 1000}, "9", "the value is 1000; expected 1 to 100"),
-        ({"true_cfg_scale": 0.1}, "10", "the value is 0.1; expected 0.5 to 20"),
+        ({"num_inference_steps": 1000}, "9", "the value is 1000; expected 0 to 100"),
+        ({"true_cfg_scale": -0.1}, "10", "the value is -0.1; expected 0.0 to 20"),
         ({"task_type": "repaint"}, "5", "expected one of: insertion, removal, white_balance"),
         ({"prompt": "a" * 4001}, "6", "4,001 characters; expected at most 4,000"),
         ({"prompt": " "}, "6", "has no text"),

@@ -495,7 +495,8 @@ def _fill(sources: Sources) -> Tensor:
     if sources.fill is not None:
         return sources.fill
     mask = sources.crop.mask if sources.fill_mask is None else sources.fill_mask
-    return fill_crop(sources.crop, mask, 0, sources.progress, sources.lama)
+    image = sources.crop.image.contiguous()
+    return fill(image, mask.contiguous(), 0, sources.progress, lama=sources.lama)
 
 
 _BUILDERS: dict[str, Callable[[Sources], Tensor]] = {

@@ -1,5 +1,5 @@
 """Fill a hole with LaMa (Suvorov et al., Resolution-robust Large Mask Inpainting with Fourier
-Convolutions, WACV 2022), a small network that removes objects within seconds.
+Convolutions, WACV 2022), a small network that removes objects.
 
 Each island of the hole is filled with its surroundings: a box of the image with a margin around it,
 so that the cost follows the hole. Up to MAX_PIXELS a box keeps the image's own resolution. A larger

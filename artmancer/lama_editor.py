@@ -1,4 +1,4 @@
-"""The LaMa editor: removals by a small network, in seconds and without a base model."""
+"""The LaMa editor: removals by a small network, without a base model."""
 
 from dataclasses import dataclass
 

@@ -102,7 +102,7 @@ def test_old_results_and_images_are_removed(
     fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artmancer.gateway.local_jobs._TIDY_SECONDS", 0.1)
-    monkeypatch.setattr("artmancer.gateway.upload_store._GRACE_SECONDS", 0)
+    monkeypatch.setattr("artmancer.gateway.upload_store._GRACE_SECONDS", 5)
     gateway_settings = settings(
         tmp_path, comfyui_url=fake.url, result_hours=1 / 3600, picture_gigabytes=0
     )

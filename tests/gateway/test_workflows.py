@@ -21,10 +21,10 @@ def test_every_graph_has_its_schema(gateway: Served) -> None:
     assert all(workflow["served"] for workflow in workflows.values()), workflows
     schema = workflows["generate"]["schema"]
     steps = schema["properties"]["num_inference_steps"]
-    assert (steps["type"], steps["default"]) == ("integer", 10)
-    assert (steps["minimum"], steps["maximum"]) == (1, 100)
+    assert (steps["type"], steps["default"]) == ("integer", 0), "0: the recipe's"
+    assert (steps["minimum"], steps["maximum"]) == (0, 100)
     assert steps["description"]
-    assert schema["required"] == ["input_image", "prompt"]
+    assert schema["required"] == ["input_image"]
 
 
 def test_a_workflow_runs_under_its_name(gateway: Served) -> None:

@@ -583,7 +583,8 @@ def test_the_editor_edits_each_image_of_a_batch_and_changes_nothing_outside_the_
     batch = prepare(photo.repeat(2, 1, 1, 1), mask)
     pair = edit(editor, batch, seed=4, sampling=TWO_STEPS, progress=record)
     alone = edit(editor, prepare(photo, mask), seed=5, sampling=TWO_STEPS)
-    assert torch.equal(pair.image[1:], alone.image)
+    # Rounding may differ with the place of an image in memory.
+    assert (pair.image[1:] - alone.image).abs().max() <= 1e-4
     outside = mask_ops.feather(mask, 16) == 0
     assert torch.equal(alone.image[outside], photo[outside])
     assert pair.report.editor == "qwen-image-edit/removal"

@@ -312,7 +312,7 @@ def test_a_step_cache_skips_blocks_and_does_not_affect_later_edits(
         first = edit(editor, conditions, sampling=cached).image
     # Six steps of two halves would be twelve calls.
     assert len(calls) < 12
-    assert (first - expected).abs().max() <= 0.02
+    assert (first - expected).abs().max() <= 0.05
     assert torch.equal(edit(editor, conditions, sampling=cached).image, first)
     unused = Sampling(steps=6, step_cache=0.001, step_cache_kind=kind)
     assert torch.equal(edit(editor, conditions, sampling=unused).image, expected)

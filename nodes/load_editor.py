@@ -26,7 +26,7 @@ class LoadEditor(io.ComfyNode):
             display_name="Load Editor",
             category="ArtMancer",
             description="Select the editor and the variant: insertion, removal or white balance. "
-            "The draft editor needs no weights and no GPU, and LaMa removes within seconds. All "
+            "The draft editor needs no weights and no GPU, and LaMa needs no base model. All "
             "others are Qwen-Image-Edit models in models/diffusers.",
             inputs=[
                 io.Combo.Input(

@@ -92,6 +92,7 @@ class _Worker:
         start = command(PORT, folder, base=None, cpu=False)
         start += ["--extra-model-paths-config", str(model_paths), *container.COMFYUI_ARGUMENTS]
         self.worker = Worker(
+            # Modal's classes have no parameters, so the lane is a plain string here.
             self.lane,  # type: ignore[arg-type]
             ModalRemote(),
             start,

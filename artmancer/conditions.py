@@ -182,20 +182,20 @@ def prepare(
     fills_here = "fill" in images and fill is None
     _, note = choose("lama", lama is not None) if fills_here else ("", "")
     return Conditions(
-        image,
-        mask is not None,
-        crop,
-        recipe,
-        images,
-        reference_object,
-        seconds,
-        hole,
-        recipe_reason,
-        frame,
-        resolution,
-        context,
-        RECIPES[recipe].prompt if default_prompt is None else default_prompt,
-        (note,) if note else (),
+        image=image,
+        masked=mask is not None,
+        crop=crop,
+        recipe=recipe,
+        images=images,
+        reference=reference_object,
+        seconds=seconds,
+        fill_mask=hole,
+        recipe_reason=recipe_reason,
+        frame=frame,
+        resolution=resolution,
+        context=context,
+        default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
+        notes=(note,) if note else (),
     )
 
 

@@ -15,11 +15,10 @@ from . import mask_ops
 from .checks import draft_needs_reference
 from .color import LUMINANCE, to_linear, to_srgb
 from .conditions import Reference, fill_crop, place
-from .editor import EditRequest
+from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
 from .images import to_uint8
 from .progress import Progress
-from .recipes import DEFAULT_RECIPE
 from .region import Crop, bounds
 from .variants import VARIANTS
 
@@ -42,7 +41,7 @@ _PADDING = 2
 
 
 @dataclass(frozen=True)
-class DraftEditor:
+class DraftEditor(EditorWithoutCheckpoint):
     """An Editor (see editor.py) that needs no weights.
 
     Attributes
@@ -64,30 +63,6 @@ class DraftEditor:
     @property
     def name(self) -> str:
         return f"draft/{self.variant}"
-
-    @property
-    def recipe(self) -> str:
-        return DEFAULT_RECIPE
-
-    @property
-    def recipe_reason(self) -> str:
-        return "default"
-
-    @property
-    def resolution(self) -> str:
-        return "native"
-
-    @property
-    def default_prompt(self) -> None:
-        return None
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Edit the crop; see Editor.edit. Only the conditions and the seed of the request are used.

@@ -67,8 +67,8 @@ def drift(after: Tensor, before: Tensor, outside: Tensor) -> list[Shift | None]:
 
 
 def realign(after: Tensor, shift: Shift) -> Tensor:
-    """Move an edited image [h, w, 3] back by the shift that `drift` measured. The
-    edge pixels are repeated where the moved image would be empty.
+    """Move an edited image [h, w, 3] back by the shift that `drift` measured. Where the
+    moved image would be empty, the edge pixels are repeated.
     """
     height, width = after.shape[:2]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

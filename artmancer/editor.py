@@ -76,6 +76,20 @@ class Editor(Protocol):
         ...
 
 
+class EditorWithoutCheckpoint:
+    """The properties of an Editor that no checkpoint sets."""
+
+    recipe = DEFAULT_RECIPE
+    recipe_reason = "default"
+    resolution = "native"
+    default_prompt = None
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+
 class Plan(NamedTuple):
     """Arguments of conditions.prepare that follow the editor's checkpoint unless a user sets them.
 

@@ -11,6 +11,7 @@ from ..artmancer.conditions import Conditions
 from ..artmancer.edit import edit
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
+from ..artmancer.qwen.prompt import IMAGE_PROMPT
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.recipes import RECIPES, condition_pixels
 from ..artmancer.region import resample
@@ -132,10 +133,7 @@ def _encode(
         resample(image, size_for_area(image.shape[1], image.shape[2], VISION_PIXELS))
         for image in images
     ]
-    placeholders = "".join(
-        f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"
-        for number in range(1, len(small) + 1)
-    )
+    placeholders = "".join(IMAGE_PROMPT.format(number) for number in range(1, len(small) + 1))
     tokens = clip.tokenize(placeholders + text, images=small, llama_template=TEMPLATE)
     return [
         [embedding, {**settings, "reference_latents": references}]

@@ -55,6 +55,28 @@ def test_a_removal_changes_no_byte_outside_the_feathered_mask(
     assert result.report.notes == ()
 
 
+def test_lama_fills_beyond_a_brush_mask_and_the_result_keeps_to_the_mask(
+    example: Callable[[str], Tensor],
+) -> None:
+    holes: list[Tensor] = []
+
+    class Recorder:
+        """A LaMa that paints the hole black."""
+
+        def fill(self, image: Tensor, hole: Tensor, *_: object) -> Tensor:
+            holes.append(hole)
+            return torch.where(hole.unsqueeze(-1), 0.0, image)
+
+    photo, mask = example("coffee"), example("coffee_mask")
+    conditions = prepare(photo, mask, brushed=True)
+    painted = conditions.crop.mask[0] > 0
+    result = edit(LamaEditor("removal", Recorder()), conditions, match=False)
+    assert (holes[0] & painted).sum() == painted.sum()
+    assert holes[0].sum() > 1.2 * painted.sum()
+    outside = mask_ops.feather(mask, 16) == 0
+    assert torch.equal(result.image[outside], photo[outside])
+
+
 @pytest.mark.parametrize("folder", ["inpaint", "artmancer"])
 def test_the_command_finds_lama_in_comfyuis_folders(
     comfyui_folder: Path, folder: str, capsys: pytest.CaptureFixture[str]

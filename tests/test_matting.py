@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -444,11 +445,13 @@ def test_a_session_lives_as_long_as_its_remover(weights: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def comfyui_with_weights(comfyui: ComfyUI, weights: Path) -> ComfyUI:
+def comfyui_with_weights(comfyui: ComfyUI, weights: Path) -> Iterator[ComfyUI]:
+    """Provide ComfyUI with the weights of u2netp, which the tests of other modules miss."""
     folder = comfyui.base / "models" / "rembg"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(weights / "u2netp.onnx", folder)
-    return comfyui
+    file = Path(shutil.copy(weights / "u2netp.onnx", folder))
+    yield comfyui
+    file.unlink()
 
 
 def graph(comfyui: ComfyUI, **inputs: Any) -> dict[str, Any]:

@@ -347,7 +347,6 @@ def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any
     from .. import models
     from ..editor import plan
     from ..lama import load
-    from ..recipes import RECIPES
 
     choices = plan(
         editor, recipe=options.recipe, resolution=options.resolution, frame=options.frame

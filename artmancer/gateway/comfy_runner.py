@@ -189,6 +189,7 @@ class ComfyRunner:
         self._runs[run.id] = _RunState(lambda step: None, ended)
         try:
             yield
+        # A cancelled task raises a BaseException, and the run must not be waited for then either.
         except BaseException:
             self._runs.pop(run.id, None)
             raise

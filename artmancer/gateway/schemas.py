@@ -28,6 +28,7 @@ class Failure(BaseModel):
     """The answer to every request that fails."""
 
     detail: str = Field(description="The error as a sentence for people.")
+    # mypy knows only literals that are written out, here and below.
     error_type: Literal[tuple(CODES)]  # type: ignore[valid-type]
     details: dict[str, Any] = Field(
         description="The error for programs. invalid_request has: field, expected, got."

@@ -101,6 +101,7 @@ class Input:
                 return Annotated[int, spec], default
             return Annotated[float, spec, Field(allow_inf_nan=False)], default
         if self.kind == "choice":
+            # mypy knows only literals that are written out, here and below.
             choices = Literal[tuple(settings["choices"].splitlines())]  # type: ignore[valid-type]
             return Annotated[choices, Field(description=self.help)], default
         return Annotated[bool, Field(description=self.help)], default

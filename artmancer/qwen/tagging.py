@@ -114,6 +114,7 @@ def _replace(source: BinaryIO, header: bytes, target: Path) -> None:
                 os.umask(mask)
                 new.chmod(0o666 & ~mask)
             new.replace(target)
+        # Ctrl-C too leaves no half-written file.
         except BaseException:
             with suppress(OSError):
                 new.unlink()

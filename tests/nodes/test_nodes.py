@@ -343,8 +343,6 @@ def test_white_balance_is_automatic_or_manual(comfyui: ComfyUI) -> None:
 
 
 def test_remove_background_reports_missing_weights(comfyui: ComfyUI) -> None:
-    if comfyui.get("/artmancer/status")["rembg"]:
-        pytest.skip("another test has installed weights")
     graph = endpoint(comfyui, "remove-background", image=COFFEE)
     run = comfyui.run(graph)
     assert run.events[-1]["data"]["exception_type"].endswith("errors.checkpoint_missing")

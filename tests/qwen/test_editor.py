@@ -690,19 +690,16 @@ def test_the_command_edits_with_a_base_and_a_checkpoint(
 
 
 def test_the_command_uses_the_checkpoint_in_comfyuis_folder_and_reports_it(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    caplog,
+    samplings: list[Sampling],
 ) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.delenv("MODEL_FILE_REMOVAL", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    samplings: list[Sampling] = []
-    sample = sampler.sample
-
-    def record(base: pipeline.Base, request: Any, sampling: Sampling, *rest: Any) -> torch.Tensor:
-        samplings.append(sampling)
-        return sample(base, request, sampling, *rest)
-
-    monkeypatch.setattr(sampler, "sample", record)
     lora = tmp_path / "models" / "loras" / "removal_cp.safetensors"
     lora.parent.mkdir(parents=True)
     tiny_qwen.save_lora(lora, tiny_base, metadata={"artmancer.resolution": "native"})

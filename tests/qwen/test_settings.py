@@ -246,16 +246,8 @@ def test_auto_precision_depends_on_the_device() -> None:
 
 
 def test_an_acceleration_lora_stacks_with_the_checkpoint_and_sets_the_schedule(
-    base: pipeline.Base, loras: list[Path], example, monkeypatch: pytest.MonkeyPatch
+    base: pipeline.Base, loras: list[Path], example, samplings: list[Sampling]
 ) -> None:
-    samplings: list[Sampling] = []
-    sample = sampler.sample
-
-    def record(base: pipeline.Base, request: Any, sampling: Sampling, *rest: Any) -> torch.Tensor:
-        samplings.append(sampling)
-        return sample(base, request, sampling, *rest)
-
-    monkeypatch.setattr(sampler, "sample", record)
     plain = QwenEditor(base, "removal", checkpoints.read(loras[0]))
     fast = QwenEditor(base, "removal", checkpoints.read(loras[0]), acceleration=loras[1])
     conditions = small_conditions(example)

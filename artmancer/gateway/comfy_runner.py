@@ -147,7 +147,7 @@ class ComfyRunner:
         return ComfyStatus(up, None if up else self._reason, self._info, self._nodes)
 
     async def submit(self, run: Run) -> None:
-        with self._tracked(run):
+        with self._tracked(run) as state:
             try:
                 skipped = await self._upload(run)
                 status, answer = await self._post_prompt(run)
@@ -164,15 +164,15 @@ class ComfyRunner:
             if refused := refusal(status, answer, run):
                 await self.cancel(run.id)
                 raise refused
-            self._runs[run.id].accepted = True
+            state.accepted = True
 
     async def knows(self, run: Run) -> bool:
-        with self._tracked(run):
+        with self._tracked(run) as state:
             try:
                 # Between the queue and the history there is a moment at which a run is in neither.
                 for _ in range(2):
                     if await self._is_finished(run.id) or await self._is_queued(run.id):
-                        self._runs[run.id].accepted = True
+                        state.accepted = True
                         return True
             except _UNREACHABLE as error:
                 raise RunLost from error
@@ -180,15 +180,15 @@ class ComfyRunner:
         return False
 
     @contextmanager
-    def _tracked(self, run: Run) -> Iterator[None]:
+    def _tracked(self, run: Run) -> Iterator["_RunState"]:
         """Collect a run's events from before it is submitted, so that none is missed; stop where
-        the block raises.
+        the block raises. The run may be cancelled during the block, and is not in `_runs` then.
         """
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(_consume_exception)
-        self._runs[run.id] = _RunState(lambda step: None, ended)
+        state = self._runs[run.id] = _RunState(lambda step: None, ended)
         try:
-            yield
+            yield state
         # A cancelled task raises a BaseException, and the run must not be waited for then either.
         except BaseException:
             self._runs.pop(run.id, None)

@@ -60,6 +60,8 @@ class FakeComfyUI:
     posted : bodies of POST /prompt, in order
     uploads : file names of the uploads, in order
     vanishing : downloads before which it loses all its files
+    arrived : number of the POSTs of /prompt, accepted or not
+    accepting : set when it accepts the runs that arrive; else they wait
     released : set when runs with "hold" continue
     """
 
@@ -75,6 +77,9 @@ class FakeComfyUI:
         self.uploads: list[str] = []
         self.counter = 0
         self.vanishing = 0
+        self.arrived = 0
+        self.accepting = asyncio.Event()
+        self.accepting.set()
         self.released = asyncio.Event()
         self.queued = asyncio.Event()
 
@@ -133,6 +138,8 @@ class FakeComfyUI:
 
     async def prompt(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.arrived += 1
+        await self.accepting.wait()
         graph = body["prompt"]
         key = body.get("prompt_id") or str(uuid.uuid4())
         for node_id, node in graph.items():

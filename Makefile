@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8003
 COMFYUI_PORT ?= 8188
 export COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
+# The tests start many Python processes. Without stored bytecode each compiles diffusers and torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -12,15 +14,17 @@ WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
+PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
 .PHONY: demo check test lint serve bench locales contract comfyui browser requirements clean
 
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
 
-check: lint  ## style, types, and the tests that need neither ComfyUI nor a browser
-	$(PYTEST) -m "not comfyui and not browser"
+# One process more than cores, as many of the tests wait for another process.
+check: JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+check: lint  ## style, types, and the quick tests that need neither ComfyUI nor a browser
+	$(PYTEST) -m "not comfyui and not browser and not slow"
 
 test: lint comfyui browser  ## all tests, JOBS=auto at a time; those in a real ComfyUI where one can be installed
 	$(PYTEST) --cov=artmancer

@@ -129,6 +129,7 @@ def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
     assert color[2] > color[1], "the patch is violet"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(fill.method() != "patchmatch", reason="only PatchMatch takes long enough")
 def test_ctrl_c_ends_the_command_and_nothing_is_written(tmp_path: Path) -> None:
     Image.new("RGB", (3000, 3000), "gray").save(tmp_path / "photo.png")

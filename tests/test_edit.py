@@ -180,6 +180,7 @@ def test_prepare_refuses_invalid_options(example, options: dict, message: str) -
         prepare(example("coffee"), example("coffee_mask"), **options)
 
 
+@pytest.mark.slow
 @needs_patchmatch
 def test_the_same_seed_gives_the_same_edit_and_a_batch_counts_up(example) -> None:
     photo, mask = example("astronaut"), example("astronaut_shuttle_mask")
@@ -278,6 +279,7 @@ def test_the_smallest_images_are_edited_or_refused_with_a_reason(size: tuple[int
         assert "nothing to fill from" in str(error)
 
 
+@pytest.mark.slow
 def test_progress_is_reported_and_can_cancel(example) -> None:
     reports: list[tuple[int, int, str]] = []
     conditions = prepare(example("astronaut"), example("astronaut_shuttle_mask"))

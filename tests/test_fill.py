@@ -62,6 +62,7 @@ except KeyboardInterrupt:
 """Script that interrupts a fill between the start of its process and the return of Popen."""
 
 
+@pytest.mark.slow
 @needs_patchmatch
 @pytest.mark.skipif(not hasattr(subprocess, "_fork_exec"), reason="no subprocess._fork_exec")
 def test_an_interrupt_during_the_start_of_the_process_ends_the_process() -> None:

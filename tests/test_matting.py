@@ -77,6 +77,7 @@ def test_soft_edges_stay_soft_as_in_rembg(example, remover: Remover) -> None:
     assert len(mask.unique()) > 200
 
 
+@pytest.mark.slow
 def test_alpha_matting_gives_rembgs_result(example, remover: Remover) -> None:
     import rembg
 
@@ -93,6 +94,7 @@ def test_alpha_matting_gives_rembgs_result(example, remover: Remover) -> None:
     assert cutout.unrefined == ()
 
 
+@pytest.mark.slow
 def test_large_images_are_matted_at_a_smaller_size_and_upsampled(
     example, remover: Remover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_cutout_on_a_color_and_with_alpha(example, remover: Remover) -> None:
         matting.color("octarine")
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_result_of_each_of_its_images(example, remover: Remover) -> None:
     photo = example("astronaut")
     photos = (photo, photo.flip(2))
@@ -192,6 +195,7 @@ def test_values_outside_the_range_are_clipped_for_the_model(example, remover: Re
     assert torch.equal(remover.cut_out(photo).mask, remover.cut_out(photo.clamp(0, 1)).mask)
 
 
+@pytest.mark.slow
 def test_progress_is_reported_and_can_cancel_within_alpha_matting(example, weights: Path) -> None:
     remover = Remover("u2netp", matting.find([weights], "u2netp"))
     reports: list[tuple[int, int, str]] = []
@@ -304,6 +308,7 @@ def test_nothing_is_downloaded_or_written_to_the_home_folder(
     assert [path.name for path in models.iterdir()] == ["u2netp.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["onnxruntime", "rembg"])
 def test_the_message_names_a_missing_library_and_the_process_continues(missing: str) -> None:
     script = (

@@ -159,6 +159,7 @@ def test_the_message_names_a_changed_file(hub: Hub, tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_download_resumes_after_a_lost_connection(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = 1
     assert download(hub, tmp_path / "base").returncode == 0
@@ -167,6 +168,7 @@ def test_a_download_resumes_after_a_lost_connection(hub: Hub, tmp_path: Path) ->
     assert not byte_range.startswith("bytes=0-")
 
 
+@pytest.mark.slow
 def test_whole_files_are_kept_after_a_failed_download(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = 100
     process = download(hub, tmp_path / "base")

@@ -52,6 +52,7 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
     return first.view(torch.int32) == second.view(torch.int32)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), size=sizes())
 def test_every_bit_outside_the_feathered_mask_stays(
@@ -82,6 +83,7 @@ def test_every_bit_outside_the_feathered_mask_stays(
     assert (result != image).any(-1)[~outside & (grown > 0)].all(), "the whole mask is edited"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), size=sizes(), context=st.floats(1, 4))
 @example(data=None, size=(1, 1), context=1.0)
@@ -95,6 +97,7 @@ def test_stitching_the_unchanged_native_crop_gives_the_image(
         assert same_bits(region.stitch(crop.image, image, crop.region), image).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     height=st.integers(64, 900),

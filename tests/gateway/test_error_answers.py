@@ -142,6 +142,7 @@ def test_images_of_every_kind_are_read(gateway: Served, kind: str) -> None:
     assert result["debug_info"]["input_image_size"] == expected_size
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_not_decoded(gateway: Served) -> None:
     file = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(file, "PNG")
@@ -286,6 +287,7 @@ def test_a_gateway_without_comfyui_reports_it(tmp_path: Path) -> None:
             assert error(answer) == (503, "comfyui_unavailable")
 
 
+@pytest.mark.slow
 def test_a_job_ends_at_its_timeout(fake: FakeHost, tmp_path: Path) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, heavy_timeout=1)) as served:
         served.connected()

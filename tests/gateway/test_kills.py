@@ -61,6 +61,7 @@ def ended(http: httpx.Client, job_id: str) -> bool:
     return get(http, f"/api/jobs/{job_id}").get("status") in ("done", "error", "cancelled")
 
 
+@pytest.mark.slow
 def test_no_job_is_lost_or_completed_twice(tmp_path: Path) -> None:
     seed = int(os.environ.get("KILL_SEED", "0")) or random.randrange(10**6)
     chance = random.Random(seed)

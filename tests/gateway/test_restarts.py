@@ -98,6 +98,7 @@ def test_a_second_gateway_cannot_use_the_same_data_folder(fake: FakeHost, quick:
         JobStore(quick.settings.data)
 
 
+@pytest.mark.slow
 def test_old_results_and_images_are_removed(
     fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

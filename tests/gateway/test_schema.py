@@ -33,6 +33,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield gateway.connected()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_every_answer_is_documented(served: Served, mode: schemathesis.GenerationMode) -> None:
     document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")

@@ -125,6 +125,7 @@ def test_the_image_is_pinned_and_its_steps_that_change_least_come_first(
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^ ;]+", line) for line in pins())
 
 
+@pytest.mark.slow
 def test_a_second_deployment_has_the_same_image(deployed: Deployed) -> None:
     assert Deployed().commands() == deployed.commands()
 

@@ -18,6 +18,7 @@ from artmancer.gateway import comfy_process
 from artmancer.hosting import container, model_volume
 
 
+@pytest.mark.slow
 def test_every_container_of_the_gateway_knows_every_job(modal: FakeModal, tmp_path: Path) -> None:
     with modal.gateway(tmp_path / "a") as first, modal.gateway(tmp_path / "b") as second:
         job_id = first.submit(prompt="slow 0.5")
@@ -34,6 +35,7 @@ def test_every_container_of_the_gateway_knows_every_job(modal: FakeModal, tmp_pa
         assert second.http.get(f"/api/generate/result/{held_job}").status_code == 409
 
 
+@pytest.mark.slow
 def test_a_job_outlives_the_container_that_accepted_it(modal: FakeModal, tmp_path: Path) -> None:
     with modal.gateway(tmp_path / "a") as first:
         job_id = first.submit(prompt="slow 1")
@@ -49,6 +51,7 @@ def test_an_upload_is_known_in_every_container(modal: FakeModal, tmp_path: Path)
         assert second.http.post("/api/smart-mask", json=body).json()["success"]
 
 
+@pytest.mark.slow
 def test_a_large_result_goes_to_the_volume(modal: FakeModal, tmp_path: Path) -> None:
     noise = Image.effect_noise((2200, 2200), 100).convert("RGB")
     saved = io.BytesIO()
@@ -61,6 +64,7 @@ def test_a_large_result_goes_to_the_volume(modal: FakeModal, tmp_path: Path) -> 
         assert (modal.results / job_id / "image-0.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_dies_runs_again(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
@@ -74,6 +78,7 @@ def test_a_job_whose_worker_dies_runs_again(tmp_path: Path) -> None:
                 assert gateway.ended(job_id)["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_two_workers_fails_with_the_reason(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
@@ -87,6 +92,7 @@ def test_a_job_that_kills_two_workers_fails_with_the_reason(tmp_path: Path) -> N
         assert status["status"] == "error" and "stopped 2 times" in status["error"]
 
 
+@pytest.mark.slow
 def test_a_worker_whose_comfyui_dies_is_replaced(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal") as modal,
@@ -101,6 +107,7 @@ def test_a_worker_whose_comfyui_dies_is_replaced(tmp_path: Path) -> None:
         until(lambda: modal.workers["heavy"].pid != worker.pid)
 
 
+@pytest.mark.slow
 def test_a_job_ends_at_its_timeout(tmp_path: Path) -> None:
     with (
         FakeModal(tmp_path / "modal", timeouts={"heavy": 1, "light": 300}) as modal,

@@ -9,6 +9,7 @@ from support.paths import ROOT
 from artmancer.hosting import preload
 
 
+@pytest.mark.slow
 def test_imports_before_a_snapshot_use_no_gpu() -> None:
     pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
     probe = """

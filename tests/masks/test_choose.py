@@ -225,6 +225,7 @@ def mean_edge_distance(mask: torch.Tensor, other: torch.Tensor) -> float:
     return float(distance[outline(mask)].mean())
 
 
+@pytest.mark.slow
 def test_the_edge_of_the_draft_models_mask_lies_on_the_objects_edge_at_4k() -> None:
     image, disc = wavy_disc(2160, 3840)
     mask = GrabCut().select(image, Clicks(((1920, 1080),)), 2).mask
@@ -242,6 +243,7 @@ def test_the_draft_model_accepts_a_thin_brush_stroke(thickness: int) -> None:
     assert mask[disc == 0].mean() < 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [1, 3, 10, 40])
 def test_the_draft_model_separates_a_positive_point_from_a_negative_point_beside_it(
     distance: int,
@@ -258,6 +260,7 @@ def test_the_draft_model_separates_a_positive_point_from_a_negative_point_beside
     assert iou(mask, disc) >= 0.9, "the rest of the object stays"
 
 
+@pytest.mark.slow
 def test_the_candidate_number_of_the_draft_model_starts_again_after_the_last_candidate(
     example,
 ) -> None:

@@ -57,6 +57,7 @@ def click_ious(model: fastsam.FastSAM, seeds: range, side: int = 256) -> Iterato
                 yield 0.0
 
 
+@pytest.mark.slow
 def test_one_click_selects_a_shape_that_was_not_in_the_training(model: fastsam.FastSAM) -> None:
     ious = np.array(list(click_ious(model, range(500, 525))))
     assert ious.mean() >= 0.85
@@ -260,6 +261,7 @@ def test_an_onnx_file_that_looks_like_a_segmenter_is_refused_when_it_is_loaded(
         fastsam.load(tmp_path / "other.onnx")
 
 
+@pytest.mark.slow
 def test_a_library_that_ultralytics_needs_is_named_when_it_is_missing(tmp_path: Path) -> None:
     (tmp_path / "ultralytics.py").write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file')"
@@ -280,6 +282,7 @@ def test_a_library_that_ultralytics_needs_is_named_when_it_is_missing(tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_an_onnx_file_gives_the_same_masks_and_an_onnx_classifier_is_refused(
     model: fastsam.FastSAM, tmp_path: Path
 ) -> None:
@@ -295,6 +298,7 @@ def test_an_onnx_file_gives_the_same_masks_and_an_onnx_classifier_is_refused(
         fastsam.load(tmp_path / "other.onnx")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_home_folder(tmp_path: Path) -> None:
     code = (
         "import torch; from pathlib import Path; from artmancer.masks import fastsam\n"

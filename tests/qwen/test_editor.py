@@ -84,6 +84,7 @@ def test_at_an_equal_condition_size_the_result_equals_the_stock_pipeline(
     assert (ours(base, *arguments) - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_at_one_megapixel_the_result_equals_the_stock_pipeline(base: pipeline.Base) -> None:
     arguments = request_for(
         IMAGES[1:2], (128, 128), "a lamp", 5, cfg=1.0, condition_pixels=ONE_MEGAPIXEL
@@ -221,6 +222,7 @@ def with_loras(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torc
     return ours(base, *request_for([crop]))
 
 
+@pytest.mark.slow
 def test_after_any_switching_a_lora_gives_the_same_image_as_after_a_fresh_load(
     tiny_base: Path, loras: list[Path]
 ) -> None:
@@ -667,6 +669,7 @@ def test_nan_from_the_model_is_reported(tiny_base: Path, example) -> None:
         edit(QwenEditor(broken, "removal"), conditions, sampling=TWO_STEPS)
 
 
+@pytest.mark.slow
 def test_the_command_edits_with_a_base_and_a_checkpoint(
     tiny_base: Path, loras: list[Path], tmp_path: Path, capsys
 ) -> None:
@@ -689,6 +692,7 @@ def test_the_command_edits_with_a_base_and_a_checkpoint(
     assert "MODEL_PATH" in json.loads(capsys.readouterr().out)["detail"]
 
 
+@pytest.mark.slow
 def test_the_command_uses_the_checkpoint_in_comfyuis_folder_and_reports_it(
     tiny_base: Path,
     tmp_path: Path,

@@ -160,6 +160,7 @@ def test_wrong_positions_change_the_image(base: pipeline.Base) -> None:
     assert (right - wrong).abs().max() > 0.1 * right.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [True, False], ids=["with text_config", "flat"])
 def test_the_embeddings_equal_those_of_transformers_4(
     tiny_base: Path,

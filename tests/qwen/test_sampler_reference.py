@@ -32,6 +32,7 @@ PUBLISHED_SCHEDULER = {
 """The scheduler's configuration in Qwen-Image-Edit-2509 and 2511."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cfg", "count", "size"),
     # The conditions' grids are larger than the result's, whose sides are odd in the second case.

@@ -282,6 +282,7 @@ def test_the_background_is_kept_outside_the_feathered_mask(base: pipeline.Base, 
     assert kept.outside_psnr_raw != free.outside_psnr_raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "step_cache"), [("first block", 1.0), ("sea", 1.0), ("taylor", 0.5)]
 )
@@ -327,6 +328,7 @@ def test_a_step_cache_is_cleared_between_the_images_of_a_batch(
     assert torch.equal(both[1:], alone)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_image_and_are_left(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +359,7 @@ def test_attention_that_cannot_run_is_refused_and_does_not_affect_later_edits(
     assert torch.equal(edit(editor, conditions, sampling=Sampling(steps=1)).image, expected)
 
 
+@pytest.mark.slow
 def test_editors_on_one_base_do_not_change_each_others_images(
     base: pipeline.Base, loras: list[Path], example
 ) -> None:

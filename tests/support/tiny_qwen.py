@@ -74,7 +74,7 @@ def save_base(
             use_dynamic_shifting=True, shift_terminal=0.02, max_shift=0.9
         ),
         vae=AutoencoderKLQwenImage(
-            **{"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, **(vae or {})}
+            **{"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, **(vae or {})}
         ),
         text_encoder=text_encoder(tokens),
         tokenizer=tokens,

@@ -153,6 +153,11 @@ def installed(folders: Sequence[Path]) -> list[str]:
     return [name for name in MODELS if _file(folders, name)]
 
 
+def installed_birefnet(folders: Sequence[Path]) -> str | None:
+    """Return the name of the first BiRefNet model in these folders; None where there is none."""
+    return next((name for name in installed(folders) if name.startswith("birefnet")), None)
+
+
 def choose(folders: Sequence[Path]) -> str:
     """Choose the first model in these folders that everybody may use; DEFAULT where the folders
     hold no model.

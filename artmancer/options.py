@@ -31,6 +31,9 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
 }
 """Crop sizes to choose from: the size arguments of region.crop, by name."""
 
+EDITORS = ("auto", "draft", "lama")
+"""Editors to choose from over HTTP, whatever is installed. auto: Qwen-Image-Edit if it is."""
+
 FRAMES = ("crop", "photo")
 """Parts of the photo that an editor sees: a crop around the mask, or the whole photo, padded with
 black to a square.

@@ -109,8 +109,9 @@ class RemoveBackground(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str = AUTO, **_: Any) -> str:
-        return _resolve_auto(model)
+    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
+        # ComfyUI passes None for an input that is connected.
+        return _resolve_auto(model or AUTO)
 
     @classmethod
     def execute(

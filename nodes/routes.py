@@ -12,13 +12,13 @@ from aiohttp import web
 
 from .. import artmancer
 from ..artmancer import matting
+from ..artmancer.options import EDITORS
 from ..artmancer.qwen import checkpoints
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import temp_files
 from .comfy_host.folders import bases, find_checkpoint, lama_file, rembg_folders, segmenters
 from .comfy_host.memory import device, is_base_loaded
 from .comfy_host.server import routes
-from .sockets import AUTO, DRAFT, LAMA
 
 
 @routes.get("/artmancer/status")
@@ -28,7 +28,7 @@ async def status(_: web.Request) -> web.Response:
     return web.json_response(
         {
             "version": artmancer.__version__,
-            "editors": [AUTO, DRAFT, LAMA],
+            "editors": list(EDITORS),
             "lama": lama_file() is not None,
             "bases": list(bases()),
             "checkpoints": {variant: _checkpoint(variant) for variant in VARIANTS},

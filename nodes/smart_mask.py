@@ -1,5 +1,6 @@
 """Smart Mask: the mask of an object that the user clicks."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,15 +9,50 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer import mask_ops, tools
+from ..artmancer import mask_ops, matting, tools
 from ..artmancer.cache import digest
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.masks.clicks import parse_clicks
 from ..artmancer.masks.grabcut import GrabCut
+from ..artmancer.masks.refine import refine
 from .comfy_host.files import save_preview
-from .comfy_host.folders import segmenters
-from .comfy_host.memory import load_segmenter
+from .comfy_host.folders import rembg_folders, segmenters
+from .comfy_host.memory import keep_loaded, load_segmenter
+from .comfy_host.progress import node_progress
 from .sockets import AUTO, DRAFT, resolve_auto
+
+BIREFNET = "birefnet"
+"""Option of model: the model of AUTO finds the object, and BiRefNet refines its mask."""
+
+
+def _finder(model: str) -> str:
+    """Return the segmenter that finds the object, or DRAFT."""
+    return resolve_auto(AUTO if model == BIREFNET else model, segmenters())
+
+
+def _refined(photos: Sequence[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
+    """Refine the masks with an installed BiRefNet; return them, and what the report says of it."""
+    folders = rembg_folders()
+    name = matting.installed_birefnet(folders)
+    if name is None:
+        return masks, {"note": "There is no BiRefNet model in models/rembg to refine the mask."}
+    path = matting.find(folders, name)
+    remover = keep_loaded(path, lambda: matting.Remover(name, path))
+
+    def subject(image: Tensor) -> Tensor:
+        return remover.cut_out(image, decontaminate=False, progress=node_progress()).mask
+
+    refined = [refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)]
+    unrefined = sum(mask is None for mask in refined)
+    report: dict[str, Any] = {"refined_by": name if unrefined < len(masks) else None}
+    if unrefined:
+        report["note"] = (
+            f"{name} sees another object in {unrefined} of {len(masks)} photos: the mask is not "
+            "refined there."
+        )
+    return [
+        mask if better is None else better for mask, better in zip(masks, refined, strict=True)
+    ], report
 
 
 def _brushes(brush: Tensor | None, count: int) -> Sequence[Tensor | None]:
@@ -51,12 +87,14 @@ class SmartMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "model",
-                    options=[DRAFT, AUTO, *segmenters()],
+                    options=[DRAFT, AUTO, BIREFNET, *segmenters()],
                     default=DRAFT,
                     tooltip="draft: GrabCut, which goes by colors and needs no weights. Others: "
                     "FastSAM or YOLO segmentation models in models/fastsam or "
                     "models/ultralytics/segm. They find all objects once; each click is then "
-                    "instant. auto: the first of these models, or draft if there is none.",
+                    "instant. auto: the first of these models, or draft if there is none. "
+                    "birefnet: as auto, and a BiRefNet model in models/rembg then refines the "
+                    "edge, for hair and fur.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -128,12 +166,20 @@ class SmartMask(io.ComfyNode):
                     display_name="candidates",
                     tooltip="Number of objects that fit the clicks, in the first photo of a batch.",
                 ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="The report as JSON: the model that found the object, the one that "
+                    "refined its mask, and why it was not refined.",
+                ),
             ],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str = DRAFT, **_: Any) -> str:
-        return resolve_auto(model, segmenters())
+    def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
+        # ComfyUI passes None for an input that is connected.
+        model = model or BIREFNET
+        birefnet = matting.installed_birefnet(rembg_folders()) if model == BIREFNET else None
+        return f"{_finder(model)} {birefnet}"
 
     @classmethod
     def execute(
@@ -153,8 +199,8 @@ class SmartMask(io.ComfyNode):
         image = tools.opaque(image)
         clicks = parse_clicks(prompt)
         brushes = _brushes(brush, len(image))
-        model = resolve_auto(model, segmenters())
-        selector = GrabCut() if model == DRAFT else load_segmenter(model)
+        finder = _finder(model)
+        selector = GrabCut() if finder == DRAFT else load_segmenter(finder)
         # A single photo is the input tensor itself, not a view of it: its hash is known from the
         # last click.
         photos = [image] if len(image) == 1 else torch.split(image, 1)
@@ -162,8 +208,13 @@ class SmartMask(io.ComfyNode):
             selector.select(photo, replace(clicks, brush=brush_mask), candidate)
             for photo, brush_mask in zip(photos, brushes, strict=True)
         ]
+        masks = [selection.mask for selection in selections]
+        report: dict[str, Any] = {"model": finder, "refined_by": None, "note": ""}
+        if model == BIREFNET:
+            masks, refinement = _refined(photos, masks)
+            report |= refinement
         mask = mask_ops.shape(
-            torch.cat([selection.mask for selection in selections]),
+            torch.cat(masks),
             border=grow,
             rounding=smooth,
             fading=feather,
@@ -180,4 +231,4 @@ class SmartMask(io.ComfyNode):
                 {"score": score, "count": count, "width": image.shape[2], "height": image.shape[1]}
             ],
         }
-        return io.NodeOutput(mask, score, count, ui=previews)
+        return io.NodeOutput(mask, score, count, json.dumps(report, indent=2), ui=previews)

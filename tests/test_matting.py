@@ -586,6 +586,14 @@ def test_the_endpoint_uses_an_installed_model(
     assert (mask - expected.mask).abs().max() < ROUNDING
     assert json.loads(run.outputs[results["report"]]["text"][0])["model"] == "u2netp"
     assert comfyui_with_weights.get("/artmancer/status")["rembg"] == ["u2netp"]
+    # A model that comes before it and was installed meanwhile is used at the next run.
+    newer = comfyui_with_weights.base / "models" / "rembg" / "u2net.onnx"
+    newer.write_bytes(rembg_weights.onnx("Identity"))
+    try:
+        run = comfyui_with_weights.run(workflow)
+    finally:
+        newer.unlink()
+    assert json.loads(run.outputs[results["report"]]["text"][0])["model"] == "u2net"
 
 
 @pytest.mark.comfyui

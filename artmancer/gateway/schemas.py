@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import CODES
-from ..options import CFG, CONDITION_MEGAPIXELS, CONTEXT, DEFAULT_CONTEXT, FRAMES, MAX_SEED, STEPS
+from ..options import (
+    CFG,
+    CONDITION_MEGAPIXELS,
+    CONTEXT,
+    DEFAULT_CONTEXT,
+    EDITORS,
+    FRAMES,
+    MAX_SEED,
+    STEPS,
+)
 from ..recipes import CONDITION_SIZES, RECIPES
 from .jobs import JobState, LaneName
 
@@ -21,7 +30,7 @@ Base64Image = Annotated[
 Point = tuple[float, float]
 """x and y, in pixels of the upright image."""
 
-ServiceName = Literal["generation", "segmentation", "image-utils"]
+ServiceName = Literal["generation", "segmentation", "image-utils", "image_utils"]
 
 
 class Failure(BaseModel):
@@ -142,7 +151,7 @@ class GenerateRequest(BaseModel):
         description="brush: a hole is filled 35 pixels beyond the mask, which may fall short of "
         "the object's edge. The mask itself does not change.",
     )
-    editor: Literal["auto", "draft", "lama"] | None = Field(
+    editor: Literal[EDITORS] | None = Field(  # type: ignore[valid-type]
         None,
         description="auto: Qwen-Image-Edit if it is installed, else draft. draft: without weights. "
         "lama: the network LaMa, for removal only; PatchMatch where it is not installed. Default: "
@@ -304,8 +313,10 @@ class SmartMaskRequest(BaseModel):
         None, ge=-512, le=512, description="Pixels that the mask is grown by; negative: shrunk."
     )
     use_blur: bool | None = Field(None, description="Fade the edge of the mask out.")
-    model_type: Literal["segmentation", "fastsam", "draft"] | None = Field(
-        None, description="segmentation (the default): FastSAM if it is installed, else draft."
+    model_type: Literal["segmentation", "fastsam", "draft", "birefnet"] | None = Field(
+        None,
+        description="segmentation (the default): FastSAM if it is installed, else draft. "
+        "birefnet: the same, and BiRefNet refines the mask if it is installed; the report tells.",
     )
     candidate: int | None = Field(
         None, ge=0, le=99, description="Index among the matching objects; 0 = the best match."
@@ -324,6 +335,25 @@ class SmartMaskAnswer(BaseModel):
     request_id: str
     candidates: int = Field(description="The number of matching objects.")
     score: float = Field(description="How well the object matches, 0..1.")
+    report: dict[str, Any] = Field(
+        description="`model`: what found the object; `refined_by`: the BiRefNet model that refined "
+        "its mask, or null; `note`: why it was not refined."
+    )
+
+
+class DetectAnswer(SmartMaskAnswer):
+    """The mask of the main object, by two names: older clients read `mask`."""
+
+    mask: str = Field(description="The same as mask_base64.")
+
+
+class MaskCancelled(BaseModel):
+    """The answer to a request to cancel a request for a mask."""
+
+    success: bool = Field(description="false: it had already ended, or the id is unknown.")
+    message: str
+    task_id: str = Field(description="The same as request_id.")
+    request_id: str
 
 
 class RemoveBackgroundRequest(BaseModel):

@@ -79,7 +79,9 @@ class UploadStore:
         if path := self.find(name):
             return path
         raise ArtMancerError(
-            "not_found", "The image of this image_id is not kept any more. Send the image."
+            # Clients that exist search for the first words.
+            "not_found",
+            "Image ID not found or expired. Send the image again.",
         )
 
     def find(self, name: str) -> Path | None:

@@ -86,12 +86,14 @@ def test_health_reports_the_device_and_missing_checkpoints(gateway: Served) -> N
     info = health["device_info"]
     assert info["comfyui_version"] and info["memory_total"]
     assert info["editors"] == ["auto", "draft", "lama"]
+    assert info["lama"] is False
     assert set(info["missing"]) == {"insertion", "removal", "white_balance"}
     services = gateway.http.get("/api/system/health").json()["services"]
     assert {name: service["status"] for name, service in services.items()} == {
         "generation": "healthy",
         "segmentation": "healthy",
         "image-utils": "healthy",
+        "image_utils": "healthy",
     }
 
 

@@ -36,6 +36,27 @@ def test_a_click_returns_a_mask_and_an_id_instead_of_the_image_for_the_next(
 def test_the_main_object_is_detected(gateway: Served) -> None:
     answer = gateway.http.post("/api/smart-mask/detect", json={"image": encoded("coffee")}).json()
     assert decoded(answer["mask_base64"]).size == (600, 400)
+    # Older clients read `mask`.
+    assert answer["mask"] == answer["mask_base64"]
+
+
+def test_birefnet_is_passed_on_and_the_answer_has_the_report(fake: FakeHost, quick: Served) -> None:
+    body = {"image": encoded("coffee"), "points": [[300, 200]], "model_type": "birefnet"}
+    answer = quick.http.post("/api/smart-mask", json=body).json()
+    assert isinstance(answer["report"], dict)
+    (node,) = (
+        node
+        for node in fake.fake.posted[-1]["prompt"].values()
+        if node["class_type"] == "ArtMancer_SmartMask"
+    )
+    source, _ = node["inputs"]["model"]
+    assert fake.fake.posted[-1]["prompt"][source]["inputs"]["value"] == "birefnet"
+
+
+def test_cancelling_an_unknown_request_is_no_error(gateway: Served) -> None:
+    answer = gateway.http.post("/api/smart-mask/cancel/unknown")
+    assert answer.status_code == 200
+    assert answer.json()["success"] is False and answer.json()["request_id"] == "unknown"
 
 
 def test_a_click_can_be_cancelled(fake: FakeHost, quick: Served) -> None:
@@ -45,7 +66,7 @@ def test_a_click_can_be_cancelled(fake: FakeHost, quick: Served) -> None:
     with ThreadPoolExecutor() as pool:
         click = pool.submit(quick.http.post, "/api/smart-mask", json=body)
         url = f"/api/smart-mask/cancel/{request_id}"
-        until(lambda: quick.http.post(url).status_code == 200)
+        until(lambda: quick.http.post(url).json()["success"])
         assert error(click.result()) == (409, "not_finished")
 
 
@@ -59,6 +80,7 @@ def test_an_unknown_image_id_is_not_found(gateway: Served) -> None:
     ):
         answer = gateway.http.post("/api/smart-mask", json={"image_id": name})
         assert error(answer) == (404, "not_found")
+        assert answer.json()["detail"].startswith("Image ID not found or expired")
 
 
 def test_an_object_is_extracted(gateway: Served) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
+from support import rembg_weights
 from support.comfyui import ComfyUI, Event, Run
+from support.images import disc
 from support.paths import EXAMPLES, NODES, ROOT
 from support.shapes import scene
 
@@ -168,6 +170,35 @@ def test_smart_mask_accepts_clicks_and_returns_a_mask_and_a_score(comfyui: Comfy
     painted = results_of(comfyui, endpoint(comfyui, "smart-mask", image=COFFEE, brush=COFFEE_MASK))
     assert painted["candidates"] == 1
     assert painted["mask"][0].getbbox()[0] > 300
+
+
+def test_birefnet_refines_the_mask_where_it_is_installed(comfyui: ComfyUI, tmp_path: Path) -> None:
+    alpha = mask_ops.feather(disc(200, 260, 100, 130, 50), 8)
+    colors = torch.tensor([[0.1, 0.8, 0.1], [0.9, 0.1, 0.1]])
+    photo = torch.lerp(colors[0].expand(1, 200, 260, 3), colors[1], alpha.unsqueeze(-1))
+    path = tmp_path / "red_disc.png"
+    images.save(path, photo)
+    click = {"image": path, "prompt": json.dumps({"points": [[130, 100]]}), "model": "birefnet"}
+    without = results_of(comfyui, endpoint(comfyui, "smart-mask", **click))
+    assert json.loads(without["report"]) == {
+        "model": "draft",
+        "refined_by": None,
+        "note": "There is no BiRefNet model in models/rembg to refine the mask.",
+    }
+    weights = comfyui.base / "models" / "rembg" / "birefnet-general.onnx"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(rembg_weights.onnx("Identity", side=1024))
+    try:
+        refined = results_of(comfyui, endpoint(comfyui, "smart-mask", **click))
+    finally:
+        weights.unlink()
+    report = json.loads(refined["report"])
+    assert (report["model"], report["refined_by"]) == ("draft", "birefnet-general")
+
+    def error(mask: Image.Image) -> float:
+        return float((torch.from_numpy(np.array(mask)) / 255 - alpha[0]).abs().max())
+
+    assert error(refined["mask"][0]) < 0.1 < 0.4 < error(without["mask"][0])
 
 
 def smart_mask(comfyui: ComfyUI, photo: Path = COFFEE, **values: Any) -> dict[str, Any]:

@@ -48,6 +48,7 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
             "jobs_unfinished": sum(sum(gateway.jobs.load(lane)) for lane in gateway.jobs.lanes),
             "editors": pack.get("editors", []),
             "bases": pack.get("bases", []),
+            "lama": bool(pack.get("lama")),
             "checkpoints": checkpoints,
             "missing": missing,
         },
@@ -62,6 +63,7 @@ async def system_health(gateway: GatewayDependency) -> schemas.SystemHealth:
         "generation": (HEAVY, ["generate"]),
         "segmentation": (LIGHT, ["smart-mask"]),
         "image-utils": (LIGHT, tools),
+        "image_utils": (LIGHT, tools),  # its name for older clients
     }
     services: dict[schemas.ServiceName, schemas.Service] = {}
     healthy = True

@@ -43,23 +43,35 @@ async def smart_mask(
     request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
 ) -> Response:
     """Make a mask of the object at the clicks."""
-    return await _smart_mask(request, gateway, client)
+    return answers.json_response(await _smart_mask(request, gateway, client))
 
 
 @router.post(
-    "/smart-mask/detect", responses=answers.RUN_RESPONSES, response_model=schemas.SmartMaskAnswer
+    "/smart-mask/detect", responses=answers.RUN_RESPONSES, response_model=schemas.DetectAnswer
 )
 async def detect(
     request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
 ) -> Response:
     """Make a mask of the main object; clicks, box and rough mask are ignored."""
-    return await _smart_mask(request.model_copy(update={"auto_detect": True}), gateway, client)
+    request = request.model_copy(update={"auto_detect": True})
+    answer = await _smart_mask(request, gateway, client)
+    return answers.json_response(
+        schemas.DetectAnswer(**answer.model_dump(), mask=answer.mask_base64)
+    )
 
 
-@router.post("/smart-mask/cancel/{request_id}", responses=answers.error_responses("not_found"))
-async def cancel(request_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
-    """Cancel a request for a mask by its request_id."""
-    return await answers.cancel_job(gateway, request_id)
+@router.post("/smart-mask/cancel/{request_id}", responses=answers.error_responses())
+async def cancel(request_id: str, gateway: GatewayDependency) -> schemas.MaskCancelled:
+    """Cancel a request for a mask by its request_id. An unknown id is no error: a client may cancel
+    before its request has arrived.
+    """
+    try:
+        cancelled = await answers.cancel_job(gateway, request_id)
+    except ArtMancerError as error:
+        if error.code != "not_found":
+            raise
+        cancelled = schemas.Cancelled(success=False, message=str(error), task_id=request_id)
+    return schemas.MaskCancelled(**cancelled.model_dump(), request_id=request_id)
 
 
 @router.post(
@@ -179,7 +191,9 @@ async def _result_image(gateway: Gateway, job: Job, name: str) -> str:
     return images[0]
 
 
-async def _smart_mask(request: SmartMaskRequest, gateway: Gateway, client: str) -> Response:
+async def _smart_mask(
+    request: SmartMaskRequest, gateway: Gateway, client: str
+) -> schemas.SmartMaskAnswer:
     """Run the workflow smart-mask."""
     if request.request_id is not None and not _is_uuid(request.request_id):
         raise answers.invalid("request_id", "expected a UUID in lower case", "another text")
@@ -208,14 +222,13 @@ async def _smart_mask(request: SmartMaskRequest, gateway: Gateway, client: str) 
     if not request.auto_detect:
         inputs["brush"] = await gateway.keep("mask", request.mask)
     job = await _run(gateway, "smart-mask", inputs, client, request.request_id)
-    return answers.json_response(
-        schemas.SmartMaskAnswer(
-            mask_base64=await _result_image(gateway, job, "mask"),
-            image_id=job.record.inputs["image"],
-            request_id=job.id,
-            candidates=int(job.result_value("candidates")),
-            score=float(job.result_value("score")),
-        )
+    return schemas.SmartMaskAnswer(
+        mask_base64=await _result_image(gateway, job, "mask"),
+        image_id=job.record.inputs["image"],
+        request_id=job.id,
+        candidates=int(job.result_value("candidates")),
+        score=float(job.result_value("score")),
+        report=json.loads(job.result_value("report")),
     )
 
 
@@ -226,8 +239,8 @@ def _segmenter(gateway: Gateway, model_type: str | None) -> str:
     ------
     ArtMancerError : checkpoint_missing
     """
-    if model_type == "draft":
-        return "draft"
+    if model_type in ("draft", "birefnet"):
+        return model_type
     pack = gateway.jobs.comfy_status(LIGHT).info.get("pack") or {}
     if model_type == "fastsam" and not pack.get("segmenters"):
         raise ArtMancerError(

@@ -2,6 +2,7 @@
 
     base_model/                   Qwen-Image-Edit, in diffusers format
     insertion_cp.safetensors ...  the variants' checkpoints, here or in checkpoints/
+    inpaint/                      LaMa, for removals
     fastsam/  rembg/              the light worker's models
 
 Standard library only: `modal run` uses it on the deployer's machine, where nothing else has to be
@@ -19,8 +20,8 @@ from .. import models
 from ..safetensors_header import file_parts, read_header
 from ..variants import CHECKPOINT_FILES
 
-BASE, FASTSAM, REMBG = "base_model", "fastsam", "rembg"
-"""Folders on the volume: the base model, and the light worker's models."""
+BASE, LAMA, FASTSAM, REMBG = "base_model", "inpaint", "fastsam", "rembg"
+"""Folders on the volume: the heavy worker's base model and LaMa, and the light worker's models."""
 
 OLD_CHECKPOINTS = "checkpoints"
 """Folder on the volume that earlier versions uploaded checkpoints to."""
@@ -32,6 +33,7 @@ artmancer:
     artmancer: |
         .
         {OLD_CHECKPOINTS}
+    inpaint: {LAMA}
     fastsam: {FASTSAM}
     rembg: {REMBG}
 """
@@ -76,14 +78,14 @@ class Inventory:
     ----------
     base : True if the base model is complete
     checkpoints : path of each variant's checkpoint; None if it is missing
-    fastsam : file names in the folder FASTSAM
-    rembg : file names in the folder REMBG
+    lama, fastsam, rembg : file names in the folders LAMA, FASTSAM and REMBG
     missing : a line of text for each missing model, with the command that adds it
     broken : a line of text for each checkpoint that cannot be used, with the reason
     """
 
     base: bool
     checkpoints: Mapping[str, str | None]
+    lama: tuple[str, ...]
     fastsam: tuple[str, ...]
     rembg: tuple[str, ...]
     missing: tuple[str, ...]
@@ -94,6 +96,7 @@ class Inventory:
         table = {
             "base": BASE if self.base else None,
             **self.checkpoints,
+            "lama": ", ".join(self.lama) or None,
             "fastsam": ", ".join(self.fastsam) or None,
             "rembg": ", ".join(self.rembg) or None,
         }
@@ -120,8 +123,7 @@ def take_inventory(volume: Volume) -> Inventory:
         if path and (problem := lora_problem(volume.read(path), sizes[path]))
     ]
     missing_base = _missing_base_files(volume, sizes)
-    fastsam = _file_names(FASTSAM, sizes)
-    rembg = _file_names(REMBG, sizes)
+    names_by_folder = {folder: _file_names(folder, sizes) for folder in (LAMA, FASTSAM, REMBG)}
     missing = []
     if missing_base:
         is_partial = f"{BASE}/model_index.json" in sizes
@@ -133,10 +135,18 @@ def take_inventory(volume: Volume) -> Inventory:
                 f"{' or '.join(CHECKPOINT_FILES[variant])}: "
                 "modal run modal_comfy.py::upload --dir FOLDER"
             )
-    for folder, names in ((FASTSAM, fastsam), (REMBG, rembg)):
+    for folder, names in names_by_folder.items():
         if not names:
             missing.append(f"{folder}: modal run modal_comfy.py::setup")
-    return Inventory(not missing_base, checkpoints, fastsam, rembg, tuple(missing), tuple(broken))
+    return Inventory(
+        base=not missing_base,
+        checkpoints=checkpoints,
+        lama=names_by_folder[LAMA],
+        fastsam=names_by_folder[FASTSAM],
+        rembg=names_by_folder[REMBG],
+        missing=tuple(missing),
+        broken=tuple(broken),
+    )
 
 
 def _find_checkpoint(names: Iterable[str], sizes: Mapping[str, int]) -> str | None:
@@ -239,6 +249,7 @@ def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], obje
         inventory = take_inventory(LocalVolume(root))
         present = {
             BASE: inventory.base,
+            LAMA: bool(inventory.lama),
             FASTSAM: bool(inventory.fastsam),
             REMBG: bool(inventory.rembg),
         }[name]
@@ -261,6 +272,7 @@ def fetch_rembg(folder: Path) -> None:
 
 DOWNLOADS: Mapping[str, Callable[[Path], object]] = {
     BASE: models.fetch_base,
+    LAMA: models.fetch_lama,
     FASTSAM: models.fetch_fastsam,
     REMBG: fetch_rembg,
 }

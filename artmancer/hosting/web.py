@@ -11,6 +11,7 @@ from ..gateway.runner import ComfyStatus
 from ..gateway.service import Gateway
 from ..gateway.settings import Settings
 from ..gateway.workflows import WorkflowFolder
+from ..options import EDITORS
 from ..variants import CHECKPOINT_FILES
 from .modal_jobs import ModalJobs
 from .model_volume import BASE, Inventory, LocalVolume, take_inventory
@@ -55,6 +56,8 @@ def web_app(
 def _expected_status(inventory: Inventory) -> ComfyStatus:
     """Return what a worker would report that has not been started yet."""
     pack = {
+        "editors": EDITORS,
+        "lama": bool(inventory.lama),
         "bases": [BASE] if inventory.base else [],
         "checkpoints": inventory.checkpoints,
         "expected": CHECKPOINT_FILES,

@@ -97,15 +97,15 @@ def test_setup_downloads_only_missing_models(tmp_path: Path) -> None:
         name = "model_index.json" if folder.name == model_volume.BASE else "model.onnx"
         (folder / name).write_text("{}")
 
-    models = (model_volume.BASE, model_volume.FASTSAM, model_volume.REMBG)
+    models = tuple(model_volume.DOWNLOADS)
     functions = dict.fromkeys(models, download)
     model_volume.setup(tmp_path, False, functions)
     assert downloads == list(models)
     assert "kept: fastsam" in model_volume.setup(tmp_path, False, functions)
-    assert len(downloads) == 3
+    assert len(downloads) == len(models)
     # The second argument downloads every model again.
     model_volume.setup(tmp_path, True, functions)
-    assert len(downloads) == 6
+    assert len(downloads) == 2 * len(models)
 
 
 def test_comfyui_can_read_the_model_paths(tmp_path: Path) -> None:

@@ -122,6 +122,31 @@ def graph(comfyui: ComfyUI, **changes: Any) -> dict[str, Any]:
     return nodes
 
 
+@pytest.mark.parametrize(
+    ("changes", "megapixels"),
+    [
+        ({"encode__condition_size": "megapixels", "encode__condition_megapixels": 0.1}, 0.1),
+        ({"split__recipe": "background_mask_fill", "split__resolution": "512"}, 1.0),
+    ],
+    ids=["asked", "the recipe's"],
+)
+def test_conditions_are_encoded_at_the_condition_size(
+    native: ComfyUI, changes: dict[str, Any], megapixels: float
+) -> None:
+    nodes = graph(native, **changes)
+    kept = ("photo", "mask", "split", "clip", "vae", "encode", "inspect")
+    run = native.run({name: nodes[name] for name in kept})
+    assert run.outcome == "execution_success", run.events[-1]
+    inputs = json.loads(run.outputs["inspect"]["text"][0])
+    latent_height, latent_width = inputs["latent"]
+    assert len(inputs["references"]) == 3
+    for height, width in inputs["references"]:
+        # Sides of images are multiples of 32 pixels, sides of latents multiples of 4.
+        assert height % 4 == width % 4 == 0
+        assert abs(height * width * 64 / (megapixels * 2**20) - 1) < 0.1
+        assert abs(width / height / (latent_width / latent_height) - 1) < 0.15
+
+
 def test_ksampler_edits_the_crop_and_changes_no_other_pixel(native: ComfyUI) -> None:
     run = native.run(graph(native))
     assert run.outcome == "execution_success", run.events[-1]

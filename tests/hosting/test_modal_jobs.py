@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+from support import tiny_lama
+from support.comfyui import CUSTOM_NODES
 from support.fake_modal import FakeModal
 from support.gateway import Served, encoded, removal, settings, until
 from support.paths import EXAMPLES, ROOT
@@ -173,7 +175,10 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
     base = tmp_path / "base"
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
+    (base / "custom_nodes" / "small_lama.py").symlink_to(CUSTOM_NODES / "small_lama.py")
     checkpoints = tmp_path / "checkpoints"
+    (checkpoints / model_volume.LAMA).mkdir(parents=True)
+    tiny_lama.save(checkpoints / model_volume.LAMA / "big-lama.pt")
     (checkpoints / "fastsam").mkdir(parents=True)
     shutil.copy(
         ROOT / "tests" / "assets" / "tiny_fastsam.pt", checkpoints / "fastsam" / "FastSAM-s.pt"
@@ -192,6 +197,16 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
         assert edit["model_used"] == "draft/removal"
         image = Image.open(io.BytesIO(base64.b64decode(edit["image"])))
         assert image.size == Image.open(EXAMPLES / "coffee.png").size
+        body = removal(editor="lama", recipe="background_mask_fill", frame="crop", context=2)
+        edit = gateway.http.post("/api/generate", json=body).json()
+        used = edit["parameters_used"]
+        assert edit["model_used"] == "lama/removal"
+        assert (used["recipe"], used["frame"], used["context"]) == (
+            "background_mask_fill",
+            "crop",
+            2,
+        )
+        assert used["recipe_settings"]["frame"] == "photo"
         click = {"image": encoded("coffee"), "points": [[300, 200]], "model_type": "draft"}
         assert gateway.http.post("/api/smart-mask", json=click).json()["success"]
         until(lambda: gateway.http.get("/api/health").json()["device_info"].get("comfyui_version"))
@@ -199,3 +214,4 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
         pack = remote.board.get("status:light")["info"]["pack"]
         # ComfyUI finds this file through extra_model_paths.
         assert pack["segmenters"] == ["FastSAM-s.pt"]
+        assert pack["lama"] is True

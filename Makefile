@@ -13,6 +13,10 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
+ifeq ($(origin JOBS), undefined)
+# One process more than cores, as many of these tests wait for another process.
+check: JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+endif
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
@@ -21,8 +25,6 @@ PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
 
-# One process more than cores, as many of the tests wait for another process.
-check: JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 check: lint  ## style, types, and the quick tests that need neither ComfyUI nor a browser
 	$(PYTEST) -m "not comfyui and not browser and not slow"
 

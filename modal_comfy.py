@@ -221,12 +221,15 @@ def fastapi_app_light() -> Any:
 
 
 @app.function(image=image, volumes={CHECKPOINTS: checkpoints}, timeout=4 * 3600, cpu=2.0)
-def setup(force: bool = False) -> None:
-    """Download the base model, FastSAM and rembg's model to the volume; `--force`: also those that
-    are there.
+def setup(force: bool = False, only: str = "") -> None:
+    """Download the base model, LaMa, FastSAM and rembg's model to the volume; `--force`: also those
+    that are there; `--only inpaint`: LaMa alone.
     """
-    print_lines(model_volume.setup(Path(CHECKPOINTS), force, model_volume.DOWNLOADS))
+    lines, success = model_volume.setup(Path(CHECKPOINTS), force, only, model_volume.DOWNLOADS)
+    print_lines(lines)
     checkpoints.commit()
+    if not success:
+        sys.exit(1)
 
 
 @app.local_entrypoint()

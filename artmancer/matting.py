@@ -300,7 +300,7 @@ def _load(name: str, path: Path, device: str) -> Session:
     except ImportError as error:
         raise ArtMancerError(
             "generation_failed",
-            f"Removing a background needs rembg and onnxruntime ({error}). Install them into "
+            f"rembg's models need rembg and onnxruntime ({error}). Install them into "
             "ComfyUI's Python: pip install -U rembg onnxruntime, or onnxruntime-gpu in its place "
             "for an NVIDIA GPU.",
         ) from error

@@ -6,6 +6,7 @@ Reads only the headers of files, and imports torch only for a download.
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import recipes
 from .errors import ArtMancerError
 from .folders import LAMA_FILE, LAMA_FOLDERS, LORA_FOLDERS, base_from_environment, comfyui_folder
 from .qwen import checkpoints
@@ -78,6 +79,9 @@ def _describe(path: Path, kind: str) -> FoundModel:
         "prompt": checkpoint.prompt,
     }
     note = ", ".join(f"{name} {value}" for name, value in metadata.items() if value)
+    choice = recipes.choose(None, checkpoint.recipe, path.name)
+    if choice.reason == "file name":
+        note = f"recipe {choice.name} by its {choice.reason}{f', {note}' if note else ''}"
     return FoundModel(kind, path, note)
 
 

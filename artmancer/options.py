@@ -32,7 +32,9 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
 """Crop sizes to choose from: the size arguments of region.crop, by name."""
 
 EDITORS = ("auto", "draft", "lama")
-"""Editors to choose from over HTTP, whatever is installed. auto: Qwen-Image-Edit if it is."""
+"""Editors to choose from over HTTP, whatever is installed. auto: Qwen-Image-Edit if it
+is installed, else draft.
+"""
 
 FRAMES = ("crop", "photo")
 """Parts of the photo that an editor sees: a crop around the mask, or the whole photo, padded with

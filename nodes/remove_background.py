@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..artmancer import matting
 from .comfy_host.folders import rembg_folders
-from .comfy_host.memory import keep_loaded
+from .comfy_host.memory import load_remover
 from .comfy_host.progress import node_progress
 from .sockets import AUTO, advanced
 
@@ -111,7 +111,7 @@ class RemoveBackground(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
         # ComfyUI passes None for an input that is connected.
-        return _resolve_auto(model or AUTO)
+        return _resolve_auto(model) if model else " ".join(matting.installed(rembg_folders()))
 
     @classmethod
     def execute(
@@ -126,8 +126,7 @@ class RemoveBackground(io.ComfyNode):
     ) -> io.NodeOutput:
         backdrop = None if background == ALPHA else matting.color(color)
         model = _resolve_auto(model)
-        path = matting.find(rembg_folders(), model)
-        cutout = keep_loaded(path, lambda: matting.Remover(model, path)).cut_out(
+        cutout = load_remover(model).cut_out(
             image,
             alpha_matting=alpha_matting,
             decontaminate=decontaminate,

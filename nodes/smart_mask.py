@@ -17,7 +17,7 @@ from ..artmancer.masks.grabcut import GrabCut
 from ..artmancer.masks.refine import refine
 from .comfy_host.files import save_preview
 from .comfy_host.folders import rembg_folders, segmenters
-from .comfy_host.memory import keep_loaded, load_segmenter
+from .comfy_host.memory import load_remover, load_segmenter
 from .comfy_host.progress import node_progress
 from .sockets import AUTO, DRAFT, resolve_auto
 
@@ -30,28 +30,36 @@ def _finder(model: str) -> str:
     return resolve_auto(AUTO if model == BIREFNET else model, segmenters())
 
 
-def _refined(photos: Sequence[Tensor], masks: list[Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
+def _refined(
+    photos: Sequence[Tensor], masks: list[Tensor]
+) -> tuple[list[Tensor], dict[str, str | None]]:
     """Refine the masks with an installed BiRefNet; return them, and what the report says of it."""
-    folders = rembg_folders()
-    name = matting.installed_birefnet(folders)
+    name = matting.installed_birefnet(rembg_folders())
     if name is None:
         return masks, {"note": "There is no BiRefNet model in models/rembg to refine the mask."}
-    path = matting.find(folders, name)
-    remover = keep_loaded(path, lambda: matting.Remover(name, path))
+    remover = load_remover(name)
+    progress = node_progress()
 
     def subject(image: Tensor) -> Tensor:
-        return remover.cut_out(image, decontaminate=False, progress=node_progress()).mask
+        def refining(done: int, total: int, stage: str, *more: Any) -> None:
+            progress(done, total, "refining the mask")
 
-    refined = [refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)]
+        return remover.cut_out(image, decontaminate=False, progress=refining).mask
+
+    try:
+        refined = [refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)]
+    except ArtMancerError as error:
+        return masks, {"note": f"{name} could not refine the mask. {error}"}
     unrefined = sum(mask is None for mask in refined)
-    report: dict[str, Any] = {"refined_by": name if unrefined < len(masks) else None}
+    report = {"refined_by": name if unrefined < len(masks) else None}
     if unrefined:
         report["note"] = (
-            f"{name} sees another object in {unrefined} of {len(masks)} photos: the mask is not "
-            "refined there."
+            f"{name} does not see the object in {unrefined} of {len(masks)} images. Their masks "
+            "are not refined."
         )
     return [
-        mask if better is None else better for mask, better in zip(masks, refined, strict=True)
+        mask if refinement is None else refinement
+        for mask, refinement in zip(masks, refined, strict=True)
     ], report
 
 
@@ -168,8 +176,8 @@ class SmartMask(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="The report as JSON: the model that found the object, the one that "
-                    "refined its mask, and why it was not refined.",
+                    tooltip="The report as JSON: the model that found the object, and the one "
+                    "that refined its mask, or why none did.",
                 ),
             ],
         )
@@ -209,8 +217,11 @@ class SmartMask(io.ComfyNode):
             for photo, brush_mask in zip(photos, brushes, strict=True)
         ]
         masks = [selection.mask for selection in selections]
-        report: dict[str, Any] = {"model": finder, "refined_by": None, "note": ""}
+        report = {"model": finder, "refined_by": None, "note": ""}
         if model == BIREFNET:
+            if fill_holes:
+                # Of the found masks: the holes that BiRefNet draws are the object's own.
+                masks, fill_holes = [mask_ops.fill_holes(mask) for mask in masks], False
             masks, refinement = _refined(photos, masks)
             report |= refinement
         mask = mask_ops.shape(

@@ -233,7 +233,10 @@ def test_models_lists_the_files_in_comfyuis_folders_and_in_the_environment(
     rows = {Path(row["path"]).name: row for row in json.loads(capsys.readouterr().out)}
     kinds = {name: (row["kind"], row["about"]) for name, row in rows.items()}
     assert kinds[tiny_base.name] == ("base", "")
-    assert kinds["removal_cp.safetensors"] == ("removal", "resolution 512")
+    assert kinds["removal_cp.safetensors"] == (
+        "removal",
+        "recipe background_mask_fill by its file name, resolution 512",
+    )
     assert kinds["other.safetensors"] == ("lora", "")
     assert kinds["mine.safetensors"] == ("insertion", "")
     assert kinds["gone.safetensors"][0] == "white_balance"

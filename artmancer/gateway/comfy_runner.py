@@ -171,7 +171,7 @@ class ComfyRunner:
             try:
                 # Between the queue and the history there is a moment at which a run is in neither.
                 for _ in range(2):
-                    if await self._is_finished(run.id) or await self._is_queued(run.id):
+                    if await self._is_finished(run.id, state) or await self._is_queued(run.id):
                         state.accepted = True
                         return True
             except _UNREACHABLE as error:
@@ -180,7 +180,7 @@ class ComfyRunner:
         return False
 
     @contextmanager
-    def _tracked(self, run: Run) -> Iterator["_RunState"]:
+    def _tracked(self, run: Run) -> Iterator[_RunState]:
         """Collect a run's events from before it is submitted, so that none is missed; stop where
         the block raises. The run may be cancelled during the block, and is not in `_runs` then.
         """
@@ -372,12 +372,11 @@ class ComfyRunner:
                 answer.raise_for_status()
             return answer.status, json.loads(await answer.read())
 
-    async def _is_finished(self, run_id: str) -> bool:
+    async def _is_finished(self, run_id: str, state: _RunState) -> bool:
         """Tell whether a run is in the history, and set its end."""
         entry = (await self._get_json(f"/history/{run_id}")).get(run_id)
         if entry is None:
             return False
-        state = self._runs[run_id]
         failures = {
             event: data
             for event, data in entry["status"]["messages"]

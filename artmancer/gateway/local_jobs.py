@@ -264,7 +264,10 @@ class LocalJobs:
                 self._count_attempt(job)
                 await lane.runner.submit(run)
         except RunLost:
-            if not job.ended:
+            if job.ended:
+                # ComfyUI may have it although the answer was lost.
+                await lane.runner.cancel(job.id)
+            else:
                 lane.put(job)
             await asyncio.sleep(_RETRY_SECONDS)
             return

@@ -316,13 +316,24 @@ class SmartMaskRequest(BaseModel):
     model_type: Literal["segmentation", "fastsam", "draft", "birefnet"] | None = Field(
         None,
         description="segmentation (the default): FastSAM if it is installed, else draft. "
-        "birefnet: the same, and BiRefNet refines the mask if it is installed; the report tells.",
+        "birefnet: the same, and BiRefNet refines the mask if it is installed; `report` says "
+        "whether it did.",
     )
     candidate: int | None = Field(
         None, ge=0, le=99, description="Index among the matching objects; 0 = the best match."
     )
     request_id: str | None = Field(
         None, description="A new UUID of your choice, to be able to cancel the request."
+    )
+
+
+class MaskReport(BaseModel):
+    """The models that made a mask."""
+
+    model: str = Field(description="What found the object: a model's file, or draft.")
+    refined_by: str | None = Field(description="The BiRefNet model that refined its edge.")
+    note: str = Field(
+        description="Why it was not refined; empty if it was, or if that was not asked for."
     )
 
 
@@ -335,10 +346,7 @@ class SmartMaskAnswer(BaseModel):
     request_id: str
     candidates: int = Field(description="The number of matching objects.")
     score: float = Field(description="How well the object matches, 0..1.")
-    report: dict[str, Any] = Field(
-        description="`model`: what found the object; `refined_by`: the BiRefNet model that refined "
-        "its mask, or null; `note`: why it was not refined."
-    )
+    report: MaskReport
 
 
 class DetectAnswer(SmartMaskAnswer):
@@ -347,13 +355,11 @@ class DetectAnswer(SmartMaskAnswer):
     mask: str = Field(description="The same as mask_base64.")
 
 
-class MaskCancelled(BaseModel):
-    """The answer to a request to cancel a request for a mask."""
+class MaskCancelled(Cancelled):
+    """The answer to cancelling a request for a mask."""
 
     success: bool = Field(description="false: it had already ended, or the id is unknown.")
-    message: str
-    task_id: str = Field(description="The same as request_id.")
-    request_id: str
+    request_id: str = Field(description="The same as task_id.")
 
 
 class RemoveBackgroundRequest(BaseModel):

@@ -79,8 +79,8 @@ class UploadStore:
         if path := self.find(name):
             return path
         raise ArtMancerError(
-            # Clients that exist search for the first words.
             "not_found",
+            # Older clients search for the first words.
             "Image ID not found or expired. Send the image again.",
         )
 

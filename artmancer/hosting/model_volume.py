@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import models
+from ..folders import LAMA_FILE
 from ..safetensors_header import file_parts, read_header
 from ..variants import CHECKPOINT_FILES
 
@@ -124,6 +125,8 @@ def take_inventory(volume: Volume) -> Inventory:
     ]
     missing_base = _missing_base_files(volume, sizes)
     names_by_folder = {folder: _file_names(folder, sizes) for folder in (LAMA, FASTSAM, REMBG)}
+    # A download that was killed leaves a part under another name.
+    names_by_folder[LAMA] = tuple(name for name in names_by_folder[LAMA] if name == LAMA_FILE)
     missing = []
     if missing_base:
         is_partial = f"{BASE}/model_index.json" in sizes
@@ -235,17 +238,28 @@ def upload(
     return [*lines, *take_inventory(volume).lines()], success
 
 
-def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], object]]) -> list[str]:
-    """Download the models that are missing; return lines of text for a person.
+def setup(
+    root: Path, force: bool, only: str, downloads: Mapping[str, Callable[[Path], object]]
+) -> tuple[list[str], bool]:
+    """Download the models that are missing.
 
     Parameters
     ----------
     root : folder where the volume is mounted
     force : also download the models that are there
+    only : the one folder to download; empty: all
     downloads : as DOWNLOADS
+
+    Returns
+    -------
+    lines of text for a person, and whether `only` is a folder's name
     """
+    if only and only not in downloads:
+        return [f"--only is '{only}'; expected one of {', '.join(downloads)}."], False
     lines = []
     for name, download in downloads.items():
+        if only not in ("", name):
+            continue
         inventory = take_inventory(LocalVolume(root))
         present = {
             BASE: inventory.base,
@@ -258,7 +272,7 @@ def setup(root: Path, force: bool, downloads: Mapping[str, Callable[[Path], obje
         else:
             download(root / name)
             lines.append(f"downloaded: {name}")
-    return [*lines, *take_inventory(LocalVolume(root)).lines()]
+    return [*lines, *take_inventory(LocalVolume(root)).lines()], True
 
 
 def fetch_rembg(folder: Path) -> None:

@@ -15,10 +15,14 @@ MARGIN = 0.15
 MIN_MARGIN = 16
 """Smallest width of what BiRefNet sees around the object, in pixels."""
 
-REACH = 0.05
-"""Distance from the found mask beyond which BiRefNet's mask does not count, as a share of the
-longer side of the object's box: what lies further away is another object.
+REACH = 0.03
+"""Distance from the found mask within which BiRefNet may add to it, as a share of the longer side
+of the object's box. Beyond it lies another object. Of an object that touches, a strip of this width
+can be added.
 """
+
+MIN_REACH = 4
+"""Smallest such distance, in pixels: half of a soft edge."""
 
 MIN_AGREEMENT = 0.5
 """Smallest intersection over union of the two masks; below it, BiRefNet sees another object."""
@@ -53,10 +57,11 @@ def refine(image: Tensor, mask: Tensor, subject: Callable[[Tensor], Tensor]) -> 
         slice(max(0, top - margin), min(height, bottom + margin)),
         slice(max(0, left - margin), min(width, right + margin)),
     )
-    near = mask_ops.grow(found[window].float(), max(1, round(REACH * side)))
+    near = mask_ops.grow(found[window].float(), max(MIN_REACH, round(REACH * side)))
     refined = torch.where(near > 0, subject(image[window]), 0.0)
-    own, theirs = found[window], refined > 0.5
-    if int((own & theirs).sum()) < MIN_AGREEMENT * int((own | theirs).sum()):
+    found_shape, refined_shape = found[window], refined > 0.5
+    common, union = found_shape & refined_shape, found_shape | refined_shape
+    if int(common.sum()) < MIN_AGREEMENT * int(union.sum()):
         return None
     result = torch.zeros_like(mask)
     result[window] = refined

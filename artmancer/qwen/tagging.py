@@ -29,7 +29,8 @@ def tag(path: Path, values: Mapping[str, str], output: Path | None = None) -> Pa
 
     Parameters
     ----------
-    values : metadata by name, without the prefix `artmancer.`; other metadata stays
+    values : metadata by name, without the prefix `artmancer.`, in place of all that the file has
+        with this prefix; other metadata stays
     output : the copy; None: `path` itself
 
     Returns
@@ -50,7 +51,11 @@ def tag(path: Path, values: Mapping[str, str], output: Path | None = None) -> Pa
     with source:
         start, entries = _read(source, path)
         metadata = {
-            **entries.pop("__metadata__", {}),
+            **{
+                name: value
+                for name, value in entries.pop("__metadata__", {}).items()
+                if not name.startswith("artmancer.")
+            },
             **{f"artmancer.{name}": value for name, value in values.items()},
         }
         header = json.dumps(

@@ -9,7 +9,7 @@ from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from server import PromptServer
 
-from ...artmancer import lama, offload
+from ...artmancer import lama, matting, offload
 from ...artmancer.masks import fastsam
 from ...artmancer.progress import Progress, no_progress
 from ...artmancer.qwen import pipeline
@@ -59,6 +59,12 @@ def load_segmenter(name: str) -> fastsam.FastSAM:
     """Load Smart Mask's model with this name."""
     path = folders.segmenters()[name]
     return keep_loaded(path, lambda: fastsam.load(path, ComfyOffloader(), node_progress()))
+
+
+def load_remover(name: str) -> matting.Remover:
+    """Load rembg's model with this name."""
+    path = matting.find(folders.rembg_folders(), name)
+    return keep_loaded(path, lambda: matting.Remover(name, path))
 
 
 def load_lama() -> lama.Lama | None:

@@ -317,11 +317,14 @@ def test_cancel_ends_a_job_in_every_state(fake: FakeHost, quick: Served) -> None
 def test_a_job_that_is_cancelled_before_comfyui_has_accepted_it_does_not_run(
     fake: FakeHost, quick: Served
 ) -> None:
+    arrived = fake.fake.arrived
     fake.loop.call_soon_threadsafe(fake.fake.accepting.clear)
-    job_id = quick.submit(prompt="hold")
-    until(lambda: fake.fake.arrived)
-    quick.http.post(f"/api/generate/async/cancel/{job_id}")
-    fake.loop.call_soon_threadsafe(fake.fake.accepting.set)
+    try:
+        job_id = quick.submit(prompt="hold")
+        until(lambda: fake.fake.arrived > arrived)
+        quick.http.post(f"/api/generate/async/cancel/{job_id}")
+    finally:
+        fake.loop.call_soon_threadsafe(fake.fake.accepting.set)
     assert quick.ended(quick.submit(seed=9))["status"] == "done"
     assert quick.status(job_id)["status"] == "cancelled"
     assert not fake.fake.waiting and fake.fake.running is None

@@ -94,17 +94,27 @@ def test_setup_downloads_only_missing_models(tmp_path: Path) -> None:
     def download(folder: Path) -> None:
         downloads.append(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "model_index.json" if folder.name == model_volume.BASE else "model.onnx"
+        names = {model_volume.BASE: "model_index.json", model_volume.LAMA: "big-lama.pt"}
+        name = names.get(folder.name, "model.onnx")
         (folder / name).write_text("{}")
 
     models = tuple(model_volume.DOWNLOADS)
     functions = dict.fromkeys(models, download)
-    model_volume.setup(tmp_path, False, functions)
+    (tmp_path / model_volume.LAMA).mkdir()
+    # A download that was killed left this.
+    (tmp_path / model_volume.LAMA / "big-lama.pt.1a2b.partial").touch()
+    assert model_volume.setup(tmp_path, False, model_volume.LAMA, functions)[1]
+    assert downloads == [model_volume.LAMA]
+    downloads.clear()
+    (tmp_path / model_volume.LAMA / "big-lama.pt").unlink()
+    model_volume.setup(tmp_path, False, "", functions)
     assert downloads == list(models)
-    assert "kept: fastsam" in model_volume.setup(tmp_path, False, functions)
+    assert "kept: fastsam" in model_volume.setup(tmp_path, False, "", functions)[0]
+    lines, success = model_volume.setup(tmp_path, False, "lama", functions)
+    assert not success and "--only is 'lama'; expected one of base_model, inpaint" in lines[0]
     assert len(downloads) == len(models)
     # The second argument downloads every model again.
-    model_volume.setup(tmp_path, True, functions)
+    model_volume.setup(tmp_path, True, "", functions)
     assert len(downloads) == 2 * len(models)
 
 

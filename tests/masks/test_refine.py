@@ -57,6 +57,18 @@ def test_another_object_beside_it_is_left_out(subject: Callable[[Tensor], Tensor
     assert refined[found > 0].mean() > 0.9
 
 
+def test_of_a_touching_object_at_most_a_narrow_strip_is_added(
+    subject: Callable[[Tensor], Tensor],
+) -> None:
+    found = torch.zeros(1, 200, 400)
+    found[:, 50:150, 50:150] = 1
+    both = found.clone()
+    both[:, 50:150, 150:250] = 1
+    refined = refine(red_on_green(both), found, subject)
+    assert refined is not None
+    assert refined[:, :, 154:].max() == 0
+
+
 def test_an_object_at_the_border_is_refined(subject: Callable[[Tensor], Tensor]) -> None:
     alpha = mask_ops.feather(disc(80, 120, 0, 119, 30), 4)
     found = (alpha > 0.5).float()

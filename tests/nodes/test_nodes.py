@@ -173,12 +173,14 @@ def test_smart_mask_accepts_clicks_and_returns_a_mask_and_a_score(comfyui: Comfy
 
 
 def test_birefnet_refines_the_mask_where_it_is_installed(comfyui: ComfyUI, tmp_path: Path) -> None:
-    alpha = mask_ops.feather(disc(200, 260, 100, 130, 50), 8)
+    # A ring, whose hole only BiRefNet sees.
+    ring = disc(200, 260, 100, 130, 60) - disc(200, 260, 100, 130, 20)
+    alpha = mask_ops.feather(ring, 8)
     colors = torch.tensor([[0.1, 0.8, 0.1], [0.9, 0.1, 0.1]])
     photo = torch.lerp(colors[0].expand(1, 200, 260, 3), colors[1], alpha.unsqueeze(-1))
     path = tmp_path / "red_disc.png"
     images.save(path, photo)
-    click = {"image": path, "prompt": json.dumps({"points": [[130, 100]]}), "model": "birefnet"}
+    click = {"image": path, "prompt": json.dumps({"points": [[130, 60]]}), "model": "birefnet"}
     without = results_of(comfyui, endpoint(comfyui, "smart-mask", **click))
     assert json.loads(without["report"]) == {
         "model": "draft",
@@ -190,10 +192,15 @@ def test_birefnet_refines_the_mask_where_it_is_installed(comfyui: ComfyUI, tmp_p
     weights.write_bytes(rembg_weights.onnx("Identity", side=1024))
     try:
         refined = results_of(comfyui, endpoint(comfyui, "smart-mask", **click))
+        weights.write_bytes(b"not a model")
+        comfyui.free()
+        broken = results_of(comfyui, endpoint(comfyui, "smart-mask", **click, grow=1))
     finally:
         weights.unlink()
     report = json.loads(refined["report"])
     assert (report["model"], report["refined_by"]) == ("draft", "birefnet-general")
+    assert json.loads(broken["report"])["refined_by"] is None
+    assert "birefnet-general could not refine the mask." in json.loads(broken["report"])["note"]
 
     def error(mask: Image.Image) -> float:
         return float((torch.from_numpy(np.array(mask)) / 255 - alpha[0]).abs().max())

@@ -55,6 +55,13 @@ def test_a_tag_in_place_changes_the_metadata_alone(lora: Path, capsys) -> None:
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(lora).items())
     assert lora.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in lora.parent.iterdir()] == [lora.name]
+    # A new tag replaces the old one: this prompt was the other recipe's.
+    assert cli.main(["models", "tag", str(lora), "--recipe=background_mask_fill"]) == 0
+    assert metadata_of(lora) == {
+        "format": "pt",
+        "ss_note": "über",
+        "artmancer.recipe": "background_mask_fill",
+    }
     # The weights of a header of this length are aligned.
     assert int.from_bytes(lora.read_bytes()[:8], "little") % 8 == 0
 

@@ -370,7 +370,10 @@ class FakeComfyUI:
             name = f"{key}-{node['inputs']['name']}.png"
             self.temp[name] = self.result_image(graph, kind)
             return {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}
-        value = {"INT": 1, "FLOAT": 0.5}.get(kind, json.dumps(RECORDED["report"]))
+        report = RECORDED["report"]
+        if graph[source]["class_type"] == "ArtMancer_SmartMask":
+            report = {"model": "draft", "refined_by": None, "note": "It is not installed."}
+        value = {"INT": 1, "FLOAT": 0.5}.get(kind, json.dumps(report))
         return {"text": [str(value)], "value": [value]}
 
     def result_image(self, graph: dict[str, Any], kind: str) -> bytes:

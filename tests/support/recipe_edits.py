@@ -47,15 +47,25 @@ class RecipeEdit:
 
 EDITS = {
     "insertion": RecipeEdit(
-        *("insertion_cp", "MODEL_FILE", "coffee", "coffee_mask"),
-        ("reference", "mask", "background"),
+        checkpoint="insertion_cp",
+        variable="MODEL_FILE",
+        photo="coffee",
+        mask="coffee_mask",
+        labels=("reference", "mask", "background"),
     ),
     "removal": RecipeEdit(
-        *("removal_cp", "MODEL_FILE_REMOVAL", "astronaut", "astronaut_shuttle_mask"),
-        ("background", "mask", "fill"),
+        checkpoint="removal_cp",
+        variable="MODEL_FILE_REMOVAL",
+        photo="astronaut",
+        mask="astronaut_shuttle_mask",
+        labels=("background", "mask", "fill"),
     ),
     "white_balance": RecipeEdit(
-        *("wb_cp", "MODEL_FILE_WHITE_BALANCE", "chelsea", ""), ("photo", "edges")
+        checkpoint="wb_cp",
+        variable="MODEL_FILE_WHITE_BALANCE",
+        photo="chelsea",
+        mask="",
+        labels=("photo", "edges"),
     ),
 }
 """Edits by variant."""

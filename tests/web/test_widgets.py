@@ -126,19 +126,29 @@ def add_smart_mask(page: Any, comfyui: ComfyUI) -> Picker:
 Watch = Callable[[Any], list[str]]
 
 
-NO_RUN = """() => [...document.querySelectorAll(".artmancer-words")]
-  .every((element) => !element.textContent.startsWith("Looking"))"""
-"""Condition that no Smart Mask waits for the end of a run.
+NO_RUN = """async () => {
+  const { queue_running, queue_pending } = await (await fetch("/queue")).json();
+  const words = [...document.querySelectorAll(".artmancer-words")];
+  return !queue_running.length && !queue_pending.length
+    && words.every((element) => !element.textContent.startsWith("Looking"));
+}"""
+"""Condition that no run is under way and no Smart Mask waits for the end of one.
 
 ComfyUI would show the result in a node with the same id in the graph of the next test.
 """
+
+
+def wait_for_runs(page: Any) -> None:
+    """Wait until ComfyUI has run everything and the page has shown it."""
+    page.wait_for_function(NO_RUN)
+    settle(page)
 
 
 @pytest.fixture
 def picker(page: Any, comfyui: ComfyUI, watch: Watch) -> Iterator[Picker]:
     watch(page)
     yield add_smart_mask(page, comfyui)
-    page.wait_for_function(NO_RUN)
+    wait_for_runs(page)
 
 
 @pytest.fixture
@@ -146,7 +156,7 @@ def picker_in_both(page: Any, vue: bool, comfyui: ComfyUI, watch: Watch) -> Iter
     """Smart Mask in each of ComfyUI's renderers."""
     watch(page)
     yield add_smart_mask(page, comfyui)
-    page.wait_for_function(NO_RUN)
+    wait_for_runs(page)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def _refined(
     progress = node_progress()
 
     def subject(image: Tensor) -> Tensor:
-        def refining(done: int, total: int, stage: str, *more: Any) -> None:
+        def refining(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
             progress(done, total, "refining the mask")
 
         return remover.cut_out(image, decontaminate=False, progress=refining).mask

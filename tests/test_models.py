@@ -273,7 +273,10 @@ def test_of_two_checkpoints_with_one_name_the_one_in_the_first_folder_is_used(
     assert cli.main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     kinds = {Path(row["path"]).parent.name: (row["kind"], row["about"]) for row in rows}
-    assert kinds["artmancer"] == ("removal", "resolution 512")
+    assert kinds["artmancer"] == (
+        "removal",
+        "recipe background_mask_fill by its file name, resolution 512",
+    )
     assert kinds["loras"] == (
         "lora",
         "loras/removal_cp.safetensors is not used: artmancer/removal_cp.safetensors has the same "

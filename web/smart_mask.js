@@ -155,7 +155,7 @@ class Picker {
         message = await fetchEnd(jobId);
         if (message === null || this.jobId !== jobId) return;
       }
-      this.running = false;
+      this.setRunning(false);
       this.jobId = null;
       if (message) this.showText(message);
       else if (!this.hasResult) this.showHelp();
@@ -363,13 +363,19 @@ class Picker {
     this.run();
   }
 
+  /** Keep whether a run is under way, also for screen readers. */
+  setRunning(running) {
+    this.running = running;
+    this.element.setAttribute("aria-busy", String(running));
+  }
+
   /** Run this node and the nodes that it depends on, nothing else. A call during a run runs it again afterward. */
   async run() {
     if (this.running) {
       this.runAgain = true;
       return;
     }
-    this.running = true;
+    this.setRunning(true);
     this.runAgain = false;
     this.earlyEvents = [];
     this.hasResult = false;
@@ -380,7 +386,7 @@ class Picker {
     } finally {
       this.jobId = jobIds.get(targets) ?? null;
       if (!this.jobId) {
-        this.running = false;
+        this.setRunning(false);
         this.showHelp();
       }
     }

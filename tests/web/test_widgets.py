@@ -128,9 +128,8 @@ Watch = Callable[[Any], list[str]]
 
 NO_RUN = """async () => {
   const { queue_running, queue_pending } = await (await fetch("/queue")).json();
-  const words = [...document.querySelectorAll(".artmancer-words")];
   return !queue_running.length && !queue_pending.length
-    && words.every((element) => !element.textContent.startsWith("Looking"));
+    && !document.querySelector('.artmancer-picture[aria-busy="true"]');
 }"""
 """Condition that no run is under way and no Smart Mask waits for the end of one.
 

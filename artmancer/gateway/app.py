@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import reprlib
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -22,8 +22,9 @@ from .. import __version__
 from ..errors import ArtMancerError
 from .jobs import HEAVY, LIGHT
 from .limits import RETRY_AFTER
-from .middleware import ErrorMiddleware, MetricsMiddleware, RequestGuard
-from .routes import answers, generate, system, tools, workflows
+from .middleware import ErrorMiddleware, HeadMiddleware, MetricsMiddleware, RequestGuard
+from .request_errors import request_error
+from .routes import generate, system, tools, workflows
 from .service import Gateway, local_gateway
 from .settings import Settings
 
@@ -36,9 +37,6 @@ _DESCRIPTION = (
     "Edits photos where a mask is white; every other pixel stays as it is. "
     "Errors have one shape: Failure."
 )
-
-_MAX_ECHO = 80
-"""Longest text of a request that an error message repeats, in characters."""
 
 
 def create_app(
@@ -75,6 +73,7 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
     )
     app.add_exception_handler(ArtMancerError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -90,6 +89,14 @@ def create_app(
     if settings.page:
         app.add_api_route("/", _index, include_in_schema=False)
         app.mount("/page", StaticFiles(directory=PAGE))
+    _add_middlewares(app, settings, allowed_hosts)
+    needs_token = settings.api_token is not None
+    app.openapi = lambda: _openapi(app, needs_token)  # type: ignore[method-assign]
+    return app
+
+
+def _add_middlewares(app: FastAPI, settings: Settings, allowed_hosts: set[str] | None) -> None:
+    """Add the middlewares; the last runs first."""
     app.add_middleware(
         RequestGuard,
         token=settings.api_token.get_secret_value() if settings.api_token else None,
@@ -103,13 +110,13 @@ def create_app(
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["Authorization", "Content-Type"],
-        expose_headers=["ETag", "Retry-After"],
+        expose_headers=["ETag", "Retry-After", "Warning"],
+        allow_private_network=True,
     )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(MetricsMiddleware)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return app
 
 
 async def _index() -> FileResponse:
@@ -132,18 +139,8 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     """Answer with the first mistake of a request that does not match its schema."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:])
-    got = "nothing" if first["type"] == "missing" else _brief(first.get("input"))
-    expected = first["msg"] if field or got != "nothing" else "expected a JSON object"
-    return _error_response(answers.invalid(field or "the body", expected, got))
-
-
-def _brief(value: Any) -> str:
-    """Return what came, as far as a message may repeat it: no long text, and no image."""
-    if isinstance(value, str) and len(value) > _MAX_ECHO:
-        return f"a text of {len(value):,} characters"
-    return reprlib.repr(value)
+    content_type = request.headers.get("content-type", "")[:100]
+    return _error_response(request_error(error.errors(), content_type))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -161,7 +158,17 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     return response
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _operation_id(route: APIRoute) -> str:
+    """Return a route's operation id, which generated clients name its function by: POST
+    /api/generate/async/cancel/{task_id} is post_generate_async_cancel_by_task_id.
+    """
+    method = min(route.methods or {"GET"})
+    parts = route.path.removeprefix("/api").replace("-", "_").strip("/").split("/")
+    words = [part.replace("{", "by_").replace("}", "") for part in parts if part]
+    return "_".join([method.lower(), *(words or ["root"])])
+
+
+def _openapi(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     """Make the OpenAPI document. The fixed routes' part is made once, the workflows' part each
     time: a file may have been added or removed.
     """
@@ -170,9 +177,21 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, routes=app.routes, description=_DESCRIPTION
         )
     fixed = app.openapi_schema
-    paths, schemas = workflows.openapi_paths(app.state.gateway)
-    components = {**fixed["components"], "schemas": {**fixed["components"]["schemas"], **schemas}}
-    return {**fixed, "paths": {**fixed["paths"], **paths}, "components": components}
+    fixed_schemas = fixed["components"]["schemas"]
+    paths, schemas = workflows.openapi_paths(app.state.gateway, fixed_schemas)
+    document = {
+        **fixed,
+        "paths": {**fixed["paths"], **paths},
+        "components": {
+            "schemas": {**fixed_schemas, **schemas},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    if needs_token:
+        document["security"] = [{"token": []}]
+        ping = fixed["paths"]["/ping"]
+        document["paths"]["/ping"] = {"get": {**ping["get"], "security": []}}
+    return document
 
 
 def _on_stopped(task: "asyncio.Task[None]") -> None:

@@ -1,4 +1,4 @@
-"""ASGI middlewares: RequestGuard, ErrorMiddleware, MetricsMiddleware."""
+"""ASGI middlewares: RequestGuard, HeadMiddleware, ErrorMiddleware, MetricsMiddleware."""
 
 import asyncio
 import hmac
@@ -21,6 +21,11 @@ BODY_PAUSE_TIMEOUT = 20.0
 
 BODY_TIMEOUT = 120.0
 """Longest time for a whole body, in seconds."""
+
+_SINGLE_HEADERS = (b"host", b"authorization", b"origin", b"content-length")
+"""Headers that the checks read, and that may come once: of two, a proxy could check the one and
+this gateway the other.
+"""
 
 ErrorResponse = Callable[[ArtMancerError], ASGIApp]
 """Makes the response to an error."""
@@ -79,6 +84,14 @@ class RequestGuard:
 
     def _header_error(self, scope: Scope) -> ArtMancerError | None:
         """Return why a request is refused by its headers alone."""
+        names = [name for name, _ in scope["headers"]]
+        for name in _SINGLE_HEADERS:
+            if names.count(name) > 1:
+                return ArtMancerError(
+                    "invalid_request",
+                    f"There are {names.count(name)} headers {name.decode()}; expected one. Send it "
+                    "once.",
+                )
         headers = dict(scope["headers"])
         if self.token and scope["path"] != "/ping":
             value = headers.get(b"authorization", b"")
@@ -158,6 +171,35 @@ def _too_large(max_bytes: int) -> ArtMancerError:
         f"The request is over {max_bytes / 2**20:g} MB. Scale the images down, or save them as "
         "JPEG.",
     )
+
+
+class HeadMiddleware:
+    """Answers HEAD wherever GET is answered: with GET's status and headers, and no body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        answered = asyncio.Event()
+
+        async def receive_until_answered() -> Message:
+            # An event stream ends where its client disconnects, and only then.
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body"})
+                answered.set()
+
+        # A stream waits for the disconnection from this version of ASGI down.
+        asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
+        scope = {**scope, "method": "GET", "asgi": asgi}
+        await self.app(scope, receive_until_answered, send_without_body)
 
 
 class ErrorMiddleware:

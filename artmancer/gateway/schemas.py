@@ -244,6 +244,12 @@ class Accepted(BaseModel):
     message: str = "The job is stored, and waits for its turn."
 
 
+class AcceptedEdit(Accepted):
+    """An edit that runs in the background."""
+
+    ignored: list[str] = Field(description="The request's fields that have no effect.")
+
+
 class JobStatus(BaseModel):
     """A job's status and progress."""
 

@@ -423,7 +423,8 @@ def _request_model(name: str, inputs: list[Input], results: tuple[Result, ...]) 
         fields["include"] = (Annotated[list[names], spec], [])
     camel_case = "".join(part.capitalize() for part in re.split("[-_]", name))
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
-        f"{camel_case}Request",
+        # Not "Request", as the fixed routes' schemas end.
+        f"{camel_case}Inputs",
         __config__=ConfigDict(extra="forbid"),
         **fields,
     )

@@ -1,6 +1,7 @@
 """Error answers to a client: every error code, and requests that are refused."""
 
 import base64
+import gzip
 import io
 import json
 import time
@@ -65,6 +66,18 @@ def test_the_list_of_unknown_fields_is_limited(quick: Served) -> None:
     assert len(ignored) == 50 and max(map(len, ignored)) == 80
 
 
+def test_fields_without_effect_are_named_at_once(gateway: Served) -> None:
+    body = removal(sed=1, webhook="x", angle=3, **{"öl\n": 1})
+    accepted = gateway.http.post("/api/generate/async", json=body)
+    assert accepted.status_code == 202
+    assert accepted.json()["ignored"] == ["angle", "sed", "webhook", "öl\n"]
+    answer = gateway.http.post("/api/generate", json=body)
+    for response in (accepted, answer):
+        warning = response.headers["warning"]
+        assert warning.startswith('299 - "without effect: angle, sed, webhook, ')
+    assert "warning" not in gateway.http.post("/api/generate", json=removal()).headers
+
+
 def test_a_missing_field_is_named(gateway: Served) -> None:
     answer = gateway.http.post("/api/generate", json={"prompt": "x"})
     assert error(answer) == (422, "invalid_request")
@@ -90,10 +103,53 @@ def test_a_body_that_is_no_json_object_is_refused(gateway: Served, body: bytes) 
         assert error(answer) == (422, "invalid_request")
 
 
-def test_the_error_of_an_empty_body_names_the_expected_body(gateway: Served) -> None:
-    answer = gateway.http.post("/api/generate")
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "There is no body; expected a JSON object."),
+        (b'{"prompt": "x', "The body is not JSON: it ends too early."),
+        (b'\xef\xbb\xbf{"prompt": 1}', "The body is not JSON: it begins with a byte order mark."),
+        ('{"prompt": 1}'.encode("utf-16"), "The body is not JSON: it is in UTF-16."),
+        ('{"prompt": 1}'.encode("utf-16-le"), "The body is not JSON: it is in UTF-16."),
+        (gzip.compress(b"{}", mtime=0), "The body is not JSON: it is compressed with gzip."),
+        (b'{"image": "\\ud800"}', "The body is not JSON: a character in it is not valid."),
+        (b'{"image": "\xe4"}', "The body is not JSON: a character in it is not valid."),
+        (b'{"image" 1}', "The body is not JSON: there is a mistake in line 1, column 10."),
+        (b"[1]", "body: expected a JSON object; got [1]."),
+        (b"{}", "The field 'IMAGE' is missing. Send it."),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said_in_a_sentence(
+    gateway: Served, body: bytes, sentence: str
+) -> None:
+    paths = {"/api/image-utils/remove-background": "image", "/api/workflows/white-balance": "image"}
+    for path, field in paths.items():
+        answer = gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+        assert error(answer) == (422, "invalid_request")
+        assert answer.json()["detail"].startswith(sentence.replace("IMAGE", field)), path
+        named = field if "missing" in sentence else "body"
+        assert answer.json()["details"]["field"] == named
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"width": 1}, "width: expected a number of at least 256; got 1."),
+        ({"width": 300.5}, "width: expected a whole number; got 300.5."),
+        ({"seed": "x"}, "seed: expected a whole number; got 'x'."),
+        ({"prompt": "x" * 5000}, "prompt: expected at most 4,000 characters; got a text of 5,000 "),
+        ({"prompt": None}, "prompt: expected a text; got None."),
+        ({"enable_debug": "maybe"}, "enable_debug: expected true or false; got 'maybe'."),
+        ({"mask_tool_type": "x"}, "mask_tool_type: expected 'brush' or 'box'; got 'x'."),
+        ({"conditional_images": ["x"] * 5}, "conditional_images: expected at most 4 items; got ["),
+    ],
+)
+def test_a_wrong_value_is_said_in_a_sentence(
+    gateway: Served, change: dict[str, Any], sentence: str
+) -> None:
+    answer = gateway.http.post("/api/generate", json=removal(**change))
     assert error(answer) == (422, "invalid_request")
-    assert "the body: expected a JSON object; got nothing" in answer.json()["detail"]
+    assert answer.json()["detail"].startswith(sentence)
 
 
 @pytest.mark.parametrize(

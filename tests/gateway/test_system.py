@@ -2,6 +2,7 @@
 
 import io
 import re
+import socket
 import zipfile
 from pathlib import Path
 
@@ -47,6 +48,63 @@ def test_only_pages_of_allowed_origins_may_call_the_gateway(quick: Served) -> No
     )
     assert error(answer) == (401, "unauthorized")
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_private_network_preflight_of_an_allowed_origin_is_granted(quick: Served) -> None:
+    for origin, status in (("http://localhost:3000", 200), ("http://evil.example", 400)):
+        headers = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-private-network": "true",
+        }
+        answer = quick.http.options("/api/generate", headers=headers)
+        assert answer.status_code == status
+        assert (answer.headers.get("access-control-allow-origin") == origin) == (status == 200)
+        if status == 200:
+            assert answer.headers["access-control-allow-private-network"] == "true"
+
+
+def test_head_is_answered_wherever_get_is(gateway: Served) -> None:
+    job_id = gateway.submit(seed=41)
+    gateway.ended(job_id)
+    for path in (
+        *("/", "/ping", "/api/", "/api/health", "/openapi.json", "/docs", "/page/job.js"),
+        f"/api/generate/status/{job_id}",
+        f"/api/generate/result-image/{job_id}",
+        "/api/generate/status/unknown",
+    ):
+        head, get = gateway.http.head(path), gateway.http.get(path)
+        assert head.status_code == get.status_code, path
+        assert head.headers["content-type"] == get.headers["content-type"], path
+        assert head.content == b""
+    assert gateway.http.head("/api/generate").status_code == 405
+    # A stream without an end is answered at once, too.
+    running = gateway.submit(prompt="hold")
+    head = gateway.http.head(f"/api/generate/stream/{running}")
+    assert head.headers["content-type"].startswith("text/event-stream")
+    gateway.http.post(f"/api/generate/async/cancel/{running}")
+
+
+@pytest.mark.parametrize("name", ["Host", "Authorization", "Origin", "Content-Length"])
+def test_a_header_that_comes_twice_is_refused(fake: FakeHost, tmp_path: Path, name: str) -> None:
+    """Expect that no proxy checks one of two Host headers while the gateway reads the other."""
+    with Served(settings(tmp_path, comfyui_url=fake.url, api_token="x")) as served:
+        first, second = {
+            "Host": ("127.0.0.1", "evil.example"),
+            "Authorization": ("Bearer y", "Bearer x"),
+            "Origin": ("http://localhost:3000", "http://evil.example"),
+            "Content-Length": ("2", "3"),
+        }[name]
+        headers = {"Host": "127.0.0.1", "Authorization": "Bearer x"}
+        headers.pop(name, None)
+        lines = [f"{key}: {value}" for key, value in headers.items()]
+        lines += [f"{name}: {first}", f"{name}: {second}", "Connection: close"]
+        port = int(served.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            request = "\r\n".join(["GET /api/health HTTP/1.1", *lines, "", ""])
+            connection.sendall(request.encode())
+            answer = connection.makefile("rb").readline().decode()
+        assert answer.split()[1] in ("400", "422"), answer
 
 
 def test_a_gateway_serves_only_the_routes_of_its_role(fake: FakeHost, tmp_path: Path) -> None:

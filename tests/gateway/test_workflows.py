@@ -1,6 +1,7 @@
 """/api/workflows: graphs as endpoints, and graphs that are not served."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,57 @@ def test_a_graph_that_is_added_to_the_folder_is_served_at_once(
         assert answer.status_code == 200
         (folder / "warm.json").unlink()
         assert error(served.http.post("/api/workflows/warm", json={})) == (404, "not_found")
+
+
+def test_the_openapi_document_describes_every_route_and_workflow_by_itself(
+    fake: FakeHost, tmp_path: Path
+) -> None:
+    folder = tmp_path / "graphs"
+    shutil.copytree(GRAPHS, folder)
+    # Two names that generated clients would give one class; and inputs of their own.
+    text = (GRAPHS / "white-balance.json").read_text()
+    (folder / "a-b.json").write_text(text.replace('"temperature"', '"warmth"', 1))
+    (folder / "a_b.json").write_text(text.replace('"temperature"', '"coolness"', 1))
+    (folder / "generate_request.json").write_text(text)
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
+        document = served.connected().http.get("/openapi.json").json()
+    components = document["components"]["schemas"]
+
+    def body(path: str) -> dict[str, Any]:
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        reference = content["application/json"]["schema"]["$ref"]
+        return dict(components[reference.rpartition("/")[2]]["properties"])
+
+    # The limits of API.md's table; the workflow of the same name has others.
+    assert {"input_image", "conditional_images", "enable_debug"} <= body("/api/generate").keys()
+    width = next(kind for kind in body("/api/generate")["width"]["anyOf"] if "minimum" in kind)
+    assert (width["minimum"], width["maximum"]) == (256, 2048)
+    assert "max_megapixels" in body("/api/workflows/generate")
+    assert {"image", "points", "bbox"} <= body("/api/smart-mask").keys()
+    assert "warmth" in body("/api/workflows/a-b") and "coolness" in body("/api/workflows/a_b")
+    folded = [name.lower() for name in components]
+    assert len(set(folded)) == len(folded)
+    references = set(re.findall(r'"#/components/schemas/([^"]*)"', json.dumps(document)))
+    assert references <= components.keys()
+    operations = [
+        operation["operationId"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    ]
+    assert len(set(operations)) == len(operations)
+    assert {"post_generate", "get_generate_status_by_task_id"} <= set(operations)
+
+
+def test_the_openapi_document_says_that_a_token_is_needed(fake: FakeHost, tmp_path: Path) -> None:
+    for token, security in ((None, None), ("x", [{"token": []}])):
+        more = {"api_token": token} if token else {}
+        data = tmp_path / str(token)
+        with Served(settings(data, comfyui_url=fake.url, **more)) as served:
+            headers = {"Authorization": f"Bearer {token}"}
+            document = served.http.get("/openapi.json", headers=headers).json()
+        assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+        assert document.get("security") == security
+        assert document["paths"]["/ping"]["get"].get("security") == ([] if token else None)
 
 
 @pytest.mark.parametrize(

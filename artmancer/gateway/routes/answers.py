@@ -1,8 +1,9 @@
 """Responses that routes share: JSON with images, job status, event streams, files and errors."""
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from ...errors import CODES, ArtMancerError
+from ...errors import CODES
 from .. import schemas
 from ..jobs import Job, check_done
 from ..service import Gateway
@@ -81,12 +82,6 @@ PNG_RESPONSES: dict[int | str, dict[str, Any]] = {
 """Responses of a route that returns an image file."""
 
 
-def invalid(field: str, expected: str, got: str) -> ArtMancerError:
-    """Make the error for a mistake in one field of a request."""
-    details = {"field": field, "expected": expected, "got": got}
-    return ArtMancerError("invalid_request", f"{field}: {expected}; got {got}.", details)
-
-
 def json_response(model: BaseModel) -> Response:
     """Return a model as JSON. It is not validated a second time: it may hold large images."""
     return Response(to_json(model, by_alias=True), media_type="application/json")
@@ -111,6 +106,15 @@ def json_response_with_image(model: schemas.GenerateAnswer, image: Path) -> Resp
     return StreamingResponse(
         body(), headers={"Content-Length": str(length)}, media_type="application/json"
     )
+
+
+def warn_of_ignored(response: Response, fields: Sequence[str]) -> None:
+    """Name a request's fields that have no effect in the response's header Warning (RFC 7234)."""
+    if fields:
+        # A header holds visible ASCII; a field's name may hold anything.
+        names = ", ".join(field.encode("ascii", "backslashreplace").decode() for field in fields)
+        text = re.sub(r'[^ -~]|["\\]', "?", f"without effect: {names}")
+        response.headers["Warning"] = f'299 - "{text}"'
 
 
 def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from ..request_errors import not_json
 from ..service import Gateway
 
 # FastAPI runs a dependency that is a plain function in a thread. These are coroutines, which
@@ -33,10 +34,11 @@ ClientAddress = Annotated[str, Depends(_client_address)]
 
 class _FastJsonRequest(Request):
     async def json(self) -> Any:
+        body = await self.body()
         try:
-            return from_json(await self.body())
+            return from_json(body)
         except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
+            raise json.JSONDecodeError(not_json(body, str(error)), "", 0) from None
 
 
 class FastJsonRoute(APIRoute):

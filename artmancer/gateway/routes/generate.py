@@ -63,15 +63,23 @@ async def generate(
 ) -> Response:
     """Edit a photo, and wait for the result."""
     job = await gateway.finish(await _submit(gateway, request, client))
-    return answers.json_response_with_image(*await _result(gateway, job))
+    response = answers.json_response_with_image(*await _result(gateway, job))
+    answers.warn_of_ignored(response, _ignored_fields(request))
+    return response
 
 
 @router.post("/async", status_code=202, responses=answers.RUN_RESPONSES)
 async def generate_async(
-    request: GenerateRequest, gateway: GatewayDependency, client: ClientAddress
-) -> schemas.Accepted:
+    request: GenerateRequest,
+    gateway: GatewayDependency,
+    client: ClientAddress,
+    response: Response,
+) -> schemas.AcceptedEdit:
     """Edit a photo in the background."""
-    return schemas.Accepted(task_id=(await _submit(gateway, request, client)).id)
+    job = await _submit(gateway, request, client)
+    ignored = _ignored_fields(request)
+    answers.warn_of_ignored(response, ignored)
+    return schemas.AcceptedEdit(task_id=job.id, ignored=ignored)
 
 
 @router.get("/status/{task_id}", responses=answers.error_responses("not_found"))

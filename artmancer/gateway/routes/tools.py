@@ -8,7 +8,7 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 
 from ... import __version__
 from ...errors import ArtMancerError
-from .. import schemas
+from .. import request_errors, schemas
 from ..jobs import LIGHT, Job
 from ..schemas import ExtractObjectRequest, RemoveBackgroundRequest, ShadowRequest, SmartMaskRequest
 from ..service import Gateway, file_base64
@@ -196,13 +196,13 @@ async def _smart_mask(
 ) -> schemas.SmartMaskAnswer:
     """Run the workflow smart-mask."""
     if request.request_id is not None and not _is_uuid(request.request_id):
-        raise answers.invalid("request_id", "expected a UUID in lower case", "another text")
+        raise request_errors.invalid("request_id", "expected a UUID in lower case", "another text")
     if request.image is not None:
         image = await gateway.keep("image", request.image)
     elif request.image_id is not None:
         image = (await gateway.uploads.path(request.image_id)).name
     else:
-        raise answers.invalid(
+        raise request_errors.invalid(
             "image",
             "expected an image, or the image_id of an image that was sent before",
             "neither",
@@ -261,7 +261,7 @@ def _checked_choice(gateway: Gateway, workflow: str, name: str, value: str | Non
     """
     choices = gateway.workflows.get(workflow).inputs[name].settings["choices"].splitlines()
     if value is not None and value not in choices:
-        raise answers.invalid(name, f"expected one of {', '.join(choices)}", f"'{value}'")
+        raise request_errors.invalid(name, f"expected one of {', '.join(choices)}", f"'{value}'")
     return value
 
 

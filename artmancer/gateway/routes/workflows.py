@@ -1,5 +1,6 @@
 """/api/workflows and /api/jobs: every workflow as an endpoint, and all jobs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -7,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from ...errors import ArtMancerError
-from .. import schemas
+from .. import request_errors, schemas
 from ..jobs import Job, check_done
 from ..service import Gateway
 from ..workflows import Workflow
@@ -77,30 +78,60 @@ async def cancel(job_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
     return await answers.cancel_job(gateway, job_id)
 
 
-def openapi_paths(gateway: Gateway) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the OpenAPI paths of all served workflows, and the schemas that they use."""
+def openapi_paths(
+    gateway: Gateway, fixed_schemas: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the OpenAPI paths of all served workflows, and the schemas that they use.
+
+    Parameters
+    ----------
+    fixed_schemas : names of the fixed routes' schemas, which no workflow's schema may replace
+    """
     paths: dict[str, Any] = {}
-    components: dict[str, Any] = {}
+    # No fixed route answers with it.
+    components: dict[str, Any] = {"Accepted": schemas.Accepted.model_json_schema()}
+    # Generated clients fold the names of classes: two that differ in case only would be one.
+    taken = {name.lower() for name in (*fixed_schemas, *components)}
     for name, workflow in gateway.workflows:
         if isinstance(workflow, ArtMancerError) or gateway.refusal_reason(workflow):
             continue
-        schema = workflow.model.model_json_schema(ref_template="#/components/schemas/{model}")
+        model = _unique_name(workflow.model.__name__, taken)
+        schema = workflow.model.model_json_schema(
+            ref_template=f"#/components/schemas/{model}{{model}}"
+        )
         definitions = schema.pop("$defs", {})
-        components |= {workflow.model.__name__: schema, **definitions}
+        components[model] = {**schema, "title": model}
+        components |= {f"{model}{part}": schema for part, schema in definitions.items()}
         done = {"description": "Done.", **_json_content("WorkflowAnswer")}
         accepted = {"description": "Accepted.", **_json_content("Accepted")}
         title = workflow.title.capitalize()
-        paths[f"/api/workflows/{name}"] = _operation(workflow, f"run_{name}", title, {"200": done})
+        paths[f"/api/workflows/{name}"] = _operation(f"run{model}", model, title, {"200": done})
         paths[f"/api/workflows/{name}/async"] = _operation(
-            workflow, f"run_{name}_async", f"{title}, in the background", {"202": accepted}
+            f"queue{model}", model, f"{title}, in the background", {"202": accepted}
         )
     return paths, components
 
 
+def _unique_name(name: str, taken: set[str]) -> str:
+    """Return a name for a schema, with a number where the name is taken, and add it to `taken`."""
+    unique, number = name, 1
+    while unique.lower() in taken:
+        number += 1
+        unique = f"{name}{number}"
+    taken.add(unique.lower())
+    return unique
+
+
 def _operation(
-    workflow: Workflow, operation_id: str, summary: str, success: dict[str, Any]
+    operation_id: str, model: str, summary: str, success: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the OpenAPI path item of a workflow; `success`: the response that is no error."""
+    """Return the OpenAPI path item of a workflow.
+
+    Parameters
+    ----------
+    model : name of its request's schema
+    success : the response that is no error
+    """
     errors = {
         str(code): {"description": response["description"], **_json_content("Failure")}
         for code, response in answers.RUN_RESPONSES.items()
@@ -110,7 +141,7 @@ def _operation(
             "tags": ["workflows"],
             "summary": summary,
             "operationId": operation_id,
-            "requestBody": {"required": True, **_json_content(workflow.model.__name__)},
+            "requestBody": {"required": True, **_json_content(model)},
             "responses": {**success, **errors},
         }
     }
@@ -143,18 +174,21 @@ async def _submit(gateway: Gateway, name: str, request: Request, client: str) ->
             "not_found", f"The workflow '{name}' is not served: {gateway.refusal_reason(workflow)}"
         )
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise answers.invalid(
-            "the body", "expected the Content-Type application/json", content_type or "none"
-        )
+    body = await request.body()
     try:
-        values = workflow.model.model_validate_json(await request.body()).model_dump()
+        if content_type != "application/json" or not body:
+            kind = "bytes" if body else "missing"
+            raise RequestValidationError([{"type": kind, "loc": ("body",), "input": body}])
+        values = workflow.model.model_validate_json(body).model_dump()
     except ValidationError as error:
         # In FastAPI's own errors a location begins with "body" or "query".
-        mistakes = [
+        mistakes: list[dict[str, Any]] = [
             {**mistake, "loc": ("body", *mistake["loc"])}
             for mistake in error.errors(include_url=False)
         ]
+        for mistake in mistakes:
+            if mistake["type"] == "json_invalid":
+                mistake["ctx"] = {"error": request_errors.not_json(body, mistake["msg"])}
         raise RequestValidationError(mistakes) from None
     include = values.pop("include", [])
     parameters = {}

@@ -78,11 +78,11 @@ def _describe(path: Path, kind: str) -> FoundModel:
         "resolution": checkpoint.resolution,
         "prompt": checkpoint.prompt,
     }
-    note = ", ".join(f"{name} {value}" for name, value in metadata.items() if value)
+    parts = [f"{name} {value}" for name, value in metadata.items() if value]
     choice = recipes.choose(None, checkpoint.recipe, path.name)
     if choice.reason == "file name":
-        note = f"recipe {choice.name} by its {choice.reason}{f', {note}' if note else ''}"
-    return FoundModel(kind, path, note)
+        parts.insert(0, f"recipe {choice.name} by its file name")
+    return FoundModel(kind, path, ", ".join(parts))
 
 
 def base_folders() -> list[Path]:

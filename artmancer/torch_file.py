@@ -72,6 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path.stat().st_size)
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise ValueError(f"it is not a zip archive, or it is incomplete: {error}") from error
     except (pickle.UnpicklingError, RecursionError, MemoryError) as error:

@@ -91,6 +91,7 @@ def create_app(
         app.mount("/page", StaticFiles(directory=PAGE))
     _add_middlewares(app, settings, allowed_hosts)
     needs_token = settings.api_token is not None
+    # FastAPI's documented way to extend the document.
     app.openapi = lambda: _openapi(app, needs_token)  # type: ignore[method-assign]
     return app
 

@@ -186,7 +186,6 @@ class HeadMiddleware:
         answered = asyncio.Event()
 
         async def receive_until_answered() -> Message:
-            # An event stream ends where its client disconnects, and only then.
             await answered.wait()
             return {"type": "http.disconnect"}
 
@@ -196,7 +195,8 @@ class HeadMiddleware:
                 await send({"type": "http.response.body"})
                 answered.set()
 
-        # A stream waits for the disconnection from this version of ASGI down.
+        # With this version of ASGI, a stream ends when its client disconnects; with newer ones,
+        # when sending fails.
         asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
         scope = {**scope, "method": "GET", "asgi": asgi}
         await self.app(scope, receive_until_answered, send_without_body)

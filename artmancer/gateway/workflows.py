@@ -422,8 +422,9 @@ def _request_model(name: str, inputs: list[Input], results: tuple[Result, ...]) 
         names = Literal[optional]  # type: ignore[valid-type]
         fields["include"] = (Annotated[list[names], spec], [])
     camel_case = "".join(part.capitalize() for part in re.split("[-_]", name))
+    # The stub of create_model knows no fields from a dictionary.
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
-        # Not "Request", as the fixed routes' schemas end.
+        # The fixed routes' schemas end in Request.
         f"{camel_case}Inputs",
         __config__=ConfigDict(extra="forbid"),
         **fields,

@@ -151,6 +151,25 @@ def test_cancelling_a_job_while_it_is_submitted_frees_the_lane(tmp_path: Path) -
     play(tmp_path, act)
 
 
+def test_a_job_that_is_cancelled_while_the_answer_to_its_submission_is_lost_does_not_run(
+    tmp_path: Path,
+) -> None:
+    """Expect a cancel after the loss, too: the first one may have come before the run."""
+
+    async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
+        async def accept_and_lose(run: Run) -> None:
+            await gateway.jobs.cancel(run.id)
+            runner.cancelled.clear()
+            raise RunLost
+
+        runner.on_submit = accept_and_lose
+        job = await submit(gateway)
+        await until(lambda: runner.cancelled == [job.id])
+        assert job.state == "cancelled"
+
+    play(tmp_path, act)
+
+
 def test_a_job_that_is_cancelled_during_the_search_for_its_run_stays_cancelled(
     tmp_path: Path,
 ) -> None:

@@ -14,6 +14,7 @@ folder, weights_file, lora_folder = map(Path, sys.argv[1:])
 sys.argv = [sys.argv[0], "--cpu"]
 sys.path.insert(0, str(folder))
 
+# ComfyUI is found through this path, and reads its options at import.
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()

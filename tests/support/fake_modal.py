@@ -228,7 +228,8 @@ class StandIn:
         await asyncio.to_thread(self.board.cancel, call_id)
 
     async def load(self, lane: str) -> tuple[int, int]:
-        return tuple(await asyncio.to_thread(self.board.load, lane))  # type: ignore[return-value]
+        waiting, running = await asyncio.to_thread(self.board.load, lane)
+        return waiting, running
 
     async def free(self, lane: str) -> int:
         self.frees += 1
@@ -349,6 +350,7 @@ async def work(
     Client.register("board")
     manager = Client(("127.0.0.1", port), AUTH_KEY)
     manager.connect()
+    # `register` adds this method.
     remote = StandIn(manager.board(), results)  # type: ignore[attr-defined]
     name = str(os.getpid())
     dead = asyncio.Event()
@@ -358,6 +360,7 @@ async def work(
 
     comfyui_port = free_port()
     worker = Worker(
+        # A process's arguments are plain strings.
         lane,  # type: ignore[arg-type]
         remote,
         [part.format(port=comfyui_port, folder=folder) for part in command],

@@ -64,7 +64,7 @@ async def generate(
     """Edit a photo, and wait for the result."""
     job = await gateway.finish(await _submit(gateway, request, client))
     response = answers.json_response_with_image(*await _result(gateway, job))
-    answers.warn_of_ignored(response, _ignored_fields(request))
+    answers.warn_of_ignored(response, job.record.context["parameters"]["ignored"])
     return response
 
 
@@ -77,7 +77,7 @@ async def generate_async(
 ) -> schemas.AcceptedEdit:
     """Edit a photo in the background."""
     job = await _submit(gateway, request, client)
-    ignored = _ignored_fields(request)
+    ignored = job.record.context["parameters"]["ignored"]
     answers.warn_of_ignored(response, ignored)
     return schemas.AcceptedEdit(task_id=job.id, ignored=ignored)
 

@@ -43,6 +43,27 @@ def settle(page: Any) -> None:
     page.evaluate(SETTLED)
 
 
+WAIT_UNTIL = """async ([condition, timeout]) => {
+  const ask = eval(condition);
+  const end = performance.now() + timeout;
+  while (performance.now() < end) {
+    const value = await ask();
+    if (value) return value;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`waited in vain until ${condition}`);
+}"""
+
+
+def wait_until(page: Any, condition: str) -> Any:
+    """Wait until the promise of a JavaScript function gives a true value, and return that.
+
+    Playwright's `wait_for_function` does not wait for a promise: it takes the promise itself for
+    the value, and that is always true.
+    """
+    return page.evaluate(WAIT_UNTIL, [condition, TIMEOUT_MS])
+
+
 def open_editor(browser: Any, comfyui: ComfyUI, **options: Any) -> Any:
     """Open ComfyUI's editor in a page of its own, with an empty graph drawn on the canvas."""
     page = browser.new_page(viewport={"width": 1800, "height": 1000}, **options)

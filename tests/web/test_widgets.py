@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.comfyui import ComfyUI
-from support.editor import READY, open_editor, settle
+from support.editor import READY, open_editor, settle, wait_until
 from support.paths import EXAMPLES, ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -139,7 +139,7 @@ ComfyUI would show the result in a node with the same id in the graph of the nex
 
 def wait_for_runs(page: Any) -> None:
     """Wait until ComfyUI has run everything and the page has shown it."""
-    page.wait_for_function(NO_RUN)
+    wait_until(page, NO_RUN)
     settle(page)
 
 
@@ -418,7 +418,7 @@ def test_an_empty_queue_before_its_own_run_does_not_end_the_run(
         f"{PICK}.widgets.find((widget) => widget.name === 'prompt').value = {OUT_OF_RANGE}"
     )
     own_picker.press("c")
-    page.wait_for_function(WAITING_JOB)
+    wait_until(page, WAITING_JOB)
     settle(page)
     # ComfyUI's report of the end of an earlier job may arrive after this job was queued.
     page.evaluate(
@@ -446,7 +446,7 @@ def test_a_run_that_is_removed_from_the_queue_ends(own_picker: Picker, tmp_path:
     page.evaluate(QUEUE_HOLD, str(tmp_path / "released"))
     own_picker.record_texts()
     own_picker.click(270, 60)
-    job = page.wait_for_function(WAITING_JOB).json_value()
+    job = wait_until(page, WAITING_JOB)
     page.evaluate("(id) => window.comfyAPI.api.api.deleteItem('queue', id)", job)
     (tmp_path / "released").touch()
     own_picker.wait_for_end()

@@ -296,20 +296,25 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    opaque = image[..., 3] if image.shape[-1] == 4 else image.new_ones(image.shape[:3])
-    image, mask = image[..., :3], opaque if mask is None else mask
+    opaque = image[..., 3] if image.shape[-1] == 4 else None
+    image = image[..., :3]
+    if mask is None:
+        mask = image.new_ones(image.shape[:3]) if opaque is None else opaque
     check_image(image, "reference")
     check_mask(mask, image, "reference")
-    image, mask, opaque = (tensor.to("cpu", torch.float32) for tensor in (image, mask, opaque))
-    mask = torch.minimum(mask, opaque)
+    image, mask = image.to("cpu", torch.float32), mask.to("cpu", torch.float32)
+    whole = image
+    if opaque is not None:
+        opaque = opaque.to("cpu", torch.float32)
+        mask = torch.minimum(mask, opaque)
+        # Transparent pixels of an image file hold any color.
+        whole = torch.lerp(torch.ones(()), image, opaque.clamp(0, 1).unsqueeze(-1))
     if len(image) > 1:
         raise ArtMancerError(
             "invalid_request", f"The reference holds {len(image)} images; expected one."
         )
     check_finite(image, "reference")
     box = bounds(mask[0], "The mask of the reference")
-    # Transparent pixels of an image file hold any color.
-    whole = torch.lerp(torch.ones(()), image, opaque.clamp(0, 1).unsqueeze(-1))
     return Reference(
         box.view(image[0]).unsqueeze(0), box.view(mask[0]).unsqueeze(0).clamp(0, 1), whole
     )

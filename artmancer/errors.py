@@ -64,6 +64,9 @@ CODES = {
         507,
     ),
     # jobs and the gateway
+    "storage_full": ErrorCode(
+        "the gateway's disk is full", "Free space on the disk that the message names.", 507
+    ),
     "not_found": ErrorCode("nothing has this name or id", "Check the name or id.", 404),
     "not_finished": ErrorCode(
         "the job has no result yet", "Request the status until the job is done.", 409

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from ..endpoint_protocol import UPLOAD_FOLDER
 from ..errors import ArtMancerError
 from .comfy_errors import failure, refusal, unavailable, without_paths
 from .runner import ComfyStatus, NodeType, Outputs, Run, RunLost, Step
-from .workflow_safety import reads_files
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ _HEARTBEAT = 40.0
 
 _CHECK_SECONDS = 4.0
 """Seconds between two checks for runs that ended without an event."""
+
+_SILENT_SECONDS = 9.0
+"""Seconds without any answer or event after which ComfyUI counts as down, although it is still
+connected: it hangs, or a node blocks it. Its runs go on, and its next answer makes it up again.
+"""
 
 _STATUS_CHECKS = 3
 """Checks between two requests for ComfyUI's state."""
@@ -108,6 +113,7 @@ class ComfyRunner:
         self._nodes: dict[str, NodeType] = {}
         self._info: dict[str, Any] = {}
         self._reason = "ComfyUI has not answered yet."
+        self._last_heard = time.monotonic()
 
     async def connect(self) -> None:
         try:
@@ -132,6 +138,7 @@ class ComfyRunner:
             checking = asyncio.create_task(self._keep_checking(socket))
             try:
                 async for message in socket:
+                    self._last_heard = time.monotonic()
                     if message.type == aiohttp.WSMsgType.TEXT:
                         self._on_event(message.data)
                     elif message.type == aiohttp.WSMsgType.BINARY:
@@ -143,8 +150,11 @@ class ComfyRunner:
         await self._connected.wait()
 
     def status(self) -> ComfyStatus:
-        up = self._connected.is_set()
-        return ComfyStatus(up, None if up else self._reason, self._info, self._nodes)
+        reason = None if self._connected.is_set() else self._reason
+        silent = time.monotonic() - self._last_heard
+        if reason is None and silent > _SILENT_SECONDS:
+            reason = f"ComfyUI has answered nothing for {silent:.0f} s."
+        return ComfyStatus(reason is None, reason, self._info, self._nodes)
 
     async def submit(self, run: Run) -> None:
         with self._tracked(run) as state:
@@ -243,7 +253,9 @@ class ComfyRunner:
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
         async with self._http.get(self.url + path, params=params, raise_for_status=True) as answer:
-            return await answer.read()
+            body = await answer.read()
+            self._last_heard = time.monotonic()
+            return body
 
     async def _get_json(self, path: str) -> Any:
         return json.loads(await self._get(path))
@@ -251,16 +263,15 @@ class ComfyRunner:
     async def _post(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Return the status, which may be an error's, and the body of the answer."""
         async with self._http.post(self.url + path, json=body) as answer:
-            return answer.status, await answer.read()
+            data = await answer.read()
+            self._last_heard = time.monotonic()
+            return answer.status, data
 
     async def _on_connect(self) -> None:
         """Read what this ComfyUI is and has; it may be another one than before."""
         self._uploaded.clear()
         nodes = await self._get_json("/object_info")
-        self._nodes = {
-            name: NodeType(reads_files(name, info), tuple(map(str, info["output"])))
-            for name, info in nodes.items()
-        }
+        self._nodes = {name: NodeType.from_info(info) for name, info in nodes.items()}
         await self._update_info()
         logger.info("Ready: ComfyUI %s answers at %s", self._info.get("comfyui_version"), self.url)
         self._connected.set()

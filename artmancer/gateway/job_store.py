@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
+import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class LocalJob(Job):
     number : position in the order of arrival
     attempts : how often it has started to run
     counted : the present run is among the attempts
-    deadline : time at which the present run has timed out, seconds since the epoch
+    deadline : time at which the present run has timed out, by time.monotonic
+    arrived : when this process got it, by time.monotonic
     """
 
     graph: dict[str, Any]
@@ -48,6 +50,7 @@ class LocalJob(Job):
     attempts: int = 0
     counted: bool = False
     deadline: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
 
 class JobStore:
@@ -131,6 +134,14 @@ class JobStore:
             f"DELETE FROM jobs WHERE state IN {ENDED} AND finished < ? RETURNING id", (before,)
         )
         return [job_id for (job_id,) in rows.fetchall()]
+
+    def move_times(self, seconds: float) -> None:
+        """Add seconds to all stored times, after the clock was set."""
+        self._db.execute(
+            "UPDATE jobs SET created = created + ?1, started = started + ?1, "
+            "finished = finished + ?1",
+            (seconds,),
+        )
 
     def _select(self, condition: str, *values: Any) -> list[LocalJob]:
         rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs {condition}", values)

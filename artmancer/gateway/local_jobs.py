@@ -15,6 +15,7 @@ from ..errors import ArtMancerError
 from . import logs, metrics
 from .comfy_runner import ComfyRunner
 from .debug_sessions import DebugSessions
+from .disk import disk_errors
 from .fair_queue import FairQueue
 from .job_store import JobStore, LocalJob
 from .jobs import (
@@ -30,8 +31,8 @@ from .jobs import (
     unknown_job,
 )
 from .limits import check_new_id, check_queue
-from .results import ResultFolder
-from .runner import ComfyStatus, Run, RunLost, Runner, Step
+from .results import RESULTS, ResultFolder
+from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
 
@@ -46,7 +47,13 @@ _RETRY_SECONDS = 0.1
 """Pause after a submission that did not reach ComfyUI."""
 
 _WATCH_SECONDS = 1.0
-"""Seconds between two looks for timeouts."""
+"""Seconds between two looks for timeouts, changes of the clock and unsaved ends of jobs."""
+
+_WRITE_PATIENCE = 60.0
+"""Seconds for which results are kept in memory and written again while the disk refuses them."""
+
+_CLOCK_TOLERANCE = 2.0
+"""Seconds by which the wall clock may drift before the stored times are moved."""
 
 _TIDY_SECONDS = 300.0
 """Seconds between two removals of old files."""
@@ -118,7 +125,7 @@ class LocalJobs:
         self._uploads = uploads
         self._debug_sessions = debug_sessions
         self._store = JobStore(settings.data)
-        self._results = ResultFolder(settings.data / "results")
+        self._results = ResultFolder(settings.data / RESULTS)
         self._results.remove_orphans(self._store.ids())
         runners = runners or self._comfy_runners()
         self.lanes: dict[LaneName, Lane] = {
@@ -126,6 +133,8 @@ class LocalJobs:
             LIGHT: Lane(runners[LIGHT], settings.light_timeout, urgent=True),
         }
         self._unfinished: dict[str, LocalJob] = {}
+        self._unsaved: dict[str, LocalJob] = {}  # ended, but the disk refused to store it
+        self._clock_offset = time.time() - time.monotonic()
         self._sent: set[str] = set()  # ids that a ComfyUI may have
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._waiters: dict[str, asyncio.Event] = {}
@@ -157,7 +166,8 @@ class LocalJobs:
         check_queue(len(waiting), from_client, self._settings)
         check_new_id(self._store.get(record.id) is not None)
         job = LocalJob(record=record, graph=graph)
-        self._store.add(job)
+        with disk_errors(self._settings.data):
+            self._store.add(job)
         self._unfinished[job.id] = job
         lane.put(job)
         logs.log_event(logger, "job accepted", job=job.id, workflow=job.workflow, lane=record.lane)
@@ -167,13 +177,18 @@ class LocalJobs:
         return self._get(job_id)
 
     def _get(self, job_id: str) -> LocalJob:
-        job = self._unfinished.get(job_id) or self._store.get(job_id)
+        job = self._unfinished.get(job_id) or self._unsaved.get(job_id) or self._store.get(job_id)
         if job is None:
             raise unknown_job(self._settings.result_hours)
         return job
 
     async def result_paths(self, job: Job, name: str) -> list[Path]:
-        return self._results.paths(job, name)
+        paths = self._results.paths(job, name)
+        if not all(path.is_file() for path in paths):
+            raise ArtMancerError(
+                "not_found", "The result of this job is not kept any more. Send the job again."
+            )
+        return paths
 
     def comfy_status(self, lane: LaneName) -> ComfyStatus:
         return self.lanes[lane].runner.status()
@@ -235,10 +250,11 @@ class LocalJobs:
         connections = [runner.connect() for runner in self._runners()]
         lanes = [self._serve(lane) for lane in self.lanes.values()]
         try:
-            await asyncio.gather(self._watch_timeouts(), self._keep_tidy(), *lanes, *connections)
+            await asyncio.gather(self._watch(), self._keep_tidy(), *lanes, *connections)
         finally:
             for task in self._tasks:
                 task.cancel()
+            self._save_ends()
             self._store.close()
 
     async def _serve(self, lane: Lane) -> None:
@@ -257,7 +273,7 @@ class LocalJobs:
     async def _submit(self, lane: Lane, job: LocalJob) -> None:
         """Submit a job to ComfyUI, unless it has it from before."""
         try:
-            run = await self._run_of(lane, job)
+            run = self._run_of(lane, job)
             if not (job.id in self._sent and await lane.runner.knows(run)):
                 if job.ended:
                     return
@@ -281,18 +297,24 @@ class LocalJobs:
         lane.submitted[job.id] = (job, collecting)
         collecting.add_done_callback(lambda _: lane.collected(job))
 
-    async def _run_of(self, lane: Lane, job: LocalJob) -> Run:
-        names = [job.record.inputs[name] for name in job.record.images]
-        images = {name: await self._uploads.path(name) for name in names}
+    def _run_of(self, lane: Lane, job: LocalJob) -> Run:
+        images = {}
+        for name in job.record.images:
+            upload = job.record.inputs[name]
+            path = self._uploads.find(upload)
+            if path is None:
+                raise ArtMancerError(
+                    "not_found",
+                    f"The image '{name}' of this job is not kept any more. Send the job again.",
+                )
+            images[upload] = path
         return Run(job.id, job.graph, images, job.record.results, lane.urgent)
 
     async def _collect(self, lane: Lane, job: LocalJob, run: Run) -> None:
         """Wait for a submitted job and store its results."""
         try:
             outputs = await lane.runner.outputs(run, lambda step: self._on_step(job, step))
-            written = await asyncio.to_thread(
-                self._results.write, job.id, outputs.images, outputs.values
-            )
+            written = await self._write_results(job, outputs)
             if not job.ended:
                 job.finish(written)
                 self._end(job)
@@ -303,6 +325,26 @@ class LocalJobs:
                 lane.put(job)
         except ArtMancerError as error:
             self._fail(job, error)
+
+    async def _write_results(self, job: LocalJob, outputs: Outputs) -> dict[str, Any]:
+        """Write a job's results; see ResultFolder.write. An edit takes minutes, so it is not thrown
+        away because the disk is full for a moment.
+
+        Raises
+        ------
+        ArtMancerError : storage_full; generation_failed where the folder cannot be written
+        """
+        end = time.monotonic() + _WRITE_PATIENCE
+        while True:
+            try:
+                with disk_errors(self._results.folder):
+                    return await asyncio.to_thread(
+                        self._results.write, job.id, outputs.images, outputs.values
+                    )
+            except ArtMancerError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(_WATCH_SECONDS)
 
     def _start_task(self, job: LocalJob, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -340,8 +382,17 @@ class LocalJobs:
     def _queue_again(self, job: LocalJob) -> None:
         if job.state != "queued":
             job.state, job.step = "queued", Step()
-            self._store.save(job)
+            self._save(job)
             self._notify(job)
+
+    def _save(self, job: LocalJob) -> bool:
+        """Store the state of a job; return False if the disk refuses it, and log why."""
+        try:
+            self._store.save(job)
+        except sqlite3.Error:
+            logger.exception("the state of job %s could not be stored", job.id)
+            return False
+        return True
 
     def _on_step(self, job: LocalJob, step: Step) -> None:
         if job.ended:
@@ -352,12 +403,9 @@ class LocalJobs:
             job.attempts += not job.counted
             job.counted = True
             job.started = job.started or time.time()
-            try:
-                self._store.save(job)
-            except sqlite3.Error:  # the job runs nevertheless, and its end is written again
-                logger.exception("the start of job %s could not be written", job.id)
+            self._save(job)  # refused or not, the job runs, and its end is stored again
         if job.deadline is None:
-            job.deadline = time.time() + self.lanes[job.lane].timeout
+            job.deadline = time.monotonic() + self.lanes[job.lane].timeout
         self._notify(job)
 
     def _fail(self, job: LocalJob, error: ArtMancerError) -> None:
@@ -367,6 +415,7 @@ class LocalJobs:
 
     def _end(self, job: LocalJob) -> None:
         """Store the end of a job and notify everybody who waits for it."""
+        self._follow_clock()
         job.finished = time.time()
         self._unfinished.pop(job.id, None)
         self._sent.discard(job.id)
@@ -375,12 +424,11 @@ class LocalJobs:
         _, collecting = lane.submitted.get(job.id, (job, None))
         if collecting and collecting is not asyncio.current_task():
             collecting.cancel()
-        try:
-            self._store.save(job)
-        finally:
-            self._notify(job)
-            if job.id in self._waiters:
-                self._waiters.pop(job.id).set()
+        if not self._save(job):
+            self._unsaved[job.id] = job
+        self._notify(job)
+        if job.id in self._waiters:
+            self._waiters.pop(job.id).set()
         metrics.job_ended(job)
         logs.log_job_ended(logger, job)
         if self._settings.debug and job.record.context.get("debug"):
@@ -401,30 +449,55 @@ class LocalJobs:
         for watcher in self._watchers.get(job.id, ()):
             watcher.set()
 
-    async def _watch_timeouts(self) -> None:
+    async def _watch(self) -> None:
         """Fail jobs that run, or wait for a ComfyUI that is down, longer than their lane's
-        timeout.
+        timeout; store the ends of jobs that the disk refused; follow the clock.
         """
-        last_up = dict.fromkeys(self.lanes, time.time())
+        last_up = dict.fromkeys(self.lanes, time.monotonic())
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            now = time.time()
+            self._follow_clock()
+            self._save_ends()
+            now = time.monotonic()
             last_up |= {name: now for name, lane in self.lanes.items() if lane.runner.status().up}
             for job in list(self._unfinished.values()):
                 lane = self.lanes[job.lane]
-                with _disk_errors_logged("a job that timed out could not be ended"):
-                    if job.deadline and now > job.deadline:
-                        self._fail(job, job_timeout(lane.timeout))
-                        await lane.runner.cancel(job.id)
-                    elif now - max(job.record.created, last_up[job.lane]) > lane.timeout:
-                        reason = str(lane.runner.status().reason)
-                        self._fail(job, ArtMancerError("comfyui_unavailable", reason))
+                if job.deadline and now > job.deadline:
+                    self._fail(job, job_timeout(lane.timeout))
+                    await lane.runner.cancel(job.id)
+                elif now - max(job.arrived, last_up[job.lane]) > lane.timeout:
+                    reason = str(lane.runner.status().reason)
+                    self._fail(job, ArtMancerError("comfyui_unavailable", reason))
+
+    def _save_ends(self) -> None:
+        """Store the ends of jobs that the disk refused before."""
+        while self._unsaved:
+            job_id, job = next(iter(self._unsaved.items()))
+            if not self._save(job):
+                return
+            del self._unsaved[job_id]
+
+    def _follow_clock(self) -> None:
+        """Move all stored times by as much as somebody has set the wall clock, so that durations
+        and ages stay right; a clock that is corrected in small steps is left alone.
+        """
+        moved = time.time() - time.monotonic() - self._clock_offset
+        if abs(moved) < _CLOCK_TOLERANCE:
+            return
+        logger.warning("The clock was set by %+.0f s; stored times move with it", moved)
+        with _disk_errors_logged("stored times could not be moved yet"):
+            self._store.move_times(moved)
+            self._clock_offset += moved
+            for job in (*self._unfinished.values(), *self._unsaved.values()):
+                job.move_times(moved)
+            self._uploads.move_times(moved)
 
     async def _keep_tidy(self) -> None:
         """Remove results, uploads and files at the ComfyUIs that are old, or too many."""
         settings = self._settings
         max_age, max_bytes = settings.picture_hours * 3600, settings.picture_gigabytes * 2**30
         while True:
+            self._follow_clock()
             with _disk_errors_logged("not all old files could be removed"):
                 job_ids = self._store.forget(time.time() - settings.result_hours * 3600)
                 await asyncio.to_thread(self._results.remove, job_ids)

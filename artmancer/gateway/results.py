@@ -8,6 +8,9 @@ from typing import Any
 
 from .jobs import Job
 
+RESULTS = "results"
+"""Name of the folder of results, in the folder of the gateway's data."""
+
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -41,7 +44,7 @@ class ResultFolder:
         Job.outputs
         """
         folder = self.folder / job_id
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         outputs: dict[str, Any] = {name: {"value": value} for name, value in values.items()}
         for name, files in images.items():
             names = [result_name(name, index) for index in range(len(files))]

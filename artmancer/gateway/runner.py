@@ -58,17 +58,63 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class NodeInput:
+    """An input of a node class.
+
+    Attributes
+    ----------
+    type : for example "IMAGE"; "COMBO" for a choice
+    required : a graph must set it
+    is_file : its widget chooses or uploads a file
+    """
+
+    type: str
+    required: bool = True
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
 class NodeType:
     """A node class that a ComfyUI has.
 
     Attributes
     ----------
-    reads_files : it reads a file that its user names
+    inputs : by name
     outputs : types of its outputs, for example "STRING"
     """
 
-    reads_files: bool
+    inputs: Mapping[str, NodeInput]
     outputs: tuple[str, ...]
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> "NodeType":
+        """Make it from the class's entry in ComfyUI's /object_info."""
+        inputs = {}
+        for part in ("required", "optional"):
+            for name, spec in info["input"].get(part, {}).items():
+                options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+                inputs[name] = NodeInput(
+                    # Older nodes give a choice as the list of its values.
+                    spec[0] if isinstance(spec[0], str) else "COMBO",
+                    part == "required",
+                    any(key.endswith("_upload") or key == "image_folder" for key in options),
+                )
+        # An output that is a choice is given as the list of its values, too.
+        outputs = tuple(kind if isinstance(kind, str) else "COMBO" for kind in info["output"])
+        return cls(inputs, outputs)
+
+    def as_data(self) -> tuple[Any, ...]:
+        """Return it as tuples of texts and booleans, to send it to another process."""
+        inputs = tuple(
+            (name, given.type, given.required, given.is_file) for name, given in self.inputs.items()
+        )
+        return inputs, self.outputs
+
+    @classmethod
+    def from_data(cls, data: tuple[Any, ...]) -> "NodeType":
+        """Make it from what `as_data` returned."""
+        inputs, outputs = data
+        return cls({name: NodeInput(*fields) for name, *fields in inputs}, tuple(outputs))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import uvicorn
 from ..errors import ArtMancerError
 from . import comfy_process
 from .app import create_app
+from .disk import make_folder
 from .logs import JsonLines, PlainLines
 from .settings import Settings
 
@@ -36,10 +37,15 @@ def serve(
     base : base directory of these ComfyUIs; see comfy_process.command
     cpu : run the ComfyUI of the heavy lane on the CPU, too
     light_on_gpu : let the ComfyUI of the light lane use the GPU
+
+    Raises
+    ------
+    ArtMancerError : the folder of the data cannot be written, or there is no ComfyUI
     """
     handler = logging.StreamHandler()
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    make_folder(settings.data)
     companions = []
     if with_comfyui:
         heavy = urlsplit(settings.comfyui_url)

@@ -10,12 +10,15 @@ import pybase64
 
 from ..errors import ArtMancerError
 from .debug_sessions import DebugSessions
+from .disk import disk_problem, make_folder
 from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
 from .local_jobs import LocalJobs
+from .results import RESULTS
 from .runner import Runner
 from .settings import Settings
 from .upload_store import UploadStore
 from .workflow_safety import unsafe_reason
+from .workflow_validity import invalid_reason
 from .workflows import Workflow, WorkflowFolder
 
 
@@ -48,7 +51,24 @@ class Gateway:
         lane = self.lane_of(workflow)
         if not self.serves(lane):
             return f"it belongs to the {lane} deployment. Send the request there."
-        return unsafe_reason(workflow, self.jobs.comfy_status(lane).nodes)
+        return self._problem(workflow, lane)
+
+    def _problem(self, workflow: Workflow, lane: LaneName) -> str | None:
+        """Return why the ComfyUI of a lane cannot or must not run a workflow; None: it may."""
+        nodes = self.jobs.comfy_status(lane).nodes
+        if not nodes:  # not known yet; it accepts no job either
+            return None
+        if reason := invalid_reason(workflow.graph, nodes):
+            return reason
+        if workflow.name in self.settings.trusted_workflows:
+            return None
+        return unsafe_reason(workflow, nodes)
+
+    def storage_problem(self) -> str | None:
+        """Return why images, jobs and results cannot be stored; None: they can."""
+        folders = (self.settings.data, self.uploads.folder, self.settings.data / RESULTS)
+        problems = (disk_problem(folder) for folder in folders if folder.exists())
+        return next((str(problem) for problem in problems if problem), None)
 
     async def keep(self, field: str, text: str | None) -> str | None:
         """Store an image that came as base64 and return its name; None stays None.
@@ -79,7 +99,7 @@ class Gateway:
         """
         workflow = self.workflows.get(name)
         lane = self.lane_of(workflow)
-        if reason := unsafe_reason(workflow, self.jobs.comfy_status(lane).nodes):
+        if reason := self._problem(workflow, lane):
             raise ArtMancerError(
                 "generation_failed", f"The workflow '{name}' is not served: {reason}"
             )
@@ -118,7 +138,7 @@ class Gateway:
 
 def local_gateway(settings: Settings, runners: Mapping[str, Runner] | None = None) -> Gateway:
     """Make a gateway whose jobs wait on this machine; `runners`: see LocalJobs."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.data)
     uploads = UploadStore(settings.data / "pictures")
     debug_sessions = DebugSessions(settings.data / "debug")
     jobs = LocalJobs(settings, uploads, debug_sessions, runners)

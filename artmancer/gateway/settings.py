@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     page : serve the page at /
     data : folder of the job database, uploads, results and debug sessions
     workflows : folder of the served graphs
+    trusted_workflows : names of served graphs that are not checked by workflow_safety
     result_hours : hours that a finished job and its results are kept
     picture_hours : hours that an upload is kept after its last use
     picture_gigabytes : largest total size of the uploads
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     page: bool = True
     data: Path = Path.home() / ".artmancer"
     workflows: Path = WORKFLOWS
+    trusted_workflows: Annotated[list[str], NoDecode] = []
     result_hours: float = 24
     picture_hours: float = 24
     picture_gigabytes: float = 4
@@ -82,3 +84,11 @@ class Settings(BaseSettings):
         if "*" in origins:
             raise ValueError("* would allow every web page; list the origins of your pages")
         return origins
+
+    @field_validator("trusted_workflows", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        """Split a comma-separated list of names."""
+        if not isinstance(value, str):
+            return value
+        return [name.strip() for name in value.split(",") if name.strip()]

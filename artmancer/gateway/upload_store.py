@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import images
 from ..errors import ArtMancerError
+from .disk import disk_errors
 
 NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp|bmp|tiff|gif)")
 """Names of stored images."""
@@ -39,7 +40,7 @@ class UploadStore:
 
         Raises
         ------
-        ArtMancerError : invalid_image, image_too_large, from its header
+        ArtMancerError : invalid_image, image_too_large, from its header; storage_full
         """
         return await asyncio.to_thread(self._keep, data, field)
 
@@ -57,13 +58,17 @@ class UploadStore:
         return name
 
     def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / name
-        if path.is_file():
-            os.utime(path)
-        else:
+        if self.find(name):
+            return
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / f"{uuid.uuid4().hex}.part"
-            partial.write_bytes(data)
-            partial.replace(path)
+            try:
+                partial.write_bytes(data)
+                partial.replace(self.folder / name)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
 
     def size(self, name: str) -> tuple[int, int]:
         """Return the width and height, upright, of an image that was stored since the start."""
@@ -89,8 +94,17 @@ class UploadStore:
         path = self.folder / name
         if not NAME.fullmatch(name) or not path.is_file():
             return None
-        os.utime(path)
+        # In a folder that cannot be written, nothing is removed either.
+        with suppress(OSError):
+            os.utime(path)
         return path
+
+    def move_times(self, seconds: float) -> None:
+        """Add seconds to the times of the last use, after the clock was set."""
+        for entry in os.scandir(self.folder):
+            with suppress(OSError):
+                used = entry.stat().st_mtime + seconds
+                os.utime(entry, (used, used))
 
     def tidy(self, keep: Container[str], max_age: float, max_bytes: float) -> None:
         """Remove images that were last used more than `max_age` seconds ago, then the oldest until

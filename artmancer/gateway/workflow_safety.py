@@ -1,109 +1,103 @@
 """Security: checks whether a graph may be served to the public.
 
 The operator of the gateway chooses the graphs. A caller only sends values for their endpoint nodes.
-A graph is refused if one of its nodes reads a file of the host, if it contains a path on the host,
-or if a caller's text could become the name of a file.
+Only node classes that are listed in reviewed_nodes are accepted, and a caller's value may end only
+where it cannot name a file or become a program. Everything else is refused, as is a path on the
+host. The operator can exempt a graph: ARTMANCER_TRUSTED_WORKFLOWS.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .reviewed_nodes import DATA_TYPES, FREE_NODES, RESTRICTED_NODES
 from .runner import NodeType
-from .workflows import ENDPOINT_INPUTS, ENDPOINT_RESULT, Workflow, link_source
-
-_FILE_INPUT = re.compile(r"path|file|folder|dir|url", re.I)
-"""Names of node inputs whose value may be a file name."""
-
-_TEXT_TYPES = ("STRING", "*")
-"""Types of node outputs that may be text."""
-
-_KINDS = r"(?:Image|Mask|Latent|Video|Audio|Text|3D|Dataset)"
-"""Words for the contents of a file, in names of node classes."""
-
-_FILE_READER = re.compile(
-    rf"Load[\w\s]*{_KINDS}|{_KINDS}s?[\s_]*Load|{_KINDS}[\w\s]*From[\w\s]*(?:Path|Url|Dir|Folder)",
-    re.I,
-)
-"""Names of node classes that read a file which their user chooses."""
-
-
-def reads_files(node_class: str, info: Mapping[str, Any]) -> bool:
-    """Tell whether a node reads a file that its user chooses, other than a model.
-
-    Parameters
-    ----------
-    node_class : name of the node's class
-    info : the class's entry in ComfyUI's /object_info
-    """
-    if _FILE_READER.search(node_class):
-        return True
-    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-    for spec in inputs.values():
-        options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-        if any(name.endswith("_upload") or name == "image_folder" for name in options):
-            return True
-    return False
+from .workflows import ENDPOINT_INPUTS, Workflow, link_source
 
 
 def unsafe_reason(workflow: Workflow, nodes: Mapping[str, NodeType]) -> str | None:
-    """Return why a ComfyUI with these nodes cannot or must not run a workflow; None: it may.
+    """Return why a workflow must not be served; None: it may.
 
     Parameters
     ----------
-    nodes : node classes by name; empty: not known yet
+    nodes : all node classes of the ComfyUI that runs it, by name; it has those of the workflow
     """
-    text_nodes = {
-        endpoint_input.node
-        for endpoint_input in workflow.inputs.values()
-        if endpoint_input.kind == "text"
-    }
+    reached = _reached_nodes(workflow)
     for key, node in workflow.graph.items():
         node_class = node["class_type"]
-        if nodes and node_class not in nodes:
-            return (
-                f"node {key} is a {node_class}, which ComfyUI does not have. "
-                "Install the pack that it comes from."
-            )
-        if node_class in ENDPOINT_INPUTS or node_class == ENDPOINT_RESULT:
+        if node_class in ENDPOINT_INPUTS:
             continue
-        if node_class in nodes and nodes[node_class].reads_files:
-            return (
-                f"node {key}, {node_class}, reads a file of the host. Replace it with Endpoint "
-                "Image or Endpoint Mask."
+        if node_class not in FREE_NODES and node_class not in RESTRICTED_NODES:
+            return _sentence(
+                workflow,
+                f"node {key}, {node_class}, is not known to leave files and the network of the "
+                "host alone",
+                "Replace it (an image: with Endpoint Image or Endpoint Mask)",
             )
         for name, value in node["inputs"].items():
             if any(_is_path(text) for text in _literal_texts(value)):
-                return (
-                    f"'{name}' of node {key}, {node_class}, is a path on the host. Use the name of "
-                    "a file in one of ComfyUI's folders."
+                return _sentence(
+                    workflow,
+                    f"'{name}' of node {key}, {node_class}, is a path on the host",
+                    "Use the name of a file in one of ComfyUI's folders",
                 )
-            if _FILE_INPUT.search(name):
-                sources = _text_sources(value, workflow.graph, nodes)
-                if sources & text_nodes:
-                    return (
-                        f"a caller would choose '{name}' of node {key}, {node_class}. Disconnect "
-                        "this input, and type a value."
-                    )
+            if link_source(value) in reached and not accepts_callers_value(
+                node_class, name, nodes[node_class]
+            ):
+                return _sentence(
+                    workflow,
+                    f"a caller's value would reach '{name}' of node {key}, {node_class}, which "
+                    "may be the name of a file",
+                    "Disconnect this input, and type a value",
+                )
     return None
 
 
-def _text_sources(value: Any, graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> set[str]:
-    """Return the ids of all nodes whose text can reach an input, also through other nodes."""
-    sources: set[str] = set()
-    links = [value]
-    while links:
-        link = links.pop()
-        source = link_source(link)
-        if source is None or source in sources:
-            continue
-        node = nodes.get(graph[source]["class_type"])
-        output = link[1]
-        if node and output < len(node.outputs) and node.outputs[output] not in _TEXT_TYPES:
-            continue
-        sources.add(source)
-        links += graph[source]["inputs"].values()
-    return sources
+def accepts_callers_value(node_class: str, name: str, node: NodeType) -> bool:
+    """Tell whether a caller's value may end in an input of a node class.
+
+    Parameters
+    ----------
+    node_class : a class of reviewed_nodes
+    name : name of the input; for one of a growing list, such as "values.a", the list's part counts
+    """
+    name = name.partition(".")[0]
+    given = node.inputs.get(name)
+    if given and given.is_file:
+        return False
+    if node_class in FREE_NODES:
+        return True
+    return name in RESTRICTED_NODES[node_class] or (
+        given is not None and set(given.type.split(",")) <= DATA_TYPES
+    )
+
+
+def _reached_nodes(workflow: Workflow) -> set[str]:
+    """Return the ids of all nodes that a caller's value reaches, directly or through others. A
+    choice is not a caller's value: the operator listed what it can be.
+    """
+    reached = {
+        endpoint_input.node
+        for endpoint_input in workflow.inputs.values()
+        if endpoint_input.kind != "choice"
+    }
+    while True:
+        more = {
+            key
+            for key, node in workflow.graph.items()
+            if key not in reached
+            and any(link_source(value) in reached for value in node["inputs"].values())
+        }
+        if not more:
+            return reached
+        reached |= more
+
+
+def _sentence(workflow: Workflow, problem: str, advice: str) -> str:
+    return (
+        f"{problem}. {advice}, or, where you trust it with every caller's values, add "
+        f"{workflow.name} to ARTMANCER_TRUSTED_WORKFLOWS."
+    )
 
 
 def _literal_texts(value: Any) -> Iterator[str]:

@@ -199,7 +199,7 @@ class WorkflowFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._cache: dict[str, tuple[tuple[int, int], Workflow | ArtMancerError]] = {}
+        self._cache: dict[str, tuple[tuple[int, ...], Workflow | ArtMancerError]] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Workflow | ArtMancerError]]:
         """Yield each file's name with its workflow, or with the error why it cannot be served."""
@@ -236,7 +236,8 @@ class WorkflowFolder:
     def _read(self, path: Path) -> Workflow | ArtMancerError:
         """Read a file if it has changed since it was last read."""
         status = path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        # A copy that keeps the time and happens to have the size differs in the others.
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
         cached = self._cache.get(path.stem)
         if cached is None or cached[0] != stamp:
             workflow: Workflow | ArtMancerError

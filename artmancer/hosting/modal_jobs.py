@@ -20,7 +20,7 @@ from ..gateway.jobs import (
     unknown_job,
 )
 from ..gateway.limits import check_new_id, check_queue
-from ..gateway.results import ResultFolder
+from ..gateway.results import RESULTS, ResultFolder
 from ..gateway.runner import ComfyStatus, NodeType, Step
 from ..gateway.settings import Settings
 from ..options import JOB_TIMEOUTS
@@ -89,7 +89,7 @@ class ModalJobs:
         # Call ids by job id.
         self._calls: OrderedDict[str, str] = OrderedDict()
         self._ended: OrderedDict[str, Job] = OrderedDict()
-        self._results = ResultFolder(settings.data / "results")
+        self._results = ResultFolder(settings.data / RESULTS)
 
     async def run(self) -> None:
         tidied = 0.0
@@ -115,7 +115,7 @@ class ModalJobs:
         if not self._alive[lane] and info.get("pack"):
             info["pack"] = {**info["pack"], "model_loaded": False}
         self._statuses[lane] = ComfyStatus(
-            True, None, info, {name: NodeType(*fields) for name, fields in nodes.items()}
+            True, None, info, {name: NodeType.from_data(data) for name, data in nodes.items()}
         )
 
     async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:

@@ -287,10 +287,7 @@ class Worker:
 
     async def _publish(self) -> None:
         """Keep reporting the worker's state to the gateways."""
-        nodes = {
-            name: (node.reads_files, node.outputs)
-            for name, node in self._runner.status().nodes.items()
-        }
+        nodes = {name: node.as_data() for name, node in self._runner.status().nodes.items()}
         await self._remote.put(f"nodes:{self.lane}", nodes)
         while True:
             info = dict(self._runner.status().info)

@@ -120,7 +120,7 @@ def test_the_openapi_document_says_that_a_token_is_needed(fake: FakeHost, tmp_pa
             lambda graph: graph["99"].update(
                 class_type="LoadImage", inputs={"image": "secret.png"}
             ),
-            "reads a file",
+            "Replace it",
         ),
         (
             lambda graph: graph["99"]["inputs"].update(width="../../etc/passwd"),
@@ -140,13 +140,7 @@ def test_the_openapi_document_says_that_a_token_is_needed(fake: FakeHost, tmp_pa
         (lambda graph: graph.update({"98": _text(max_length=-1)}), "max_length"),
         (
             lambda graph: graph.update({"98": _text(), "99": _save(["98", 0])}),
-            "a caller would choose",
-        ),
-        (
-            lambda graph: graph.update(
-                {"98": _text(), "97": _joined("98"), "99": _save(["97", 0])}
-            ),
-            "would choose",
+            "a caller's value",
         ),
         (
             lambda graph: [
@@ -241,14 +235,6 @@ def _text(**more: Any) -> dict[str, Any]:
         **more,
     }
     return {"class_type": "ArtMancer_EndpointText", "inputs": inputs}
-
-
-def _joined(node_id: str) -> dict[str, Any]:
-    """Return a node that passes the text of another node on."""
-    return {
-        "class_type": "StringConcatenate",
-        "inputs": {"string_a": [node_id, 0], "string_b": "", "delimiter": ""},
-    }
 
 
 def _save(prefix: list[Any]) -> dict[str, Any]:

@@ -18,3 +18,6 @@ NODES = re.findall(
 """Ids of the pack's nodes."""
 
 FAKE_COMFYUI = ROOT / "tests" / "support" / "fake_comfyui.py"
+
+ASSETS = ROOT / "tests" / "assets"
+"""Files that only tests need."""

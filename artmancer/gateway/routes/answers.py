@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from ...errors import CODES
+from ...errors import CODES, ArtMancerError
 from .. import schemas
 from ..jobs import Job, check_done
 from ..service import Gateway
@@ -60,6 +60,7 @@ RUN_RESPONSES = error_responses(
     "checkpoint_missing",
     "comfyui_unavailable",
     "out_of_memory",
+    "storage_full",
 )
 """Error responses of a route that runs a job."""
 
@@ -147,7 +148,10 @@ def event_stream(
         async for update in gateway.jobs.follow(job.id, HEARTBEAT):
             event = job_status(gateway, update).model_dump()
             if update.state == "done":
-                event |= await result_fields(update)
+                try:
+                    event |= await result_fields(update)
+                except ArtMancerError as error:  # the result's files are gone
+                    event |= {"status": "error", "error": str(error)}
             yield b"data: " + to_json(event) + b"\n\n"
 
     # Neither a cache nor nginx may hold events back.

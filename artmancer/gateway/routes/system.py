@@ -1,5 +1,6 @@
 """Health, metrics and debug sessions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Query, Response
@@ -16,6 +17,16 @@ router = APIRouter(tags=["system"])
 debug_router = APIRouter(prefix="/api/debug", tags=["debug"])
 
 
+_TOOLS = ("remove-background", "extract-object", "add-shadow-preview", "white-balance")
+_SERVICES: dict[schemas.ServiceName, tuple[LaneName, Sequence[str]]] = {
+    "generation": (HEAVY, ("generate",)),
+    "segmentation": (LIGHT, ("smart-mask",)),
+    "image-utils": (LIGHT, _TOOLS),
+    "image_utils": (LIGHT, _TOOLS),  # its name for older clients
+}
+"""Lane and workflows of each service."""
+
+
 @router.get("/ping")
 async def ping() -> schemas.Ping:
     """Report that the gateway is alive. This route needs no token."""
@@ -25,10 +36,11 @@ async def ping() -> schemas.Ping:
 @router.get("/api/health", responses=answers.error_responses())
 async def health(gateway: GatewayDependency) -> schemas.Health:
     """Return the state of ComfyUI and its models, as of a few seconds ago."""
-    comfyui = gateway.jobs.comfy_status(HEAVY if gateway.serves(HEAVY) else LIGHT)
+    lane, workflows = _SERVICES["generation" if gateway.serves(HEAVY) else "segmentation"]
+    comfyui = gateway.jobs.comfy_status(lane)
     info = dict(comfyui.info)
     pack = info.pop("pack", None) or {}
-    reason = comfyui.reason
+    reason = _service(gateway, lane, workflows).reason
     if comfyui.up and not pack:
         reason = "ComfyUI has no ArtMancer pack in its custom_nodes."
     checkpoints: dict[str, str] = {}
@@ -58,21 +70,10 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
 @router.get("/api/system/health", responses=answers.error_responses())
 async def system_health(gateway: GatewayDependency) -> schemas.SystemHealth:
     """Return the state of each service. Only services of this deployment count for `status`."""
-    tools = ["remove-background", "extract-object", "add-shadow-preview", "white-balance"]
-    workflows: dict[schemas.ServiceName, tuple[LaneName, list[str]]] = {
-        "generation": (HEAVY, ["generate"]),
-        "segmentation": (LIGHT, ["smart-mask"]),
-        "image-utils": (LIGHT, tools),
-        "image_utils": (LIGHT, tools),  # its name for older clients
-    }
-    services: dict[schemas.ServiceName, schemas.Service] = {}
-    healthy = True
-    for name, (lane, names) in workflows.items():
-        service = _service(gateway, lane, names)
-        services[name] = service
-        if gateway.serves(lane) and service.status != "healthy":
-            healthy = False
-    return schemas.SystemHealth(status="healthy" if healthy else "degraded", services=services)
+    services = {name: _service(gateway, *needs) for name, needs in _SERVICES.items()}
+    own = (services[name] for name, (lane, _) in _SERVICES.items() if gateway.serves(lane))
+    is_healthy = all(service.status == "healthy" for service in own)
+    return schemas.SystemHealth(status="healthy" if is_healthy else "degraded", services=services)
 
 
 @router.get("/metrics", responses=answers.error_responses(), response_class=Response)
@@ -81,13 +82,12 @@ async def prometheus(gateway: GatewayDependency) -> Response:
     return Response(metrics.text(gateway.jobs), media_type="text/plain; version=0.0.4")
 
 
-def _service(gateway: Gateway, lane: LaneName, names: list[str]) -> schemas.Service:
+def _service(gateway: Gateway, lane: LaneName, names: Sequence[str]) -> schemas.Service:
     """Return the state of a service that needs these workflows."""
     if not gateway.serves(lane):
         return schemas.Service(status="degraded", reason=f"It belongs to the {lane} deployment.")
-    comfyui = gateway.jobs.comfy_status(lane)
-    if not comfyui.up:
-        return schemas.Service(status="degraded", reason=comfyui.reason)
+    if reason := gateway.storage_problem() or gateway.jobs.comfy_status(lane).reason:
+        return schemas.Service(status="degraded", reason=reason)
     for name in names:
         try:
             reason = gateway.refusal_reason(gateway.workflows.get(name))

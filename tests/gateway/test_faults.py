@@ -1,0 +1,275 @@
+"""Faults of the machine under a gateway: its disk, its clock, lost files, a ComfyUI that hangs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_comfyui import HELD_STEPS
+from support.gateway import GRAPHS, FakeHost, Served, encoded, error, removal, settings, until
+
+from artmancer.gateway import comfy_runner, local_jobs
+
+DISK_BYTES = 4 * 2**20
+"""Size of the small disk."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("this user cannot mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Filler:
+    """A file that fills a disk.
+
+    Parameters
+    ----------
+    folder : the disk
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "filler"
+
+    def fill(self) -> None:
+        """Fill the disk to its last byte."""
+        with self.file.open("wb", buffering=0) as file:
+            for size in (2**16, 1):
+                try:
+                    while file.write(b"x" * size):
+                        pass
+                except OSError:
+                    pass
+
+    def free(self) -> None:
+        """Make room again."""
+        self.file.unlink()
+
+
+def health(served: Served) -> dict[str, Any]:
+    """Return the gateway's health."""
+    return dict(served.http.get("/api/health").json())
+
+
+def test_a_full_disk_is_named_and_no_job_stays_without_an_end(
+    fake: FakeHost, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_jobs, "_WRITE_PATIENCE", 0)
+    filler = Filler(disk)
+    gateway_settings = settings(disk / "data", comfyui_url=fake.url)
+    with Served(gateway_settings) as served:
+        job_id = served.connected().submit(prompt="hold")
+        until(lambda: served.status(job_id)["current_step"] == HELD_STEPS)
+        filler.fill()
+        answer = served.http.post(
+            "/api/generate/async", json=removal(input_image=encoded("chelsea"))
+        )
+        assert error(answer) == (507, "storage_full")
+        assert str(disk) in answer.json()["detail"]
+        assert health(served)["status"] == "degraded" and "full" in health(served)["reason"]
+        assert served.http.get("/api/system/health").json()["status"] == "degraded"
+        fake.release()
+        ended = served.ended(job_id)
+        assert ended["status"] == "error" and "is full" in ended["error"]
+        filler.free()
+        assert served.ended(served.submit(seed=2))["status"] == "done"
+        assert health(served)["status"] == "healthy"
+    with Served(gateway_settings) as served:
+        assert served.status(job_id)["status"] == "error", "its end was stored when there was room"
+
+
+def test_an_edit_is_kept_while_the_disk_is_full_for_a_moment(fake: FakeHost, disk: Path) -> None:
+    filler = Filler(disk)
+    with Served(settings(disk / "data", comfyui_url=fake.url)) as served:
+        job_id = served.connected().submit(prompt="hold")
+        until(lambda: served.status(job_id)["current_step"] == HELD_STEPS)
+        filler.fill()
+        fake.release()
+        until(lambda: not fake.fake.running)
+        time.sleep(1.5)
+        assert served.status(job_id)["status"] == "processing"
+        filler.free()
+        assert served.ended(job_id)["status"] == "done"
+        assert served.http.get(f"/api/generate/result-image/{job_id}").status_code == 200
+
+
+def test_a_folder_that_cannot_be_written_is_named(fake: FakeHost, quick: Served) -> None:
+    pictures = quick.settings.data / "pictures"
+    shutil.move(pictures, pictures.with_name("moved"))
+    pictures.write_text("a file in the place of the folder")
+    answer = quick.http.post("/api/generate/async", json=removal())
+    assert error(answer) == (500, "generation_failed")
+    assert str(pictures) in answer.json()["detail"]
+    assert health(quick)["status"] == "degraded" and str(pictures) in health(quick)["reason"]
+    pictures.unlink()
+    shutil.move(pictures.with_name("moved"), pictures)
+    assert quick.ended(quick.submit())["status"] == "done"
+    assert health(quick)["status"] == "healthy"
+
+
+def test_starting_in_a_folder_that_cannot_be_written_ends_in_one_sentence(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for folder in (disk, disk / "data", Path("/proc/artmancer/data")):
+        started = subprocess.run(
+            [sys.executable, "-m", "artmancer", "serve", "--port", "0"],
+            env={**os.environ, "ARTMANCER_DATA": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert started.returncode
+        assert str(folder) in started.stderr and "ARTMANCER_DATA" in started.stderr
+        assert "Traceback" not in started.stderr
+
+
+def test_result_files_that_are_gone_are_named(quick: Served) -> None:
+    job_id = quick.submit()
+    assert quick.ended(job_id)["status"] == "done"
+    shutil.rmtree(quick.settings.data / "results" / job_id)
+    for path in ("generate/result", "generate/result-image"):
+        answer = quick.http.get(f"/api/{path}/{job_id}")
+        assert error(answer) == (404, "not_found")
+        assert "not kept any more" in answer.json()["detail"]
+    assert error(quick.http.get(f"/api/jobs/{job_id}/result")) == (404, "not_found")
+    for path in (f"generate/stream/{job_id}", f"jobs/{job_id}/stream"):
+        (line,) = quick.http.get(f"/api/{path}").text.strip().splitlines()
+        event = json.loads(line.removeprefix("data: "))
+        assert event["status"] == "error" and "not kept any more" in event["error"]
+
+
+def test_an_image_that_is_gone_is_not_called_an_image_id(fake: FakeHost, quick: Served) -> None:
+    held = [quick.submit(prompt="hold", seed=seed) for seed in range(local_jobs.IN_FLIGHT)]
+    until(lambda: len(fake.fake.waiting) == local_jobs.IN_FLIGHT - 1)
+    waiting = quick.submit(seed=9)
+    for file in (quick.settings.data / "pictures").iterdir():
+        file.unlink()
+    fake.release()
+    assert all(quick.ended(job_id)["status"] == "done" for job_id in held)
+    ended = quick.ended(waiting)
+    assert ended["status"] == "error"
+    assert "input_image" in ended["error"] and "image_id" not in ended["error"].lower()
+    assert "Image ID" not in ended["error"]
+
+
+class WallClock:
+    """The wall clock of this process, which can be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.offset = 0.0
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + self.offset)
+
+
+@pytest.fixture
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return WallClock(monkeypatch)
+
+
+@pytest.mark.parametrize("hours", [1, -48])
+def test_a_clock_that_is_set_ends_no_job_and_spoils_no_duration(
+    fake: FakeHost, quick: Served, wall_clock: WallClock, hours: float
+) -> None:
+    quick.settings.heavy_timeout = 600
+    start = time.monotonic()
+    job_ids = [quick.submit(prompt="hold", seed=seed) for seed in range(4)]
+    until(lambda: quick.status(job_ids[0])["current_step"] == HELD_STEPS)
+    wall_clock.offset = hours * 3600
+    time.sleep(2.5)
+    assert [quick.status(job_id)["error"] for job_id in job_ids] == [None] * 4
+    fake.release()
+    assert [quick.ended(job_id)["status"] for job_id in job_ids] == ["done"] * 4
+    for job_id in job_ids:
+        answer = quick.http.get(f"/api/generate/result/{job_id}").json()
+        assert 0 <= answer["generation_time"] <= time.monotonic() - start
+
+
+def test_a_job_that_ended_while_the_clock_was_wrong_is_kept(
+    fake: FakeHost, tmp_path: Path, wall_clock: WallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_jobs, "_TIDY_SECONDS", 0.1)
+    wall_clock.offset = -30 * 86400
+    with Served(settings(tmp_path, comfyui_url=fake.url)) as served:
+        job_id = served.connected().submit()
+        assert served.ended(job_id)["status"] == "done"
+        wall_clock.offset = 0
+        time.sleep(2.5)
+        assert served.http.get(f"/api/generate/result/{job_id}").status_code == 200
+
+
+@pytest.fixture
+def hang(fake: FakeHost) -> Iterator[Callable[[], threading.Event]]:
+    """Make the fake ComfyUI hang: its event loop waits until the returned event is set."""
+    events = []
+
+    def start() -> threading.Event:
+        events.append(threading.Event())
+        fake.loop.call_soon_threadsafe(events[-1].wait)
+        return events[-1]
+
+    yield start
+    for event in events:
+        event.set()
+
+
+def test_a_comfyui_that_hangs_is_noticed_within_ten_seconds_and_loses_no_job(
+    fake: FakeHost, quick: Served, hang: Callable[[], threading.Event]
+) -> None:
+    assert comfy_runner._SILENT_SECONDS < 10 and 2 * comfy_runner._CHECK_SECONDS < 10
+    job_id = quick.submit(prompt="hold")
+    until(lambda: quick.status(job_id)["current_step"] == HELD_STEPS)
+    posted = len(fake.fake.posted)
+    wakes = hang()
+    until(lambda: health(quick)["status"] == "degraded")
+    assert "answered nothing" in health(quick)["reason"]
+    answer = quick.http.post("/api/generate/async", json=removal())
+    assert error(answer) == (503, "comfyui_unavailable")
+    wakes.set()
+    until(lambda: health(quick)["status"] == "healthy")
+    fake.release()
+    assert quick.ended(job_id)["status"] == "done"
+    assert len(fake.fake.posted) == posted, "a ComfyUI that was only busy gets no job twice"
+
+
+def test_a_graph_that_is_replaced_by_one_of_the_same_size_and_time_is_read(
+    fake: FakeHost, tmp_path: Path
+) -> None:
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    file = folder / "tool.json"
+    text = (GRAPHS / "white-balance.json").read_text()
+    file.write_text(text)
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
+        assert served.connected().http.get("/api/workflows").json()["workflows"][0]["served"]
+        times = file.stat()
+        copy = tmp_path / "copy.json"
+        copy.write_text(text.replace('"temperature"', '"temperaturE"', 1))
+        os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+        copy.replace(file)
+        assert file.stat().st_size == times.st_size
+        (workflow,) = served.http.get("/api/workflows").json()["workflows"]
+        assert "temperaturE" in workflow["schema"]["properties"]
+
+
+def test_health_says_that_the_graph_of_edits_is_gone(fake: FakeHost, tmp_path: Path) -> None:
+    folder = tmp_path / "graphs"
+    shutil.copytree(GRAPHS, folder)
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url, workflows=folder)) as served:
+        assert health(served.connected())["status"] == "healthy"
+        (folder / "generate.json").unlink()
+        assert health(served)["status"] == "degraded" and "generate" in health(served)["reason"]

@@ -114,6 +114,21 @@ def overlapping(page: Any) -> list[tuple[str, str]]:
     ]
 
 
+def sticking_out(page: Any) -> list[tuple[str, str, float]]:
+    """The nodes that begin in a group and end below it: the group, the node, by how much."""
+    groups, nodes = page.evaluate(
+        """() => ["groups", "nodes"].map((kind) => window.app.graph[kind].map(
+          ({ title, pos, size }) => [title, ...pos, ...size]))"""
+    )
+    return [
+        (group, node, top + height - (group_top + group_height))
+        for group, group_left, group_top, group_width, group_height in groups
+        for node, left, top, _, height in nodes
+        if group_left <= left < group_left + group_width
+        and group_top <= top < group_top + group_height < top + height
+    ]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     page: Any, name: str, vue: bool
@@ -158,6 +173,7 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     wait_for_images(page, entry)
     take_screenshot(page, f"template-{name}-ran-{'vue' if vue else 'canvas'}")
     assert not overlapping(page), "what shows after a run has room too"
+    assert sticking_out(page) == [], "also in its group"
 
 
 BLUEPRINTS = {"Remove an Object (ArtMancer)": 2, "Insert an Object (ArtMancer)": 4}

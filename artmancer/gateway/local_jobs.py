@@ -140,6 +140,8 @@ class LocalJobs:
         self._waiters: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         for job in self._store.unfinished():
+            if job.started and job.started > time.time():
+                job.started = None  # the clock was set back while no gateway ran
             self._unfinished[job.id] = job
             self._sent.add(job.id)
             self.lanes[job.lane].put(job)

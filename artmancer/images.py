@@ -44,7 +44,7 @@ MAX_PIXELS = 2**27
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 """Suffixes of files whose pixels change when they are written."""
 
-_SUFFIXES = {
+SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -55,7 +55,7 @@ _SUFFIXES = {
 }
 """Formats that are written, by suffix."""
 
-_SAVE_OPTIONS: dict[str, dict[str, object]] = {
+SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "PNG": {"compress_level": 4},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
@@ -259,13 +259,13 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
     """
     path = Path(path)
     check_writable(path)
-    file_format = _SUFFIXES[path.suffix.lower()]
+    file_format = SUFFIXES[path.suffix.lower()]
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     # ValueError: a side is longer than the format can hold.
     try:
         with partial.open("wb") as file:
             to_pil(image).save(
-                file, file_format, icc_profile=icc_profile, **_SAVE_OPTIONS[file_format]
+                file, file_format, icc_profile=icc_profile, **SAVE_OPTIONS[file_format]
             )
         partial.replace(path)
     except (OSError, ValueError) as error:
@@ -288,11 +288,11 @@ def check_writable(path: Path) -> None:
         raise ArtMancerError(
             "invalid_request", f"'{path}' is a folder; expected a file name. Add one to the path."
         )
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         ending = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
         raise ArtMancerError(
             "invalid_request",
-            f"'{path.name}' {ending}; expected one of {', '.join(_SUFFIXES)}. Rename the output.",
+            f"'{path.name}' {ending}; expected one of {', '.join(SUFFIXES)}. Rename the output.",
         )
     if not path.parent.is_dir():
         raise ArtMancerError(

@@ -1,0 +1,107 @@
+"""Results of a client's requests: the status of a job, and the result of an edit."""
+
+import io
+import os
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtMancerError
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """The state and the progress of a job.
+
+    Attributes
+    ----------
+    state : "queued", "loading_pipeline", "processing", "done", "error" or "cancelled"
+    progress : 0..1
+    step : denoising steps that are done
+    steps : denoising steps in all
+    message : the current stage
+    error : the reason, where the job failed
+    position : position in the queue, 1 = next
+    """
+
+    state: str
+    progress: float
+    step: int
+    steps: int
+    message: str | None
+    error: str | None
+    position: int | None
+
+    @property
+    def ended(self) -> bool:
+        """True once the job is done, has failed, or is cancelled."""
+        return self.state in ("done", "error", "cancelled")
+
+
+@dataclass(frozen=True)
+class EditResponse:
+    """The result of an edit.
+
+    Attributes
+    ----------
+    task_id : the job's id
+    image : bytes of a PNG
+    seconds : seconds for which the job ran
+    model : the editor's name, for example "draft/removal"
+    parameters : the parameters of the edit, including the seed
+    report : the report on the edit; see report.Report
+    """
+
+    task_id: str
+    image: bytes
+    seconds: float
+    model: str
+    parameters: dict[str, Any]
+    report: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write the image to a file, all of it or nothing. The suffix names the format: a .png gets
+        the bytes as they are, for .jpg, .webp, .bmp and .tiff Pillow converts them.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request where the suffix is unknown or the file cannot be written,
+            not_found where its folder does not exist
+        """
+        # Imports numpy and Pillow, which a program that never saves does not need.
+        from ..images import check_writable
+
+        path = Path(path)
+        check_writable(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+        # ValueError: a side is longer than the format can hold.
+        try:
+            partial.write_bytes(self._encode(path.suffix.lower()))
+            partial.replace(path)
+        except (OSError, ValueError) as error:
+            raise ArtMancerError(
+                "invalid_request", f"'{path}' cannot be written ({error}). Choose another file."
+            ) from None
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _encode(self, suffix: str) -> bytes:
+        """Return the bytes of an image file of this suffix."""
+        if suffix == ".png":
+            return self.image
+        from PIL import Image
+
+        # The table of every file that this library writes; images.save itself needs torch.
+        from ..images import SAVE_OPTIONS, SUFFIXES
+
+        file_format = SUFFIXES[suffix]
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(self.image)) as image:
+            profile = image.info.get("icc_profile")
+            # JPEG has no transparency.
+            pixels = image.convert("RGB") if file_format == "JPEG" else image
+            pixels.save(buffer, file_format, icc_profile=profile, **SAVE_OPTIONS[file_format])
+        return buffer.getvalue()

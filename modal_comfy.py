@@ -94,7 +94,7 @@ class _Worker:
         self.worker = Worker(
             # Modal's classes have no parameters, so the lane is a plain string here.
             self.lane,  # type: ignore[arg-type]
-            ModalRemote(),
+            ModalRemote({}),
             start,
             PORT,
             folder,
@@ -111,7 +111,7 @@ class _Worker:
 
     @modal.method()
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
-        return await self.worker.run(order)
+        return await self.worker.run(order, str(modal.current_function_call_id()))
 
     @modal.method()
     async def free(self) -> int:
@@ -198,7 +198,7 @@ def make_gateway() -> Any:
     from artmancer.hosting.web import web_app
 
     return web_app(
-        ModalRemote(),
+        ModalRemote({"heavy": Heavy(), "light": Light()}),
         Path(CHECKPOINTS),
         Path(LARGE_RESULTS),
         results.reload.aio,

@@ -35,7 +35,7 @@ from support.shapes import scene
 from artmancer.gateway import comfy_process
 from artmancer.gateway.jobs import JobRecord, LaneName
 from artmancer.gateway.workflows import WorkflowFolder
-from artmancer.hosting import container
+from artmancer.hosting import calls, container
 from artmancer.hosting.modal_jobs import make_order
 from artmancer.hosting.shared import SharedUploadStore
 from artmancer.hosting.worker import Worker
@@ -148,7 +148,9 @@ async def _measure_clicks(
             "image": await uploads.keep(data, "image"),
             "prompt": json.dumps({"points": [point]}),
         }
-        call = await remote.spawn("light", make_job_order("smart-mask", "light", inputs))
+        order = make_job_order("smart-mask", "light", inputs)
+        call = await remote.spawn("light", order)
+        await calls.settle_call(remote, order["record"]["id"], call)
         outcome = await remote.result(call, 60)
         assert outcome["images"]["mask"], outcome
 
@@ -262,8 +264,9 @@ async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
             for name, file in (("input_image", "coffee.png"), ("mask_image", "coffee_mask.png")):
                 inputs[name] = await uploads.keep((EXAMPLES / file).read_bytes(), name)
             order = make_job_order("generate", "heavy", inputs)
+            await calls.settle_call(remote, order["record"]["id"], "a call")
             start = time.perf_counter()
-            outcome = await worker.run(order)
+            outcome = await worker.run(order, "a call")
             seconds = time.perf_counter() - start
             assert outcome.get("images", {}).get("image"), outcome
         finally:

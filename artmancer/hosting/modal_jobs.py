@@ -5,6 +5,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from ..gateway.results import RESULTS, ResultFolder
 from ..gateway.runner import ComfyStatus, NodeType, Step
 from ..gateway.settings import Settings
 from ..options import JOB_TIMEOUTS
-from .remote import CallFailed, CallTimeout, Remote, Unfinished
+from . import calls
+from .remote import CallFailed, CallTimeout, Remote, RetryingRemote, Unavailable, Unfinished
 from .shared import SharedUploadStore
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,9 @@ _POLL_SECONDS = 0.5
 
 _OBSERVE_SECONDS = 5.0
 """Seconds between two requests for the workers' state."""
+
+_SILENCE_SECONDS = 30.0
+"""Seconds without an answer from Modal until the gateway is degraded."""
 
 _TIDY_SECONDS = 300.0
 """Seconds between two removals of old files."""
@@ -80,7 +86,8 @@ class ModalJobs:
     ) -> None:
         self._settings = settings
         self._uploads = uploads
-        self._remote = remote
+        self._remote = RetryingRemote(remote)
+        self._answered = time.monotonic()
         self._statuses = dict(expected)
         self._alive: dict[LaneName, bool] = dict.fromkeys(self.lanes, False)
         self._loads: dict[LaneName, tuple[int, int]] = dict.fromkeys(self.lanes, (0, 0))
@@ -88,28 +95,46 @@ class ModalJobs:
         self._unfinished: dict[str, set[str]] = {}
         # Call ids by job id.
         self._calls: OrderedDict[str, str] = OrderedDict()
+        # Ids of jobs to cancel as soon as Modal answers.
+        self._to_cancel: set[str] = set()
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._results = ResultFolder(settings.data / RESULTS)
 
     async def run(self) -> None:
-        tidied = 0.0
+        tidied = -_TIDY_SECONDS
         while True:
-            for lane in self.lanes:
-                self._loads[lane] = await self._remote.load(lane)
-                await self._observe(lane)
-            if time.time() - tidied > _TIDY_SECONDS:
-                tidied = time.time()
-                max_age = self._settings.picture_hours * 3600
-                max_bytes = self._settings.picture_gigabytes * 2**30
-                await asyncio.to_thread(self._uploads.tidy, (), max_age, max_bytes)
+            try:
+                await self._watch()
+                if time.monotonic() - tidied > _TIDY_SECONDS:
+                    tidied = time.monotonic()
+                    max_age = self._settings.picture_hours * 3600
+                    max_bytes = self._settings.picture_gigabytes * 2**30
+                    await asyncio.to_thread(self._uploads.tidy, (), max_age, max_bytes)
+            # The gateway stops where this task stops, so no failed pass may end it.
+            except Unavailable:
+                pass  # it is logged
+            except Exception:
+                logger.exception("the state of the workers could not be read")
             await asyncio.sleep(_OBSERVE_SECONDS)
+
+    async def _watch(self) -> None:
+        """Cancel what could not be cancelled before, and read the state of the workers."""
+        # First, so that no report of a worker keeps a job on a GPU.
+        for job_id in list(self._to_cancel):
+            with suppress(ArtMancerError):  # it is not known any more
+                await self.cancel(job_id)
+            self._to_cancel.discard(job_id)
+        for lane in self.lanes:
+            self._loads[lane] = await self._remote.load(lane)
+            self._answered = time.monotonic()
+            await self._observe(lane)
 
     async def _observe(self, lane: LaneName) -> None:
         """Read the last report of a lane's workers; see worker.Worker."""
         report = await self._remote.get(f"status:{lane}")
         if report is None:
             return
-        nodes = await self._remote.get(f"nodes:{lane}") or {}
+        nodes = await self._remote.get(f"node_types:{lane}") or {}
         self._alive[lane] = time.time() - report["at"] < _ALIVE_SECONDS
         info = {**self._statuses[lane].info, **report["info"]}
         if not self._alive[lane] and info.get("pack"):
@@ -122,11 +147,12 @@ class ModalJobs:
         waiting, _ = self._loads[record.lane]
         from_client = await self._unfinished_count(record.client)
         check_queue(waiting, from_client, self._settings)
-        check_new_id(await self._remote.get(f"job:{record.id}") is not None)
+        entry = {"record": record.as_dict()}
+        if not await self._remote.put_new(f"job:{record.id}", entry):
+            # Either the id was used before, or an earlier try stored this entry.
+            check_new_id(await self._remote.get(f"job:{record.id}") != entry)
         debug_session = bool(self._settings.debug and record.context.get("debug"))
-        call = await self._remote.spawn(record.lane, make_order(record, graph, debug_session))
-        self._calls[record.id] = call
-        await self._remote.put(f"job:{record.id}", {"record": record.as_dict(), "call": call})
+        call = await self._start(record, make_order(record, graph, debug_session))
         self._unfinished.setdefault(record.client, set()).add(record.id)
         logs.log_event(
             logger,
@@ -137,6 +163,21 @@ class ModalJobs:
             call=call,
         )
         return Job(record=record)
+
+    async def _start(self, record: JobRecord, order: Mapping[str, Any]) -> str:
+        """Spawn a call for a stored job, and store which it is; see calls.py."""
+        try:
+            call = await self._remote.spawn(record.lane, order)
+            stored = await calls.settle_call(self._remote, record.id, call)
+        except Unavailable:
+            # Both may have had their effect.
+            self._to_cancel.add(record.id)
+            raise
+        if stored != call:
+            # Modal did not answer for so long that the worker gave up.
+            raise calls.job_not_started()
+        self._calls[record.id] = call
+        return call
 
     async def _unfinished_count(self, client: str) -> int:
         """Count the unfinished jobs of a client that this container accepted. Their states are
@@ -151,11 +192,15 @@ class ModalJobs:
     async def get(self, job_id: str) -> Job:
         if job_id in self._ended:
             return self._ended[job_id]
-        entry = await self._remote.get(f"job:{job_id}")
+        entry, call = await asyncio.gather(
+            self._remote.get(f"job:{job_id}"), self._remote.get(f"call:{job_id}")
+        )
         hours = self._settings.result_hours
         if entry is None or time.time() - entry["record"]["created"] > hours * 3600:
             raise unknown_job(hours)
-        self._calls[job_id] = entry["call"]
+        # Up to version 0.1.0 the entry held the call.
+        if call := call or entry.get("call"):
+            self._calls[job_id] = call
         job = Job(record=JobRecord.from_dict(entry["record"]))
         return await self._update(job, 0)
 
@@ -190,7 +235,13 @@ class ModalJobs:
         """Return the result of a job's call as from worker.Worker.run; None: it has none yet."""
         now = time.time()
         try:
-            return await self._remote.result(self._calls[job.id], timeout)
+            call = await self._call(job)
+            if call is None:
+                await asyncio.sleep(min(timeout, _POLL_SECONDS))
+                return None
+            if call != calls.GIVEN_UP:
+                return await self._remote.result(call, timeout)
+            error = calls.job_not_started()
         except Unfinished:
             return None
         except CallTimeout:
@@ -205,6 +256,15 @@ class ModalJobs:
             )
         started = job.started or job.record.created
         return {"started": started, "finished": now, "error": error.as_dict()}
+
+    async def _call(self, job: Job) -> str | None:
+        """Return the id of a job's call, or calls.GIVEN_UP; None: it may still be stored."""
+        call = self._calls.get(job.id) or await self._remote.get(f"call:{job.id}")
+        if call is None and time.time() - job.record.created > calls.STORE_SECONDS:
+            call = await calls.settle_call(self._remote, job.id, calls.GIVEN_UP)
+        if call is not None:
+            self._calls[job.id] = call
+        return call
 
     def _on_ended(self, job: Job) -> None:
         self._ended[job.id] = job
@@ -223,8 +283,16 @@ class ModalJobs:
         for path in paths:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(await self._remote.fetch(f"{job.id}/{path.name}"))
+                path.write_bytes(await self._fetch(f"{job.id}/{path.name}"))
         return paths
+
+    async def _fetch(self, name: str) -> bytes:
+        try:
+            return await self._remote.fetch(name)
+        except FileNotFoundError:
+            raise ArtMancerError(
+                "not_found", "The result is not kept any more. Send the job again."
+            ) from None
 
     async def follow(self, job_id: str, interval: float) -> AsyncIterator[Job]:
         job = await self.get(job_id)
@@ -240,7 +308,9 @@ class ModalJobs:
             if job.ended:
                 return
             await asyncio.sleep(_POLL_SECONDS)
-            job = await self._update(job, 0)
+            # Until Modal answers again, the client gets the last known state.
+            with suppress(Unavailable):
+                job = await self._update(job, 0)
 
     async def wait(self, job: Job) -> Job:
         end = time.monotonic() + WAIT_SECONDS
@@ -253,23 +323,34 @@ class ModalJobs:
                     f"/api/jobs/{job.id}/result.",
                     {"task_id": job.id},
                 )
-            job = await self._update(job, max(0.0, min(10.0, end - time.monotonic())))
+            with suppress(Unavailable):
+                job = await self._update(job, max(0.0, min(10.0, end - time.monotonic())))
         return job
 
     async def cancel(self, job_id: str) -> bool:
         job = await self.get(job_id)
         if job.ended:
             return False
-        await self._remote.put(f"cancelled:{job_id}", time.time())
-        await self._remote.cancel(self._calls[job_id])
-        await self._update(job, 0)
+        try:
+            await self._remote.put(f"cancelled:{job_id}", time.time())
+            if call := self._calls.get(job_id):
+                await self._remote.cancel(call)
+        except Unavailable:
+            self._to_cancel.add(job_id)
+            raise
+        with suppress(Unavailable):
+            await self._update(job, 0)
         return True
 
     def position(self, job: Job) -> int | None:
         return None
 
     def comfy_status(self, lane: LaneName) -> ComfyStatus:
-        return self._statuses[lane]
+        silence = time.monotonic() - self._answered
+        if silence < _SILENCE_SECONDS:
+            return self._statuses[lane]
+        reason = f"Modal has not answered for {silence:.0f} s. Try again in a moment."
+        return replace(self._statuses[lane], up=False, reason=reason)
 
     def load(self, lane: LaneName) -> tuple[int, int]:
         return self._loads[lane]

@@ -1,16 +1,23 @@
 """The `Remote` interface to Modal: calls of workers, and data that all containers share."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import modal
-from modal.exception import FunctionTimeoutError
+from grpclib.exceptions import StreamTerminatedError
+from modal import exception
 
 if TYPE_CHECKING:
     from ..gateway.jobs import LaneName
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 APP = "artmancer"
-"""Name of the deployed app."""
+"""Name of the app."""
 
 SHARED = "artmancer-jobs"
 """Name of the modal.Dict with job records, progress, uploaded images and the workers' state."""
@@ -19,6 +26,41 @@ RESULTS = "artmancer-results"
 """Name of the modal.Volume with debug sessions, and with results that are too large for a call's
 answer.
 """
+
+
+_TRIES = 8
+"""Tries of a request to Modal, in all."""
+
+_FIRST_PAUSE = 0.1
+"""Seconds between the first two tries; each further pause is twice as long."""
+
+_LONGEST_PAUSE = 1.0
+"""Longest pause between two tries, in seconds."""
+
+_REQUEST_TIMEOUT = 20.0
+"""Timeout of one try in seconds. Without it, Modal's client repeats some requests without end."""
+
+_FREE_TIMEOUT = 120.0
+"""Timeout of `free` in seconds: it may wait for a worker that is busy."""
+
+_REQUEST_ERRORS = (
+    exception.AuthError,
+    exception.ClientClosed,
+    exception.ConnectionError,
+    exception.InternalError,
+    exception.PermissionDeniedError,
+    exception.ResourceExhaustedError,
+    exception.ServiceError,
+    StreamTerminatedError,
+    OSError,
+)
+"""Exceptions of a request for a result that failed. All others are the call's own: Modal raises
+what the worker raised.
+"""
+
+
+class Unavailable(Exception):
+    """Modal did not answer a request, in no try. The request may have had its effect."""
 
 
 class Unfinished(Exception):
@@ -34,7 +76,9 @@ class CallTimeout(CallFailed):
 
 
 class Remote(Protocol):
-    """The parts of Modal that gateways and workers use. Implementation: ModalRemote."""
+    """The parts of Modal that gateways and workers use. Implementations: ModalRemote, whose methods
+    raise any exception where Modal does not answer, and RetryingRemote.
+    """
 
     async def spawn(self, lane: "LaneName", order: Mapping[str, Any]) -> str:
         """Start a call that runs an order on a worker of this lane; return the call's id.
@@ -80,25 +124,122 @@ class Remote(Protocol):
         """Share a value under a key."""
         ...
 
+    async def put_new(self, key: str, value: Any) -> bool:
+        """Share a value under a key that has none; return whether it had none."""
+        ...
+
     async def fetch(self, name: str) -> bytes:
         """Download a file from the volume of results.
 
         Parameters
         ----------
         name : "JOB_ID/FILE_NAME"
+
+        Raises
+        ------
+        FileNotFoundError
         """
         ...
 
 
-class ModalRemote:
-    """The Remote of the deployed app `artmancer`."""
+async def retry(request: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+    """Send a request to Modal, again if it fails.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    request : sends it; it may run again after it had its effect, if its answer was lost
+    timeout : of one try, in seconds; default: _REQUEST_TIMEOUT
+
+    Raises
+    ------
+    Unavailable : no try was answered
+    Unfinished, CallFailed, FileNotFoundError : answers; they are not tried again
+    """
+    tries = 0
+    while True:
+        try:
+            return await _within(request(), timeout or _REQUEST_TIMEOUT)
+        except (Unfinished, CallFailed, FileNotFoundError):
+            raise
+        # Modal's client also raises plain exceptions, for example where its queue is full.
+        except Exception as error:
+            tries += 1
+            if tries == _TRIES:
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning("Modal does not answer: %s", reason)
+                raise Unavailable(reason) from error
+        await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE))
+
+
+async def _within(request: Awaitable[T], timeout: float) -> T:
+    """Wait for a request, as asyncio.wait_for does.
+
+    Before Python 3.12, asyncio.wait_for ignores a cancellation that comes when the request has just
+    ended. Then the gateway's task would not stop.
+    """
+    task = asyncio.ensure_future(request)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    finally:
+        task.cancel()
+    if not done:
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+class RetryingRemote:
+    """A Remote that sends requests again that failed. Its methods raise Unavailable where no try
+    was answered.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    async def spawn(self, lane: "LaneName", order: Mapping[str, Any]) -> str:
+        # A call whose id was lost in a try ends by itself; see calls.py.
+        return await retry(lambda: self._remote.spawn(lane, order))
+
+    async def result(self, call_id: str, timeout: float) -> dict[str, Any]:
+        return await retry(
+            lambda: self._remote.result(call_id, timeout), timeout + _REQUEST_TIMEOUT
+        )
+
+    async def cancel(self, call_id: str) -> None:
+        await retry(lambda: self._remote.cancel(call_id))
+
+    async def load(self, lane: "LaneName") -> tuple[int, int]:
+        return await retry(lambda: self._remote.load(lane))
+
+    async def free(self, lane: "LaneName") -> int:
+        return await retry(lambda: self._remote.free(lane), _FREE_TIMEOUT)
+
+    async def get(self, key: str) -> Any:
+        return await retry(lambda: self._remote.get(key))
+
+    async def put(self, key: str, value: Any) -> None:
+        await retry(lambda: self._remote.put(key, value))
+
+    async def put_new(self, key: str, value: Any) -> bool:
+        """See Remote.put_new; after a retry, False also where an earlier try stored the value."""
+        return await retry(lambda: self._remote.put_new(key, value))
+
+    async def fetch(self, name: str) -> bytes:
+        return await retry(lambda: self._remote.fetch(name))
+
+
+class ModalRemote:
+    """The Remote of an app on Modal.
+
+    Parameters
+    ----------
+    workers : instances of the app's own worker classes, by lane. They belong to the app that runs
+        this container, deployed or served; modal.Cls.from_name would find the deployed one only
+    """
+
+    def __init__(self, workers: Mapping[str, Any]) -> None:
         self._shared = modal.Dict.from_name(SHARED, create_if_missing=True)
         self._results = modal.Volume.from_name(RESULTS, create_if_missing=True)
-        self._workers = {
-            lane: modal.Cls.from_name(APP, lane.capitalize())() for lane in ("heavy", "light")
-        }
+        self._workers = workers
 
     async def spawn(self, lane: "LaneName", order: Mapping[str, Any]) -> str:
         call = await self._workers[lane].run.spawn.aio(dict(order))
@@ -107,12 +248,14 @@ class ModalRemote:
     async def result(self, call_id: str, timeout: float) -> dict[str, Any]:
         try:
             return dict(await modal.FunctionCall.from_id(call_id).get.aio(timeout=timeout))
-        except FunctionTimeoutError as error:
+        except exception.FunctionTimeoutError as error:
             raise CallTimeout(str(error)) from error
         except TimeoutError as error:
             raise Unfinished from error
-        except modal.exception.Error as error:
-            raise CallFailed(str(error) or type(error).__name__) from error
+        except _REQUEST_ERRORS:
+            raise
+        except Exception as error:
+            raise CallFailed(f"{type(error).__name__}: {error}") from error
 
     async def cancel(self, call_id: str) -> None:
         await modal.FunctionCall.from_id(call_id).cancel.aio()
@@ -129,6 +272,9 @@ class ModalRemote:
 
     async def put(self, key: str, value: Any) -> None:
         await self._shared.put.aio(key, value)
+
+    async def put_new(self, key: str, value: Any) -> bool:
+        return bool(await self._shared.put.aio(key, value, skip_if_exists=True))
 
     async def fetch(self, name: str) -> bytes:
         return b"".join([part async for part in self._results.read_file.aio(name)])

@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
+from ..errors import ArtMancerError
 from ..gateway.app import create_app
 from ..gateway.jobs import HEAVY, LIGHT, LaneName
 from ..gateway.runner import ComfyStatus
@@ -15,7 +16,7 @@ from ..options import EDITORS
 from ..variants import CHECKPOINT_FILES
 from .modal_jobs import ModalJobs
 from .model_volume import BASE, Inventory, LocalVolume, take_inventory
-from .remote import Remote
+from .remote import Remote, RetryingRemote, Unavailable, retry
 from .shared import SharedDebugSessions, SharedUploadStore
 from .worker import DEBUG_SESSIONS
 
@@ -40,17 +41,32 @@ def web_app(
 
     def build(settings: Settings) -> Gateway:
         settings.data.mkdir(parents=True, exist_ok=True)
-        uploads = SharedUploadStore(settings.data / "pictures", remote)
+        uploads = SharedUploadStore(settings.data / "pictures", RetryingRemote(remote))
         inventory = take_inventory(LocalVolume(checkpoints))
         expected: dict[LaneName, ComfyStatus] = {
             lane: _expected_status(inventory) for lane in (HEAVY, LIGHT)
         }
         jobs = ModalJobs(settings, uploads, remote, expected)
-        debug_sessions = SharedDebugSessions(results / DEBUG_SESSIONS, reload, commit)
+        debug_sessions = SharedDebugSessions(
+            results / DEBUG_SESSIONS, lambda: retry(reload), lambda: retry(commit)
+        )
         workflows = WorkflowFolder(settings.workflows)
         return Gateway(settings, workflows, uploads, debug_sessions, jobs)
 
-    return create_app(settings, build)
+    app = create_app(settings, build)
+    on_error: Callable[[Request, Exception], Awaitable[Response]]
+    on_error = app.exception_handlers[ArtMancerError]  # type: ignore[assignment]  # it is async
+
+    async def on_unavailable(request: Request, error: Exception) -> Response:
+        return await on_error(request, _modal_unavailable())
+
+    app.add_exception_handler(Unavailable, on_unavailable)
+    return app
+
+
+def _modal_unavailable() -> ArtMancerError:
+    """Make the error for a request that Modal did not answer."""
+    return ArtMancerError("comfyui_unavailable", "Modal does not answer. Try again in a moment.")
 
 
 def _expected_status(inventory: Inventory) -> ComfyStatus:

@@ -22,8 +22,9 @@ from ..gateway.debug_sessions import DebugSessions
 from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_too_often
 from ..gateway.results import result_name
 from ..gateway.runner import Outputs, Run, RunLost, Step
+from . import calls
 from .preload import START
-from .remote import Remote
+from .remote import Remote, RetryingRemote, Unavailable, retry
 from .shared import SharedUploadStore
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ _START_TIMEOUT = 300.0
 
 _STEP_SECONDS = 0.25
 """Least seconds between two reports of a job's step."""
+
+_POLL_SECONDS = 0.01
+"""Seconds between the first two looks for a job's call; each further pause is twice as long."""
+
+_LONGEST_POLL_SECONDS = 0.5
+"""Longest pause between two looks for a job's call, in seconds."""
 
 _PUBLISH_SECONDS = 30.0
 """Seconds between two reports of the worker's state."""
@@ -87,7 +94,7 @@ class Worker:
     ) -> None:
         self.lane = lane
         self._port = port
-        self._remote = remote
+        self._remote = RetryingRemote(remote)
         self._folder = folder
         self._results = results
         self._sync = sync
@@ -177,12 +184,13 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self._process.kill()
 
-    async def run(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a filled graph.
+    async def run(self, order: Mapping[str, Any], call: str) -> dict[str, Any]:
+        """Run a filled graph, if this call may; see calls.py.
 
         Parameters
         ----------
         order : from modal_jobs.make_order
+        call : id of this call
 
         Returns
         -------
@@ -191,33 +199,34 @@ class Worker:
 
         Raises
         ------
-        WorkerLost
+        WorkerLost, Unavailable : Modal runs the call again
         """
-        job = Job(record=JobRecord.from_dict(order["record"]), started=time.time())
-        try:
-            outcome = await self._outcome(job, order["graph"])
-        except ArtMancerError as error:
-            outcome = {"error": error.as_dict()}
-        job.finished = time.time()
-        if order["debug_session"]:
-            await self._write_debug_session(job, outcome)
-        return {"started": job.started, "finished": job.finished, **outcome}
-
-    async def _outcome(self, job: Job, graph: Mapping[str, Any]) -> dict[str, Any]:
         if self._dead:
             # Modal sent the call before `on_dead` took effect.
             raise WorkerLost("ComfyUI has exited.")
-        attempts, cancelled = await asyncio.gather(
-            self._remote.get(f"attempts:{job.id}"), self._remote.get(f"cancelled:{job.id}")
-        )
-        if cancelled:
-            raise job_cancelled()
-        if (attempts or 0) >= MAX_ATTEMPTS:
-            raise stopped_too_often()
+        started = time.time()
+        start = time.monotonic()
+        job = Job(record=JobRecord.from_dict(order["record"]), started=started)
+        admitted = False
+        try:
+            attempts = await self._admit(job.id, call)
+            admitted = True
+            outcome = await self._outcome(job, order["graph"], attempts)
+        except ArtMancerError as error:
+            outcome = {"error": error.as_dict()}
+        job.finished = started + time.monotonic() - start
+        if order["debug_session"] and admitted:
+            try:
+                await self._write_debug_session(job, outcome)
+            except (OSError, Unavailable):
+                logger.exception("the debug session of job %s could not be written", job.id)
+        return {"started": started, "finished": job.finished, **outcome}
+
+    async def _outcome(self, job: Job, graph: Mapping[str, Any], attempts: int) -> dict[str, Any]:
         record = job.record
         names = [record.inputs[name] for name in record.images]
         _, paths = await asyncio.gather(
-            self._remote.put(f"attempts:{job.id}", (attempts or 0) + 1),
+            self._remote.put(f"attempts:{job.id}", attempts + 1),
             asyncio.gather(*map(self._uploads.path, names)),
         )
         run = Run(job.id, graph, dict(zip(names, paths, strict=True)), record.results)
@@ -236,6 +245,39 @@ class Worker:
         images = await self._images_to_return(job, outputs)
         return {"values": dict(outputs.values), "images": images}
 
+    async def _admit(self, job_id: str, call: str) -> int:
+        """Wait until a gateway has stored that this call may run a job; return how often it was
+        started before.
+
+        Raises
+        ------
+        ArtMancerError : it was cancelled, given up, or started too often, or another call runs it
+        """
+        end = time.monotonic() + calls.STORE_SECONDS
+        pause = _POLL_SECONDS
+        while True:
+            attempts, cancelled, entry, stored = await asyncio.gather(
+                *(
+                    self._remote.get(f"{name}:{job_id}")
+                    for name in ("attempts", "cancelled", "job", "call")
+                )
+            )
+            if cancelled:
+                raise job_cancelled()
+            # Up to version 0.1.0 the entry held the call.
+            stored = stored or (entry or {}).get("call")
+            if stored is None and time.monotonic() > end:
+                stored = await calls.settle_call(self._remote, job_id, calls.GIVEN_UP)
+            if stored == call:
+                break
+            if stored is not None:
+                raise calls.job_not_started()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+        if (attempts or 0) >= MAX_ATTEMPTS:
+            raise stopped_too_often()
+        return attempts or 0
+
     async def _images_to_return(self, job: Job, outputs: Outputs) -> dict[str, list[bytes | None]]:
         """Return the images for the call's answer; write large images to the volume instead."""
         small_images: dict[str, list[bytes | None]] = {}
@@ -247,7 +289,7 @@ class Worker:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     await asyncio.to_thread(path.write_bytes, data)
         if any(None in images for images in small_images.values()):
-            await self._sync()
+            await retry(self._sync)
         return small_images
 
     async def free(self) -> int:
@@ -288,10 +330,14 @@ class Worker:
     async def _publish(self) -> None:
         """Keep reporting the worker's state to the gateways."""
         nodes = {name: node.as_data() for name, node in self._runner.status().nodes.items()}
-        await self._remote.put(f"nodes:{self.lane}", nodes)
+        nodes_stored = False
         while True:
             info = dict(self._runner.status().info)
-            await self._remote.put(f"status:{self.lane}", {"at": time.time(), "info": info})
+            with suppress(Unavailable):
+                if not nodes_stored:
+                    await self._remote.put(f"node_types:{self.lane}", nodes)
+                    nodes_stored = True
+                await self._remote.put(f"status:{self.lane}", {"at": time.time(), "info": info})
             await asyncio.sleep(_PUBLISH_SECONDS)
 
     async def _keep_tidy(self) -> None:
@@ -325,7 +371,7 @@ class Worker:
                         path.write_bytes(data)
                     results.setdefault(name, []).append(path)
             DebugSessions(self._results / DEBUG_SESSIONS).write(job, uploads, results)
-        await self._sync()
+        await retry(self._sync)
 
 
 def _is_listening(port: int) -> bool:
@@ -356,7 +402,8 @@ class _StepReporter:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._remote.put(
-                self._key, {"started": self._started, "step": asdict(self._step)}
-            )
+            with suppress(Unavailable):
+                await self._remote.put(
+                    self._key, {"started": self._started, "step": asdict(self._step)}
+                )
             await asyncio.sleep(_STEP_SECONDS)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from modal_proto import api_pb2
 from support.modal_server import ModalServer
 from support.paths import ROOT
 
@@ -165,6 +166,76 @@ def test_the_dockerfile_has_the_same_steps() -> None:
     for name, value in container.ENVIRONMENT.items():
         assert f"ENV {name}={value}\n" in text
     assert f"COPY . {container.PACK}\n" in text
+
+
+GATEWAY_CONTAINER = """
+import asyncio, sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from modal import _container_entrypoint as container
+from modal._utils.async_utils import synchronizer
+from modal.client import Client
+from modal_proto import api_pb2
+import artmancer.hosting.web
+
+arguments = api_pb2.ContainerArguments.FromString(bytes.fromhex(sys.argv[1]))
+client = synchronizer._translate_in(Client.from_env())
+lifecycle = SimpleNamespace(handle_task_lifecycle_exception=nullcontext)
+container.hydrate_function(arguments, lifecycle, arguments.function_def, client)
+# The gateway's Remote, instead of its HTTP server.
+artmancer.hosting.web.web_app = lambda remote, *_: remote
+import modal_comfy
+remote = modal_comfy.make_gateway()
+asyncio.run(remote.spawn("heavy", {}))
+asyncio.run(remote.load("light"))
+"""
+"""Starts the container of a gateway as Modal does, and spawns a call."""
+
+
+def test_a_gateway_under_modal_serve_calls_the_workers_of_its_own_app() -> None:
+    server = ModalServer()
+    served = server.modal("serve", "--timeout", "1", "modal_comfy.py")
+    assert served.returncode == 0, served.stdout + served.stderr
+    published = server.requests["AppPublish"][-1]
+    assert published.app_state == api_pb2.APP_STATE_EPHEMERAL
+    functions = {
+        request.function.function_name: request.function
+        for request in server.requests["FunctionCreate"]
+    }
+    layout = api_pb2.AppLayout(function_ids=published.function_ids, class_ids=published.class_ids)
+    for name, object_id in published.function_ids.items():
+        methods = functions[name].method_definitions
+        layout.objects.add(
+            object_id=object_id,
+            function_handle_metadata=api_pb2.FunctionHandleMetadata(
+                function_name=name,
+                method_handle_metadata={
+                    method: api_pb2.FunctionHandleMetadata(
+                        function_name=definition.function_name, use_method_name=method
+                    )
+                    for method, definition in methods.items()
+                },
+            ),
+        )
+    for object_id in published.class_ids.values():
+        layout.objects.add(object_id=object_id, class_handle_metadata=api_pb2.ClassHandleMetadata())
+    for dependency in functions["fastapi_app_heavy"].object_dependencies:
+        layout.objects.add(
+            object_id=dependency.object_id,
+            mount_handle_metadata=api_pb2.MountHandleMetadata()
+            if dependency.object_id.startswith("mo-")
+            else None,
+        )
+    arguments = api_pb2.ContainerArguments(
+        app_id="ap-served", app_layout=layout, function_def=functions["fastapi_app_heavy"]
+    )
+    gateway = server.python("-c", GATEWAY_CONTAINER, arguments.SerializeToString().hex())
+    assert gateway.returncode == 0, gateway.stderr
+    (call,) = server.requests["FunctionMap"]
+    assert call.function_id == published.function_ids["Heavy.*"]
+    (stats,) = server.requests["FunctionGetCurrentStats"]
+    assert stats.function_id == published.function_ids["Light.*"]
+    assert not server.requests["ClassGet"] and not server.requests["FunctionGet"]
 
 
 def test_status_works_without_a_deployment() -> None:

@@ -9,16 +9,21 @@ several calls at a time.
 import asyncio
 import itertools
 import os
+import random
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.managers import BaseManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from grpclib.exceptions import StreamTerminatedError
+from modal import exception
+
+from artmancer.hosting import calls
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
 from artmancer.hosting.web import web_app
 
@@ -117,6 +122,12 @@ class Board:
     def put(self, key: str, value: Any) -> None:
         self.shared[key] = value
 
+    def put_new(self, key: str, value: Any) -> bool:
+        with self.lock:
+            is_new = key not in self.shared
+            self.shared.setdefault(key, value)
+            return is_new
+
     def take(self, lane: str, worker: str, timeout: float) -> tuple[str, dict[str, Any]] | None:
         """Start the next call on a worker; return its id and order, None at the timeout."""
         end = time.monotonic() + timeout
@@ -197,6 +208,68 @@ class Client(BaseManager):
     """The manager in a worker's process."""
 
 
+class Failures(Protocol):
+    """Decides which requests to a StandIn fail."""
+
+    def before(self) -> None:
+        """Raise where the request fails without its effect."""
+        ...
+
+    def after(self) -> None:
+        """Raise where the request has its effect, but its answer is lost."""
+        ...
+
+
+class NoFailures:
+    """Lets no request fail."""
+
+    def before(self) -> None:
+        pass
+
+    def after(self) -> None:
+        pass
+
+
+class RandomFailures:
+    """Lets requests fail at random with the exceptions that Modal's client raises: one half before
+    they have their effect, the other half after it.
+
+    Parameters
+    ----------
+    share : part of the requests that fail, 0..1
+    """
+
+    exceptions: Sequence[Callable[[], Exception]] = (
+        lambda: exception.ServiceError("Deadline exceeded"),
+        lambda: exception.ConnectionError("Could not connect to the Modal server."),
+        lambda: exception.InternalError("an internal error"),
+        lambda: exception.ResourceExhaustedError("a rate limit"),
+        lambda: exception.ClientClosed("the client is closed"),
+        lambda: StreamTerminatedError("Connection lost"),
+        lambda: ConnectionResetError("Connection reset by peer"),
+        TimeoutError,
+        asyncio.TimeoutError,
+        # modal/_functions.py raises this one where it could not spawn a call.
+        lambda: Exception("Could not create function call - the input queue seems to be full"),
+    )
+
+    def __init__(self, share: float, seed: int) -> None:
+        self.share = share
+        self.failed = 0
+        self._random = random.Random(seed)
+
+    def before(self) -> None:
+        self._raise(self.share / 2)
+
+    def after(self) -> None:
+        self._raise(self.share / 2 / (1 - self.share / 2))
+
+    def _raise(self, share: float) -> None:
+        if self._random.random() < share:
+            self.failed += 1
+            raise self._random.choice(self.exceptions)()
+
+
 class StandIn:
     """An artmancer.hosting.remote.Remote that uses a board.
 
@@ -206,16 +279,24 @@ class StandIn:
     results : folder that stands for the volume of results
     """
 
-    def __init__(self, board: Any, results: Path) -> None:
+    def __init__(self, board: Any, results: Path, failures: Failures | None = None) -> None:
         self.board = board
         self.results = results
+        self.failures = failures or NoFailures()
         self.frees = 0
 
+    async def _request(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a method of the board, or of the volume, as a request that may fail."""
+        self.failures.before()
+        answer = await asyncio.to_thread(method, *arguments)
+        self.failures.after()
+        return answer
+
     async def spawn(self, lane: str, order: Mapping[str, Any]) -> str:
-        return str(await asyncio.to_thread(self.board.spawn, lane, dict(order)))
+        return str(await self._request(self.board.spawn, lane, dict(order)))
 
     async def result(self, call_id: str, timeout: float) -> dict[str, Any]:
-        state, value = await asyncio.to_thread(self.board.result, call_id, timeout)
+        state, value = await self._request(self.board.result, call_id, timeout)
         if state in ("waiting", "running"):
             raise Unfinished
         if state == "late":
@@ -225,24 +306,30 @@ class StandIn:
         return dict(value)
 
     async def cancel(self, call_id: str) -> None:
-        await asyncio.to_thread(self.board.cancel, call_id)
+        await self._request(self.board.cancel, call_id)
 
     async def load(self, lane: str) -> tuple[int, int]:
-        waiting, running = await asyncio.to_thread(self.board.load, lane)
+        waiting, running = await self._request(self.board.load, lane)
         return waiting, running
 
     async def free(self, lane: str) -> int:
+        return int(await self._request(self._free))
+
+    def _free(self) -> int:
         self.frees += 1
         return 0
 
     async def get(self, key: str) -> Any:
-        return await asyncio.to_thread(self.board.get, key)
+        return await self._request(self.board.get, key)
 
     async def put(self, key: str, value: Any) -> None:
-        await asyncio.to_thread(self.board.put, key, value)
+        await self._request(self.board.put, key, value)
+
+    async def put_new(self, key: str, value: Any) -> bool:
+        return bool(await self._request(self.board.put_new, key, value))
 
     async def fetch(self, name: str) -> bytes:
-        return await asyncio.to_thread((self.results / name).read_bytes)
+        return bytes(await self._request((self.results / name).read_bytes))
 
 
 class FakeModal:
@@ -253,6 +340,13 @@ class FakeModal:
     command : starts a worker's ComfyUI; {port} and {folder} stand for the worker's own
     timeouts : timeout of a call in seconds, by lane
     prepare : let workers also prepare for a snapshot of memory, which takes long
+    share : part of the requests of gateways and workers that fail, 0..1
+    seed : seed of these failures; each gateway and each worker adds a number of its own
+    store_seconds : calls.STORE_SECONDS of the workers
+
+    Attributes
+    ----------
+    failures : random failures of each gateway, and of each worker at its start
     """
 
     def __init__(
@@ -261,8 +355,15 @@ class FakeModal:
         command: Sequence[str] = RUN_FAKE_COMFYUI,
         timeouts: Mapping[str, float] | None = None,
         prepare: bool = False,
+        share: float = 0.0,
+        seed: int = 0,
+        store_seconds: float = calls.STORE_SECONDS,
     ) -> None:
         self.folder = folder
+        self.share = share
+        self.failures: list[RandomFailures] = []
+        self.seeds = itertools.count(seed)
+        self.store_seconds = store_seconds
         self.command = list(command)
         self.prepare = prepare
         self.results = folder / "results"
@@ -277,21 +378,30 @@ class FakeModal:
         for lane in MAX_CALLS:
             threading.Thread(target=self._keep_worker, args=(lane,), daemon=True).start()
 
-    def remote(self) -> StandIn:
-        return StandIn(self.board, self.results)
+    def remote(self, failures: Failures | None = None) -> StandIn:
+        return StandIn(self.board, self.results, failures or self._random_failures())
 
-    def gateway(self, folder: Path, **options: Any) -> Served:
+    def _random_failures(self) -> RandomFailures:
+        self.failures.append(RandomFailures(self.share, next(self.seeds)))
+        return self.failures[-1]
+
+    def gateway(self, folder: Path, failures: Failures | None = None, **options: Any) -> Served:
         """Serve a container of the gateway.
 
         Parameters
         ----------
+        failures : of its requests; default: random ones, as of all
         options : settings of the gateway
         """
         gateway_settings = settings(folder, **options)
         checkpoints = folder / "checkpoints"
-        app = web_app(
-            self.remote(), checkpoints, self.results, _nothing, _nothing, gateway_settings
-        )
+        remote = self.remote(failures)
+
+        async def sync() -> None:
+            remote.failures.before()
+            remote.failures.after()
+
+        app = web_app(remote, checkpoints, self.results, sync, sync, gateway_settings)
         return Served(gateway_settings, app)
 
     def _keep_worker(self, lane: str) -> None:
@@ -307,6 +417,8 @@ class FakeModal:
                 self.results,
                 self.prepare,
                 self.command,
+                self._random_failures(),
+                self.store_seconds,
                 log=folder / "worker.log",
             )
             self.workers[lane] = worker
@@ -328,19 +440,29 @@ class FakeModal:
             worker.kill()
 
 
-async def _nothing() -> None:
-    pass
-
-
 def run_worker(
-    lane: str, port: int, folder: Path, results: Path, prepare: bool, command: list[str]
+    lane: str,
+    port: int,
+    folder: Path,
+    results: Path,
+    prepare: bool,
+    command: list[str],
+    failures: RandomFailures,
+    store_seconds: float,
 ) -> None:
     """Run a worker in this process."""
-    asyncio.run(work(lane, port, folder, results, prepare, command))
+    calls.STORE_SECONDS = store_seconds
+    asyncio.run(work(lane, port, folder, results, prepare, command, failures))
 
 
 async def work(
-    lane: str, port: int, folder: Path, results: Path, prepare: bool, command: list[str]
+    lane: str,
+    port: int,
+    folder: Path,
+    results: Path,
+    prepare: bool,
+    command: list[str],
+    failures: RandomFailures,
 ) -> None:
     """Take calls from the board behind a port until the worker's ComfyUI has exited."""
     from artmancer.hosting.worker import Worker
@@ -351,12 +473,16 @@ async def work(
     manager = Client(("127.0.0.1", port), AUTH_KEY)
     manager.connect()
     # `register` adds this method.
-    remote = StandIn(manager.board(), results)  # type: ignore[attr-defined]
+    remote = StandIn(manager.board(), results, failures)  # type: ignore[attr-defined]
     name = str(os.getpid())
     dead = asyncio.Event()
 
     async def on_dead() -> None:
         dead.set()
+
+    async def sync() -> None:
+        failures.before()
+        failures.after()
 
     comfyui_port = free_port()
     worker = Worker(
@@ -367,7 +493,7 @@ async def work(
         comfyui_port,
         folder,
         results,
-        sync=_nothing,
+        sync=sync,
         on_dead=on_dead,
     )
     if prepare:
@@ -376,7 +502,7 @@ async def work(
     running: dict[str, asyncio.Task[None]] = {}
 
     async def run(call_id: str, order: dict[str, Any]) -> None:
-        (value,) = await asyncio.gather(worker.run(order), return_exceptions=True)
+        (value,) = await asyncio.gather(worker.run(order, call_id), return_exceptions=True)
         if isinstance(value, BaseException):
             await asyncio.to_thread(remote.board.fail, call_id, name, repr(value))
         else:

@@ -35,10 +35,12 @@ class ModalServer:
     Attributes
     ----------
     requests : every request, by the name of its method
+    answers : answers of a test's own, by the name of the method; an exception is raised
     """
 
     def __init__(self) -> None:
         self.requests: dict[str, list[Any]] = defaultdict(list)
+        self.answers: dict[str, Any] = {}
         self.port = free_port()
         self._ids = itertools.count(1)
         self._loop = asyncio.new_event_loop()
@@ -63,6 +65,10 @@ class ModalServer:
 
     def _answer(self, name: str, request: Any) -> Any:
         """Return the answer of a method; an empty answer where the client needs no more."""
+        if answer := self.answers.get(name):
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         number = next(self._ids)
         special = {
             "ClientHello": lambda: api_pb2.ClientHelloResponse(
@@ -105,6 +111,11 @@ class ModalServer:
                     else "",
                 ),
             ),
+            "FunctionMap": lambda: api_pb2.FunctionMapResponse(
+                function_call_id=f"fc-{number}",
+                pipelined_inputs=[api_pb2.FunctionPutInputsResponseItem(input_id=f"in-{number}")],
+            ),
+            "DictGetOrCreate": lambda: api_pb2.DictGetOrCreateResponse(dict_id=f"di-{number}"),
             "ClassCreate": lambda: api_pb2.ClassCreateResponse(class_id=f"cs-{number}"),
             # Without app_done the client requests the logs again, and waits ten seconds at its end.
             "AppGetLogs": lambda: api_pb2.TaskLogsBatch(app_done=True),
@@ -119,8 +130,12 @@ class ModalServer:
 
     def modal(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command `modal` against this server."""
+        return self.python("-m", "modal", *arguments, **environment)
+
+    def python(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python with a Modal client of this server."""
         return subprocess.run(
-            [sys.executable, "-m", "modal", *arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env={
                 **os.environ,

@@ -20,7 +20,22 @@ BODY_PAUSE_TIMEOUT = 20.0
 """Longest pause of a client within a body, in seconds."""
 
 BODY_TIMEOUT = 120.0
-"""Longest time for a whole body, in seconds."""
+"""Longest time for a whole body in seconds; each BYTES_PER_SECOND that came extend it."""
+
+BYTES_PER_SECOND = 16 * 2**10
+"""Slowest upload that may take longer than BODY_TIMEOUT."""
+
+DISCARD_FACTOR = 4
+"""Largest part of a refused body that is read and thrown away, in multiples of the largest body."""
+
+DISCARD_TIMEOUT = 120.0
+"""Longest time in seconds for which a refused body is read and thrown away."""
+
+_PUBLIC_PATHS = ("/ping", "/")
+"""Paths that need no token, beside the files of the page: it asks for the token itself."""
+
+_PAGE_FILES = "/page/"
+"""Prefix of the paths of the page's files."""
 
 _SINGLE_HEADERS = (b"host", b"authorization", b"origin", b"content-length")
 """Headers that the checks read, and that may come once: of two, a proxy could check the one and
@@ -34,9 +49,13 @@ ErrorResponse = Callable[[ArtMancerError], ASGIApp]
 class RequestGuard:
     """Refuses requests before they reach a route: token, host, origin, size and pace of the body.
 
+    A body that is still being sent when its request is refused is read on, up to a limit: closing
+    a connection with unread bytes resets it, and then many clients lose the response.
+
     Parameters
     ----------
-    token : token that `Authorization: Bearer` has to carry on every path but /ping; None: no token
+    token : token that `Authorization: Bearer` has to carry on every path but /ping, / and the
+        page's files; None: no token
     origins : origins of pages that may send requests, beside the gateway's own page
     allowed_hosts : host names it answers to; None: any. Otherwise a page elsewhere could point a
         name of its own at this machine (DNS rebinding)
@@ -65,22 +84,14 @@ class RequestGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        request = _Request(dict(scope["headers"]), receive, send, self.max_body)
         error = self._header_error(scope)
         if error is None:
-            body, answered = _Body(receive, self.max_body), False
-
-            async def send_unless_refused(message: Message) -> None:
-                nonlocal answered
-                # The app's response to half a body must not reach the client.
-                if body.error is None:
-                    answered = True
-                    await send(message)
-
             with suppress(_BodyRefused):
-                await self.app(scope, body.receive, send_unless_refused)
-            error = None if answered else body.error
+                await self.app(scope, request.receive, request.send_unless_refused)
+            error = None if request.answered else request.error
         if error:
-            await self.error_response(error)(scope, receive, send)
+            await self.error_response(error)(scope, receive, request.send)
 
     def _header_error(self, scope: Scope) -> ArtMancerError | None:
         """Return why a request is refused by its headers alone."""
@@ -93,12 +104,10 @@ class RequestGuard:
                     "once.",
                 )
         headers = dict(scope["headers"])
-        if self.token and scope["path"] != "/ping":
+        if self.token and not _is_public(scope["path"]):
             value = headers.get(b"authorization", b"")
             if not hmac.compare_digest(value, b"Bearer " + self.token.encode()):
-                return ArtMancerError(
-                    "unauthorized", "A token is needed. Send it as 'Authorization: Bearer TOKEN'."
-                )
+                return _token_error(value)
         host = headers.get(b"host", b"").decode("latin-1")
         if self.allowed_hosts and _host_name(host) not in self.allowed_hosts:
             return ArtMancerError(
@@ -126,37 +135,109 @@ def _host_name(host: str) -> str | None:
         return None
 
 
-class _Body:
-    """A request's body as it comes.
+def _is_public(path: str) -> bool:
+    """Return whether a path needs no token."""
+    return path in _PUBLIC_PATHS or path.startswith(_PAGE_FILES)
+
+
+def _token_error(value: bytes) -> ArtMancerError:
+    """Return the error for a header Authorization without the gateway's token."""
+    came = "it is not the token of this gateway" if value else "none came"
+    return ArtMancerError(
+        "unauthorized",
+        f"A token is needed, and {came}. Send it as 'Authorization: Bearer TOKEN'.",
+        {"field": "Authorization", "expected": "Bearer TOKEN"},
+    )
+
+
+class _Request:
+    """A request whose body is limited in size and pace, and the response to it.
 
     Attributes
     ----------
-    error : why it was refused
+    error : why the body was refused
+    answered : whether a response was begun
     """
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(
+        self, headers: dict[bytes, bytes], receive: Receive, send: Send, max_body: int
+    ) -> None:
         self._receive = receive
-        self._max_bytes = max_bytes
+        self._send = send
+        self._max_body = max_body
+        self._start = time.monotonic()
         self._received = 0
+        self._has_body = (
+            b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        )
         self._complete = False
-        self._deadline = time.monotonic() + BODY_TIMEOUT
+        self._stalled = False
+        self._cut_short = False
         self.error: ArtMancerError | None = None
+        self.answered = False
 
     async def receive(self) -> Message:
+        """Receive the next message of the app.
+
+        Raises
+        ------
+        _BodyRefused : the body is too large or too slow
+        """
         if self._complete:
             return await self._receive()
-        timeout = min(BODY_PAUSE_TIMEOUT, self._deadline - time.monotonic())
         try:
-            message = await asyncio.wait_for(self._receive(), timeout)
+            message = await self._next(
+                self._start + BODY_TIMEOUT + self._received / BYTES_PER_SECOND
+            )
         except asyncio.TimeoutError:
+            self._stalled = True
             self.error = ArtMancerError(
                 "timeout", "The rest of the request did not come. Send it again."
             )
             raise _BodyRefused from None
-        self._received += len(message.get("body", b""))
-        if self._received > self._max_bytes:
-            self.error = _too_large(self._max_bytes)
+        if self._received > self._max_body:
+            self.error = _too_large(self._max_body)
             raise _BodyRefused
+        return message
+
+    async def send_unless_refused(self, message: Message) -> None:
+        """Send a message of the app, but not its response to half a body."""
+        if self.error is None:
+            self.answered = True
+            await self.send(message)
+
+    async def send(self, message: Message) -> None:
+        """Send a message. At the end of an error response, first discard the rest of the body."""
+        if message["type"] == "http.response.start":
+            self._cut_short = message["status"] >= 400 and self._has_body and not self._complete
+            if self._cut_short:
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "headers": headers}
+        elif self._cut_short and not message.get("more_body"):
+            # The whole response goes out first: a client that reads while it sends can stop.
+            await self._send({**message, "more_body": True})
+            await self._discard()
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _discard(self) -> None:
+        """Read the rest of the body and throw it away, up to the limits."""
+        deadline = time.monotonic() + DISCARD_TIMEOUT
+        limit = DISCARD_FACTOR * self._max_body
+        with suppress(asyncio.TimeoutError):
+            while not self._complete and not self._stalled and self._received < limit:
+                await self._next(deadline)
+
+    async def _next(self, deadline: float) -> Message:
+        """Receive a message.
+
+        Raises
+        ------
+        asyncio.TimeoutError : the client pauses too long, or the deadline has passed
+        """
+        timeout = min(BODY_PAUSE_TIMEOUT, deadline - time.monotonic())
+        message = await asyncio.wait_for(self._receive(), timeout)
+        self._received += len(message.get("body", b""))
         self._complete = not message.get("more_body")
         return message
 

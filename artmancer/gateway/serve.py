@@ -1,5 +1,6 @@
 """The gateway's HTTP server, which can start ComfyUIs of its own."""
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import ArtMancerError
 from . import comfy_process
@@ -23,6 +25,11 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _KEEP_ALIVE = 75
 """Seconds that an idle connection stays open. This is longer than proxies and clients keep theirs,
 so that none is closed while a request is on its way, and longer than people look at an image.
+"""
+
+HEADER_TIMEOUT = 20.0
+"""Longest time in seconds from a connection's start, or from the first byte of a further request,
+to the end of the request's headers. The RequestGuard limits the time for a body.
 """
 
 
@@ -56,15 +63,66 @@ def serve(
         if light.netloc != heavy.netloc:
             light_on_cpu = cpu or not light_on_gpu
             companions.append(_keep_comfyui_running("light", light, settings, base, light_on_cpu))
-    uvicorn.run(
-        create_app(settings, companions=companions, allowed_hosts=_allowed_hosts(settings)),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=5,
-    )
+    app = create_app(settings, companions=companions, allowed_hosts=_allowed_hosts(settings))
+    uvicorn.run(app, **server_options(settings))
+
+
+def server_options(settings: Settings, header_timeout: float = HEADER_TIMEOUT) -> dict[str, Any]:
+    """Return the arguments of uvicorn.run and uvicorn.Config beside the app."""
+
+    class Protocol(_HeaderTimeoutProtocol):
+        timeout = header_timeout
+
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "http": Protocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "timeout_keep_alive": _KEEP_ALIVE,
+        "timeout_graceful_shutdown": 5,
+    }
+
+
+class _HeaderTimeoutProtocol(HttpToolsProtocol):
+    """HTTP on one connection, which is closed if the headers of a request do not come to an end.
+
+    uvicorn alone limits only the time without a byte after a response. While a response is
+    pending there is no limit here: a client may wait for it as long as it likes.
+
+    Attributes
+    ----------
+    timeout : seconds for the headers
+    """
+
+    timeout: float
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(  # type: ignore[override]  # as in the base class
+        self, transport: asyncio.Transport
+    ) -> None:
+        super().connection_made(transport)
+        self._start_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_timer()
+        elif self._timer is None:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.timeout, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _keep_comfyui_running(

@@ -2,11 +2,13 @@
 
 import base64
 import functools
+import http.client
 import http.server
 import io
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,225 @@ def test_only_a_page_of_an_allowed_origin_can_edit(
             page.evaluate(EDIT_SCRIPT, [served.url, encoded("coffee"), encoded("coffee_mask")])
         assert len(host.fake.posted) == posted
     page.close()
+
+
+PREFIX = "/artmancer"
+"""Path under which the proxy serves the gateway."""
+
+
+@contextmanager
+def proxy(served: Served, requests: list[str]) -> Iterator[str]:
+    """Serve a gateway under PREFIX, as a reverse proxy that strips its prefix; yield the page's
+    address.
+
+    Parameters
+    ----------
+    requests : gets the path of each request
+    """
+    port = int(served.url.rpartition(":")[2])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if not self.path.startswith(f"{PREFIX}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            upstream = http.client.HTTPConnection("127.0.0.1", port)
+            path = self.path.removeprefix(PREFIX)
+            upstream.request(self.command, path, body or None, dict(self.headers))
+            answer = upstream.getresponse()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name not in ("connection", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.end_headers()
+            # The browser leaves a stream when the job has ended.
+            with suppress(ConnectionError):
+                while chunk := answer.read1(2**16):
+                    self.wfile.write(chunk)
+            upstream.close()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}{PREFIX}/"
+    server.shutdown()
+    server.server_close()
+
+
+def edit(page: Any) -> None:
+    """Correct the white balance of a photo on the page, and wait for the result."""
+    from playwright.sync_api import expect
+
+    choose(page, "photo-input", "coffee")
+    page.get_by_test_id("task-white-balance").check()
+    page.get_by_test_id("go").click()
+    expect(page.get_by_test_id("result")).to_be_visible()
+    expect(page.get_by_test_id("facts")).to_contain_text("Seed")
+
+
+@pytest.mark.browser
+def test_the_page_works_under_a_path_of_a_proxy(
+    browser: Any, fake: FakeHost, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    requests: list[str] = []
+    with (
+        Served(settings(tmp_path, comfyui_url=fake.url)) as served,
+        proxy(served.connected(), requests) as url,
+    ):
+        page, problems = open_page(browser, url)
+        expect(page.locator("#health")).to_contain_text("Editor")
+        edit(page)
+        assert not problems
+        page.close()
+    assert any("/api/generate/stream/" in path for path in requests)
+    assert not any("/api/generate/status/" in path for path in requests), "it polled"
+
+
+TOKEN = "sécret/&?=1"
+"""A token that an address would show encoded, and that is not ASCII."""
+
+
+class TokenPage:
+    """The page of a gateway that requires TOKEN, in a tab of its own.
+
+    Attributes
+    ----------
+    page : Playwright's page
+    dialog : the question for the token
+    addresses : the addresses of all requests
+    problems : errors of the page, without the refusals of requests
+    """
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.page, self._problems = open_page(browser, url)
+        self.addresses: list[str] = []
+        self.page.on("request", lambda request: self.addresses.append(request.url))
+        self.dialog = self.page.get_by_role("dialog", name="Token required")
+
+    @property
+    def problems(self) -> list[str]:
+        return [text for text in self._problems if "401 (Unauthorized)" not in text]
+
+    def enter(self, token: str) -> None:
+        """Type a token with the keyboard alone, where the focus is."""
+        from playwright.sync_api import expect
+
+        expect(self.dialog).to_be_visible()
+        expect(self.dialog.get_by_label("Token", exact=True)).to_be_focused()
+        self.page.keyboard.insert_text(token)
+        self.page.keyboard.press("Enter")
+
+
+@pytest.fixture
+def guarded(fake: FakeHost, tmp_path: Path) -> Iterator[Served]:
+    """A gateway that requires TOKEN."""
+    with Served(settings(tmp_path, comfyui_url=fake.url, api_token=TOKEN)) as served:
+        served.http.headers["authorization"] = f"Bearer {TOKEN}"
+        yield served.connected()
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(
+    browser: Any, guarded: Served
+) -> None:
+    from playwright.sync_api import expect
+
+    tab = TokenPage(browser, guarded.url)
+    expect(tab.dialog).to_have_accessible_description(re.compile("answers only with its token"))
+    take_screenshot(tab.page, "token")
+    tab.enter("wrong")
+    expect(tab.page.get_by_role("alert").filter(has_text="does not accept")).to_be_visible()
+    take_screenshot(tab.page, "token-wrong")
+    tab.enter(f" {TOKEN} ")
+    expect(tab.dialog).to_be_hidden()
+    expect(tab.page.locator("#health")).to_contain_text("Editor")
+    edit(tab.page)
+    tab.page.reload()
+    expect(tab.page.locator("#health")).to_contain_text("Editor")
+    expect(tab.dialog).to_be_hidden()
+    assert not tab.problems
+    assert any("/api/generate/stream/" in address for address in tab.addresses)
+    assert not any("cret" in address for address in tab.addresses)
+    other_tab = TokenPage(browser, guarded.url)
+    expect(other_tab.dialog).to_be_visible()
+    tab.page.close()
+    other_tab.page.close()
+
+
+@pytest.mark.browser
+def test_a_user_who_closed_the_question_for_the_token_is_asked_again(
+    browser: Any, guarded: Served
+) -> None:
+    from playwright.sync_api import expect
+
+    tab = TokenPage(browser, guarded.url)
+    expect(tab.dialog).to_be_visible()
+    tab.page.keyboard.press("Escape")
+    expect(tab.dialog).to_be_hidden()
+    expect(tab.page.locator("#health")).to_contain_text("requires a token")
+    choose(tab.page, "photo-input", "coffee")
+    tab.page.get_by_test_id("task-white-balance").check()
+    tab.page.get_by_test_id("go").click()
+    tab.page.get_by_test_id("token-cancel").click()
+    expect(tab.page.get_by_test_id("error")).to_contain_text("requires a token")
+    tab.page.get_by_test_id("go").click()
+    tab.enter(TOKEN)
+    expect(tab.page.get_by_test_id("facts")).to_contain_text("Seed")
+    expect(tab.page.locator("#health")).to_contain_text("Editor")
+    assert not tab.problems
+    tab.page.close()
+
+
+@pytest.mark.browser
+def test_a_token_that_is_changed_meanwhile_is_asked_for_again(
+    browser: Any, guarded: Served
+) -> None:
+    from playwright.sync_api import expect
+
+    tab = TokenPage(browser, guarded.url)
+    tab.enter(TOKEN)
+    expect(tab.page.locator("#health")).to_contain_text("Editor")
+    tab.page.evaluate("sessionStorage.setItem('artmancer.token', 'yesterday')")
+    choose(tab.page, "photo-input", "coffee")
+    tab.page.get_by_test_id("task-white-balance").check()
+    tab.page.get_by_test_id("go").click()
+    tab.enter(TOKEN)
+    expect(tab.page.get_by_test_id("facts")).to_contain_text("Seed")
+    assert not tab.problems
+    tab.page.close()
+
+
+def test_only_the_pages_own_files_need_no_token(guarded: Served) -> None:
+    port = int(guarded.url.rpartition(":")[2])
+
+    def status(path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        connection.close()
+        return answer.status
+
+    for path in ("/", "/page/main.js", "/page/token.js", "/page/style.css"):
+        assert status(path) == 200
+    for path in ("/page", "/pages/x", "/api/health", "/page/../api/health", "/docs"):
+        assert status(path) in (401, 404), path
+    for path in ("/page/../api/health", "/page/%2e%2e/api/health", "/page/%2e%2e/app.py"):
+        assert status(path) == 404, path
+
+
+def test_the_page_runs_no_script_but_its_own(quick: Served) -> None:
+    policy = quick.http.get("/").headers["content-security-policy"]
+    assert policy.split("; ") == [
+        "default-src 'self'",
+        "img-src 'self' blob: data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]

@@ -12,11 +12,12 @@ from support.gateway import FakeHost, Served, encoded, error, removal, settings,
 from support.paths import EXAMPLES
 
 
-def test_every_route_except_ping_requires_the_token(fake: FakeHost, tmp_path: Path) -> None:
+def test_every_route_except_ping_and_the_page_requires_the_token(
+    fake: FakeHost, tmp_path: Path
+) -> None:
     with Served(settings(tmp_path, comfyui_url=fake.url, api_token="s3cret")) as served:
         assert served.http.get("/ping").status_code == 200
         for path in (
-            "/",
             "/api/",
             "/api/health",
             "/docs",

@@ -19,29 +19,29 @@ export async function follow(id, onStatus) {
   return (await followStream(id, onStatus)) ?? poll(id, onStatus);
 }
 
-/** Follow a job by its stream; resolves to undefined if the stream breaks. */
-function followStream(id, onStatus) {
-  return new Promise((resolve) => {
-    const stream = api.stream(id);
-    let timer;
-    const close = (last) => {
-      clearTimeout(timer);
-      stream.close();
-      resolve(last);
-    };
-    const restartTimer = () => {
-      clearTimeout(timer);
-      timer = setTimeout(close, STREAM_TIMEOUT);
-    };
-    stream.onmessage = (event) => {
-      const status = JSON.parse(event.data);
+/** Follow a job by its stream; returns undefined if the stream breaks. */
+async function followStream(id, onStatus) {
+  const abort = new AbortController();
+  let timer;
+  const restartTimer = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => abort.abort(), STREAM_TIMEOUT);
+  };
+  restartTimer();
+  try {
+    for await (const status of api.stream(id, abort.signal)) {
+      restartTimer();
       onStatus(status);
-      if (ENDED.has(status.status)) close(status);
-      else restartTimer();
-    };
-    stream.onerror = () => close();
-    restartTimer();
-  });
+      if (ENDED.has(status.status)) return status;
+    }
+  } catch (error) {
+    // A stream that breaks loses nothing: the status is requested next.
+    if (error instanceof api.Failure && !error.temporary) throw error;
+  } finally {
+    clearTimeout(timer);
+    abort.abort();
+  }
+  return undefined;
 }
 
 async function poll(id, onStatus) {

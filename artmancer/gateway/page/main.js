@@ -165,9 +165,11 @@ showVariant();
 byId("next-candidate").addEventListener("click", () => stage.picker.next());
 byId("undo").addEventListener("click", () => stage.undo());
 byId("clear-mask").addEventListener("click", () => stage.clear());
+const TEXT_FIELDS = "textarea, input:is([type=text], [type=number], [type=password])";
+
 addEventListener("keydown", (event) => {
   const undo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
-  if (!undo || !stage.undoable || event.target.matches("textarea, input[type=text], input[type=number]")) return;
+  if (!undo || !stage.undoable || event.target.matches(TEXT_FIELDS)) return;
   event.preventDefault();
   stage.undo();
 });
@@ -350,6 +352,7 @@ byId("again").addEventListener("click", () => {
 async function showHealth() {
   const line = byId("health");
   let degraded = true;
+  let isRefused = false;
   try {
     const { status, reason, model_loaded: loaded, device, device_info: { bases } } = await api.health();
     const hasModel = loaded || bases.length > 0;
@@ -359,9 +362,12 @@ async function showHealth() {
     byId("prompt-hint").hidden = hasModel;
   } catch (error) {
     line.textContent = error.message;
+    isRefused = Boolean(error.needsToken);
   }
   line.classList.toggle("degraded", degraded);
-  if (degraded) setTimeout(showHealth, HEALTH_INTERVAL);
+  // A user who closed the question for the token is not asked again until they want something.
+  if (isRefused) byId("token-form").addEventListener("submit", showHealth, { once: true });
+  else if (degraded) setTimeout(showHealth, HEALTH_INTERVAL);
 }
 
 showHealth();

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 _MIN_FREE = 2**20
 """Free bytes below which a disk counts as full."""
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+"""Error numbers that another folder or other permissions mend."""
+
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
@@ -40,16 +43,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
 def disk_problem(folder: Path) -> ArtMancerError | None:
     """Return why nothing can be written in a folder, without writing; None: it can."""
     try:
-        free = shutil.disk_usage(folder).free
+        _check_access(folder)
+        is_full = shutil.disk_usage(folder).free < _MIN_FREE
     except OSError as error:
         return _not_writable(folder, error)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return _not_writable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-    return _full(folder) if free < _MIN_FREE else None
+    return _full(folder) if is_full else None
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and check that it can be written.
+    """Make a folder that can be written. Its disk may be full: what it holds can still be read.
 
     Raises
     ------
@@ -57,8 +59,13 @@ def make_folder(folder: Path) -> None:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if problem := disk_problem(folder):
-        raise problem
+        _check_access(folder)
+
+
+def _check_access(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        code = errno.EACCES if folder.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code))
 
 
 def _full(folder: Path) -> ArtMancerError:
@@ -69,9 +76,13 @@ def _full(folder: Path) -> ArtMancerError:
 
 
 def _not_writable(folder: Path, error: Exception) -> ArtMancerError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, OSError):
+        reason, is_refused = error.strerror or str(error), error.errno in _REFUSALS
+    else:
+        reason, is_refused = str(error), "readonly" in str(error)
+    advice = "Look at the gateway's log."
+    if is_refused:
+        advice = "Let the gateway's user write in it, or set ARTMANCER_DATA to another folder."
     return ArtMancerError(
-        "generation_failed",
-        f"The folder '{folder}' cannot be written ({reason}). Let the gateway's user write in it, "
-        "or set ARTMANCER_DATA to another folder.",
+        "generation_failed", f"The folder '{folder}' cannot be written ({reason}). {advice}"
     )

@@ -43,6 +43,7 @@ class LocalJob(Job):
     counted : the present run is among the attempts
     deadline : time at which the present run has timed out, by time.monotonic
     arrived : when this process got it, by time.monotonic
+    storing : it has run, and its results are being written
     """
 
     graph: dict[str, Any]
@@ -51,6 +52,7 @@ class LocalJob(Job):
     counted: bool = False
     deadline: float | None = None
     arrived: float = field(default_factory=time.monotonic)
+    storing: bool = False
 
 
 class JobStore:
@@ -128,20 +130,41 @@ class JobStore:
         """Return the jobs that have not ended, in the order they came."""
         return self._select(f"WHERE state NOT IN {ENDED} ORDER BY number")
 
-    def forget(self, before: float) -> list[str]:
-        """Remove the jobs that ended before this time; return their ids."""
+    def ended_before(self, before: float) -> list[str]:
+        """Return the ids of the jobs that ended before this time."""
         rows = self._db.execute(
-            f"DELETE FROM jobs WHERE state IN {ENDED} AND finished < ? RETURNING id", (before,)
+            f"SELECT id FROM jobs WHERE state IN {ENDED} AND finished < ?", (before,)
         )
         return [job_id for (job_id,) in rows.fetchall()]
 
-    def move_times(self, seconds: float) -> None:
-        """Add seconds to all stored times, after the clock was set."""
+    def forget(self, before: float) -> None:
+        """Remove the jobs that ended before this time."""
+        self._db.execute(f"DELETE FROM jobs WHERE state IN {ENDED} AND finished < ?", (before,))
+
+    def see(self, now: float) -> None:
+        """Store that the gateway was running at this time."""
+        self._db.execute("INSERT OR REPLACE INTO about VALUES ('seen', ?)", (now,))
+
+    def resume_times(self, now: float) -> float:
+        """Move all stored times as if no time had passed since the gateway was last running, and
+        return by how much. Nothing ages while no gateway runs, and a clock that was set in the
+        meantime makes nothing older or younger.
+        """
+        (last,) = self._db.execute(
+            "SELECT max(t) FROM (SELECT CAST(value AS REAL) AS t FROM about WHERE name = 'seen' "
+            "UNION ALL SELECT max(created) FROM jobs UNION ALL SELECT max(started) FROM jobs "
+            "UNION ALL SELECT max(finished) FROM jobs)"
+        ).fetchone()
+        if last is None:
+            return 0.0
+        moved = now - float(last)
         self._db.execute(
             "UPDATE jobs SET created = created + ?1, started = started + ?1, "
             "finished = finished + ?1",
-            (seconds,),
+            (moved,),
         )
+        self.see(now)
+        return moved
 
     def _select(self, condition: str, *values: Any) -> list[LocalJob]:
         rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM jobs {condition}", values)

@@ -6,7 +6,7 @@ Implementations: local_jobs.LocalJobs (this machine), hosting.modal_jobs.ModalJo
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -165,12 +165,6 @@ class Job:
         """Set it to failed."""
         self.error, self.state = error.as_dict(), "error"
 
-    def move_times(self, seconds: float) -> None:
-        """Add seconds to its times, after the clock was set."""
-        self.record = replace(self.record, created=self.record.created + seconds)
-        self.started = self.started and self.started + seconds
-        self.finished = self.finished and self.finished + seconds
-
     def result_files(self, name: str) -> list[str]:
         """Return the file names of an image result."""
         files: list[str] = self._output(name).get("pictures", [])
@@ -237,7 +231,12 @@ class Jobs(Protocol):
         ...
 
     async def cancel(self, job_id: str) -> bool:
-        """Cancel a job in any state; False: it had ended before."""
+        """Cancel a job in any state; False: it had ended before.
+
+        Raises
+        ------
+        ArtMancerError : not_found; storage_full where a restart would undo it
+        """
         ...
 
     async def result_paths(self, job: Job, name: str) -> list[Path]:

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,10 @@ _RETRY_SECONDS = 0.1
 """Pause after a submission that did not reach ComfyUI."""
 
 _WATCH_SECONDS = 1.0
-"""Seconds between two looks for timeouts, changes of the clock and unsaved ends of jobs."""
+"""Seconds between two looks for timeouts and unsaved ends of jobs."""
 
-_WRITE_PATIENCE = 60.0
+_WRITE_RETRY_SECONDS = 60.0
 """Seconds for which results are kept in memory and written again while the disk refuses them."""
-
-_CLOCK_TOLERANCE = 2.0
-"""Seconds by which the wall clock may drift before the stored times are moved."""
 
 _TIDY_SECONDS = 300.0
 """Seconds between two removals of old files."""
@@ -134,14 +131,14 @@ class LocalJobs:
         }
         self._unfinished: dict[str, LocalJob] = {}
         self._unsaved: dict[str, LocalJob] = {}  # ended, but the disk refused to store it
-        self._clock_offset = time.time() - time.monotonic()
         self._sent: set[str] = set()  # ids that a ComfyUI may have
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._waiters: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clock = uploads.clock
+        with _disk_errors_logged("stored times could not be moved"):
+            self._uploads.move_times(self._store.resume_times(self._clock.now()))
         for job in self._store.unfinished():
-            if job.started and job.started > time.time():
-                job.started = None  # the clock was set back while no gateway ran
             self._unfinished[job.id] = job
             self._sent.add(job.id)
             self.lanes[job.lane].put(job)
@@ -166,9 +163,10 @@ class LocalJobs:
         waiting = [job for job in self._unfinished.values() if job.lane == record.lane]
         from_client = sum(job.record.client == record.client for job in waiting)
         check_queue(len(waiting), from_client, self._settings)
-        check_new_id(self._store.get(record.id) is not None)
+        record = replace(record, created=self._clock.now())
         job = LocalJob(record=record, graph=graph)
         with disk_errors(self._settings.data):
+            check_new_id(self._store.get(record.id) is not None)
             self._store.add(job)
         self._unfinished[job.id] = job
         lane.put(job)
@@ -233,8 +231,12 @@ class LocalJobs:
         try:
             await asyncio.wait_for(ended.wait(), lane.timeout)
         except asyncio.TimeoutError:
-            self._fail(self._get(job.id), job_timeout(lane.timeout))
-            await lane.runner.cancel(job.id)
+            unfinished = self._get(job.id)
+            if unfinished.storing:
+                await ended.wait()
+            else:
+                self._fail(unfinished, job_timeout(lane.timeout))
+                await lane.runner.cancel(job.id)
         return job
 
     async def cancel(self, job_id: str) -> bool:
@@ -246,6 +248,12 @@ class LocalJobs:
         self._end(job)
         if sent:
             await self.lanes[job.lane].runner.cancel(job.id)
+        if job.id in self._unsaved:
+            raise ArtMancerError(
+                "storage_full",
+                "The job is cancelled, but the disk did not take that. If the gateway restarts "
+                "before there is room, cancel the job again.",
+            )
         return True
 
     async def run(self) -> None:
@@ -257,6 +265,7 @@ class LocalJobs:
             for task in self._tasks:
                 task.cancel()
             self._save_ends()
+            self._see()
             self._store.close()
 
     async def _serve(self, lane: Lane) -> None:
@@ -316,6 +325,8 @@ class LocalJobs:
         """Wait for a submitted job and store its results."""
         try:
             outputs = await lane.runner.outputs(run, lambda step: self._on_step(job, step))
+            # From here on the disk is what takes time, not the job.
+            job.storing, job.deadline = True, None
             written = await self._write_results(job, outputs)
             if not job.ended:
                 job.finish(written)
@@ -336,7 +347,7 @@ class LocalJobs:
         ------
         ArtMancerError : storage_full; generation_failed where the folder cannot be written
         """
-        end = time.monotonic() + _WRITE_PATIENCE
+        end = time.monotonic() + _WRITE_RETRY_SECONDS
         while True:
             try:
                 with disk_errors(self._results.folder):
@@ -379,6 +390,7 @@ class LocalJobs:
             )
         self._queue_again(job)
         job.progress, job.started, job.counted, job.deadline = 0.0, None, False, None
+        job.storing = False
         self._sent.add(job.id)
 
     def _queue_again(self, job: LocalJob) -> None:
@@ -388,11 +400,12 @@ class LocalJobs:
             self._notify(job)
 
     def _save(self, job: LocalJob) -> bool:
-        """Store the state of a job; return False if the disk refuses it, and log why."""
+        """Store the state of a job; return False if the disk refuses it, and log why, once."""
         try:
             self._store.save(job)
         except sqlite3.Error:
-            logger.exception("the state of job %s could not be stored", job.id)
+            if job.id not in self._unsaved:
+                logger.exception("the state of job %s could not be stored", job.id)
             return False
         return True
 
@@ -404,7 +417,7 @@ class LocalJobs:
         if starts:
             job.attempts += not job.counted
             job.counted = True
-            job.started = job.started or time.time()
+            job.started = job.started or self._clock.now()
             self._save(job)  # refused or not, the job runs, and its end is stored again
         if job.deadline is None:
             job.deadline = time.monotonic() + self.lanes[job.lane].timeout
@@ -417,8 +430,7 @@ class LocalJobs:
 
     def _end(self, job: LocalJob) -> None:
         """Store the end of a job and notify everybody who waits for it."""
-        self._follow_clock()
-        job.finished = time.time()
+        job.finished = self._clock.now()
         self._unfinished.pop(job.id, None)
         self._sent.discard(job.id)
         lane = self.lanes[job.lane]
@@ -453,17 +465,18 @@ class LocalJobs:
 
     async def _watch(self) -> None:
         """Fail jobs that run, or wait for a ComfyUI that is down, longer than their lane's
-        timeout; store the ends of jobs that the disk refused; follow the clock.
+        timeout; store the ends of jobs that the disk refused.
         """
         last_up = dict.fromkeys(self.lanes, time.monotonic())
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            self._follow_clock()
             self._save_ends()
             now = time.monotonic()
             last_up |= {name: now for name, lane in self.lanes.items() if lane.runner.status().up}
             for job in list(self._unfinished.values()):
                 lane = self.lanes[job.lane]
+                if job.storing:
+                    continue
                 if job.deadline and now > job.deadline:
                     self._fail(job, job_timeout(lane.timeout))
                     await lane.runner.cancel(job.id)
@@ -479,33 +492,26 @@ class LocalJobs:
                 return
             del self._unsaved[job_id]
 
-    def _follow_clock(self) -> None:
-        """Move all stored times by as much as somebody has set the wall clock, so that durations
-        and ages stay right; a clock that is corrected in small steps is left alone.
-        """
-        moved = time.time() - time.monotonic() - self._clock_offset
-        if abs(moved) < _CLOCK_TOLERANCE:
-            return
-        logger.warning("The clock was set by %+.0f s; stored times move with it", moved)
-        with _disk_errors_logged("stored times could not be moved yet"):
-            self._store.move_times(moved)
-            self._clock_offset += moved
-            for job in (*self._unfinished.values(), *self._unsaved.values()):
-                job.move_times(moved)
-            self._uploads.move_times(moved)
+    def _see(self) -> None:
+        """Store that the gateway is running now."""
+        with _disk_errors_logged("the time could not be stored"):
+            self._store.see(self._clock.now())
 
     async def _keep_tidy(self) -> None:
         """Remove results, uploads and files at the ComfyUIs that are old, or too many."""
         settings = self._settings
         max_age, max_bytes = settings.picture_hours * 3600, settings.picture_gigabytes * 2**30
         while True:
-            self._follow_clock()
-            with _disk_errors_logged("not all old files could be removed"):
-                job_ids = self._store.forget(time.time() - settings.result_hours * 3600)
-                await asyncio.to_thread(self._results.remove, job_ids)
+            # On a full disk, removing files works, and makes room for the database.
+            with _disk_errors_logged("not all old uploads could be removed"):
                 await asyncio.to_thread(
                     self._uploads.tidy, self._needed_uploads(), max_age, max_bytes
                 )
+            with _disk_errors_logged("not all old results could be removed"):
+                before = self._clock.now() - settings.result_hours * 3600
+                await asyncio.to_thread(self._results.remove, self._store.ended_before(before))
+                self._store.forget(before)
+            self._see()
             for runner in self._runners():
                 await runner.tidy(self._needed_uploads(), max_age, int(max_bytes))
             await asyncio.sleep(_TIDY_SECONDS)

@@ -44,7 +44,8 @@ class ResultFolder:
         Job.outputs
         """
         folder = self.folder / job_id
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         outputs: dict[str, Any] = {name: {"value": value} for name, value in values.items()}
         for name, files in images.items():
             names = [result_name(name, index) for index in range(len(files))]

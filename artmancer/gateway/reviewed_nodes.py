@@ -1,9 +1,10 @@
 """Security: ComfyUI's node classes that public graphs may have.
 
-A class is listed because its source in ComfyUI 0.3.64 and 0.33 opens no file and no connection, or
-only what its list says. Left out on purpose are nodes that read a file which their widget names, a
-camera or a microphone; that call a paid service; that save models or datasets; that train; and 3D.
-A class of a newer ComfyUI or of another pack is on no list, so it is refused.
+A class is listed because its source in ComfyUI 0.3.64 and 0.33 opens no file, connection or program
+that a text input names, or only what its list says. Left out on purpose are nodes that read a file
+which their widget names, a camera or a microphone; that call a paid service; that save models or
+datasets; that train; and 3D. A class of a newer ComfyUI or of another pack is on no list, so it is
+refused.
 """
 
 FREE_NODES = frozenset(
@@ -308,8 +309,10 @@ FREE_NODES = frozenset(
     )
     for name in names.split(", ")
 )
-"""Node classes that touch no file and no network, and take no text for a program: a caller's value
-may reach each of their inputs."""
+"""Node classes that open no file or connection that an input names, and take no text for a program:
+a caller's value may reach each of their inputs. A prompt may name an embedding, as in
+"embedding:name"; ComfyUI looks for it in models/embeddings alone.
+"""
 
 RESTRICTED_NODES: dict[str, tuple[str, ...]] = {
     # They read a model that a widget names.
@@ -350,10 +353,13 @@ RESTRICTED_NODES: dict[str, tuple[str, ...]] = {
     "CreateHookLoraModelOnly": (),
     "CreateHookModelAsLora": (),
     "CreateHookModelAsLoraModelOnly": (),
-    "ArtMancer_LoadEditor": (),
+    "ArtMancer_LoadEditor": ("strength",),
     # They use a model that a widget names, and a caller's clicks.
-    "ArtMancer_SmartMask": ("prompt",),
-    "ArtMancer_RemoveBackground": ("color",),
+    "ArtMancer_SmartMask": (
+        *("image", "brush", "prompt", "candidate", "grow", "smooth", "feather", "drop_specks"),
+        *("fill_holes", "keep_largest"),
+    ),
+    "ArtMancer_RemoveBackground": ("image", "color", "alpha_matting", "decontaminate"),
     # They write a file that a widget names.
     "SaveImage": (),
     "PreviewImage": (),
@@ -380,7 +386,8 @@ RESTRICTED_NODES: dict[str, tuple[str, ...]] = {
     "TorchCompileModel": (),
 }
 """Node classes that touch files, or take a text for a program. A caller's value may reach their
-inputs with a type of DATA_TYPES, and the inputs listed here.
+inputs with a type of DATA_TYPES, and the inputs listed here. The pack's own are listed whole: a
+gateway may serve them before it knows the node classes of its ComfyUI.
 """
 
 DATA_TYPES = frozenset(

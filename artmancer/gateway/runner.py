@@ -81,10 +81,12 @@ class NodeType:
     ----------
     inputs : by name
     outputs : types of its outputs, for example "STRING"
+    is_output : ComfyUI runs it although no other node needs it
     """
 
     inputs: Mapping[str, NodeInput]
     outputs: tuple[str, ...]
+    is_output: bool = False
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> "NodeType":
@@ -101,20 +103,22 @@ class NodeType:
                 )
         # An output that is a choice is given as the list of its values, too.
         outputs = tuple(kind if isinstance(kind, str) else "COMBO" for kind in info["output"])
-        return cls(inputs, outputs)
+        return cls(inputs, outputs, bool(info.get("output_node")))
 
     def as_data(self) -> tuple[Any, ...]:
         """Return it as tuples of texts and booleans, to send it to another process."""
         inputs = tuple(
-            (name, given.type, given.required, given.is_file) for name, given in self.inputs.items()
+            (name, node_input.type, node_input.required, node_input.is_file)
+            for name, node_input in self.inputs.items()
         )
-        return inputs, self.outputs
+        return inputs, self.outputs, self.is_output
 
     @classmethod
     def from_data(cls, data: tuple[Any, ...]) -> "NodeType":
         """Make it from what `as_data` returned."""
-        inputs, outputs = data
-        return cls({name: NodeInput(*fields) for name, *fields in inputs}, tuple(outputs))
+        inputs, outputs, is_output = data
+        named = {name: NodeInput(*fields) for name, *fields in inputs}
+        return cls(named, tuple(outputs), is_output)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import CODES
 from ..options import (
@@ -86,6 +86,16 @@ class SystemHealth(BaseModel):
 # Edits
 
 
+def _hyphenated(value: Any) -> Any:
+    return value.replace("_", "-") if isinstance(value, str) else value
+
+
+TaskType = Annotated[Literal["insertion", "removal", "white-balance"], BeforeValidator(_hyphenated)]
+"""Kind of edit. white_balance is taken too, but not documented: the classes that generators make of
+an enumeration would have one name twice.
+"""
+
+
 class GenerateRequest(BaseModel):
     """An edit. Unknown fields are accepted, and listed in the answer as ignored."""
 
@@ -112,7 +122,7 @@ class GenerateRequest(BaseModel):
     reference_mask_R: Base64Image | None = Field(
         None, description="White = the object in the reference image."
     )
-    task_type: Literal["insertion", "removal", "white-balance", "white_balance"] | None = Field(
+    task_type: TaskType | None = Field(
         None,
         description="Default: insertion with a reference image, else removal with a mask, else "
         "white_balance.",

@@ -1,8 +1,9 @@
 """The gateway's service layer: the parts behind the routes, and what routes do with them."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from .disk import disk_problem, make_folder
 from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
 from .local_jobs import LocalJobs
 from .results import RESULTS
-from .runner import Runner
+from .runner import NodeType, Runner
 from .settings import Settings
 from .upload_store import UploadStore
 from .workflow_safety import unsafe_reason
 from .workflow_validity import invalid_reason
 from .workflows import Workflow, WorkflowFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,6 +40,9 @@ class Gateway:
     uploads: UploadStore
     debug_sessions: DebugSessions
     jobs: Jobs
+    _problems: dict[str, tuple[Workflow, Mapping[str, NodeType], str | None]] = field(
+        default_factory=dict, repr=False
+    )
 
     def lane_of(self, workflow: Workflow) -> LaneName:
         """Return the lane that a workflow's jobs wait in."""
@@ -56,18 +62,20 @@ class Gateway:
     def _problem(self, workflow: Workflow, lane: LaneName) -> str | None:
         """Return why the ComfyUI of a lane cannot or must not run a workflow; None: it may."""
         nodes = self.jobs.comfy_status(lane).nodes
-        if not nodes:  # not known yet; it accepts no job either
-            return None
-        if reason := invalid_reason(workflow.graph, nodes):
-            return reason
-        if workflow.name in self.settings.trusted_workflows:
-            return None
-        return unsafe_reason(workflow, nodes)
+        known = self._problems.get(workflow.name)
+        if known is None or known[0] is not workflow or known[1] is not nodes:
+            # The classes are not known until the ComfyUI has answered.
+            reason = invalid_reason(workflow.graph, nodes) if nodes else None
+            if workflow.name not in self.settings.trusted_workflows:
+                reason = reason or unsafe_reason(workflow, nodes)
+            known = self._problems[workflow.name] = workflow, nodes, reason
+        return known[2]
 
     def storage_problem(self) -> str | None:
         """Return why images, jobs and results cannot be stored; None: they can."""
-        folders = (self.settings.data, self.uploads.folder, self.settings.data / RESULTS)
-        problems = (disk_problem(folder) for folder in folders if folder.exists())
+        data = self.settings.data
+        folders = (data, *(path for path in (self.uploads.folder, data / RESULTS) if path.exists()))
+        problems = (disk_problem(folder) for folder in folders)
         return next((str(problem) for problem in problems if problem), None)
 
     async def keep(self, field: str, text: str | None) -> str | None:
@@ -139,6 +147,11 @@ class Gateway:
 def local_gateway(settings: Settings, runners: Mapping[str, Runner] | None = None) -> Gateway:
     """Make a gateway whose jobs wait on this machine; `runners`: see LocalJobs."""
     make_folder(settings.data)
+    for name in settings.trusted_workflows:
+        if not (settings.workflows / f"{name}.json").is_file():
+            logger.warning(
+                "ARTMANCER_TRUSTED_WORKFLOWS names '%s', and there is no such file", name
+            )
     uploads = UploadStore(settings.data / "pictures")
     debug_sessions = DebugSessions(settings.data / "debug")
     jobs = LocalJobs(settings, uploads, debug_sessions, runners)

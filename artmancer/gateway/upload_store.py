@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import re
-import time
 import uuid
 from collections.abc import Container
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from .. import images
 from ..errors import ArtMancerError
+from .clock import SteadyClock
 from .disk import disk_errors
 
 NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp|bmp|tiff|gif)")
@@ -24,10 +24,16 @@ _GRACE_SECONDS = 60.0
 
 
 class UploadStore:
-    """Images in a folder on this machine."""
+    """Images in a folder on this machine.
+
+    Attributes
+    ----------
+    clock : the times of the last use are this clock's
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.clock = SteadyClock()
         self._sizes: dict[str, tuple[int, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -61,10 +67,11 @@ class UploadStore:
         if self.find(name):
             return
         with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             partial = self.folder / f"{uuid.uuid4().hex}.part"
             try:
                 partial.write_bytes(data)
+                self._mark_used(partial)
                 partial.replace(self.folder / name)
             except OSError:
                 partial.unlink(missing_ok=True)
@@ -96,11 +103,15 @@ class UploadStore:
             return None
         # In a folder that cannot be written, nothing is removed either.
         with suppress(OSError):
-            os.utime(path)
+            self._mark_used(path)
         return path
 
+    def _mark_used(self, path: Path) -> None:
+        now = self.clock.now()
+        os.utime(path, (now, now))
+
     def move_times(self, seconds: float) -> None:
-        """Add seconds to the times of the last use, after the clock was set."""
+        """Add seconds to the times of the last use; see JobStore.resume_times."""
         for entry in os.scandir(self.folder):
             with suppress(OSError):
                 used = entry.stat().st_mtime + seconds
@@ -122,7 +133,7 @@ class UploadStore:
                 files.append((entry.stat(), entry))
         total = sum(status.st_size for status, _ in files)
         for status, entry in sorted(files, key=lambda file: file[0].st_mtime):
-            age = time.time() - status.st_mtime
+            age = self.clock.now() - status.st_mtime
             too_old = total > max_bytes or age > max_age
             if entry.name not in keep and age > _GRACE_SECONDS and too_old:
                 if os.stat(entry).st_mtime != status.st_mtime:  # it was used again just now

@@ -20,12 +20,19 @@ def unsafe_reason(workflow: Workflow, nodes: Mapping[str, NodeType]) -> str | No
 
     Parameters
     ----------
-    nodes : all node classes of the ComfyUI that runs it, by name; it has those of the workflow
+    nodes : all node classes of the ComfyUI that runs it, by name, among them the workflow's; empty:
+        not known yet, and the types of inputs are trusted to nobody
     """
     reached = _reached_nodes(workflow)
     for key, node in workflow.graph.items():
         node_class = node["class_type"]
         if node_class in ENDPOINT_INPUTS:
+            if any(_is_path(choice) for choice in _choices(node)):
+                return _sentence(
+                    workflow,
+                    f"a choice of node {key}, {node_class}, is a path on the host",
+                    "Use the name of a file in one of ComfyUI's folders",
+                )
             continue
         if node_class not in FREE_NODES and node_class not in RESTRICTED_NODES:
             return _sentence(
@@ -42,33 +49,34 @@ def unsafe_reason(workflow: Workflow, nodes: Mapping[str, NodeType]) -> str | No
                     "Use the name of a file in one of ComfyUI's folders",
                 )
             if link_source(value) in reached and not accepts_callers_value(
-                node_class, name, nodes[node_class]
+                node_class, name, nodes.get(node_class)
             ):
                 return _sentence(
                     workflow,
                     f"a caller's value would reach '{name}' of node {key}, {node_class}, which "
-                    "may be the name of a file",
+                    "may be the name of a file, or a program",
                     "Disconnect this input, and type a value",
                 )
     return None
 
 
-def accepts_callers_value(node_class: str, name: str, node: NodeType) -> bool:
+def accepts_callers_value(node_class: str, name: str, node: NodeType | None) -> bool:
     """Tell whether a caller's value may end in an input of a node class.
 
     Parameters
     ----------
     node_class : a class of reviewed_nodes
     name : name of the input; for one of a growing list, such as "values.a", the list's part counts
+    node : the class as the ComfyUI has it; None: not known
     """
     name = name.partition(".")[0]
-    given = node.inputs.get(name)
-    if given and given.is_file:
+    node_input = node.inputs.get(name) if node else None
+    if node_input and node_input.is_file:
         return False
     if node_class in FREE_NODES:
         return True
     return name in RESTRICTED_NODES[node_class] or (
-        given is not None and set(given.type.split(",")) <= DATA_TYPES
+        node_input is not None and set(node_input.type.split(",")) <= DATA_TYPES
     )
 
 
@@ -76,21 +84,25 @@ def _reached_nodes(workflow: Workflow) -> set[str]:
     """Return the ids of all nodes that a caller's value reaches, directly or through others. A
     choice is not a caller's value: the operator listed what it can be.
     """
-    reached = {
-        endpoint_input.node
-        for endpoint_input in workflow.inputs.values()
-        if endpoint_input.kind != "choice"
-    }
-    while True:
-        more = {
-            key
-            for key, node in workflow.graph.items()
-            if key not in reached
-            and any(link_source(value) in reached for value in node["inputs"].values())
-        }
-        if not more:
-            return reached
-        reached |= more
+    consumers: dict[str, list[str]] = {}
+    for key, node in workflow.graph.items():
+        for value in node["inputs"].values():
+            if source := link_source(value):
+                consumers.setdefault(source, []).append(key)
+    reached: set[str] = set()
+    waiting = [endpoint.node for endpoint in workflow.inputs.values() if endpoint.kind != "choice"]
+    while waiting:
+        key = waiting.pop()
+        if key not in reached:
+            reached.add(key)
+            waiting += consumers.get(key, ())
+    return reached
+
+
+def _choices(node: Mapping[str, Any]) -> list[str]:
+    """Return the texts that the choices of an endpoint node can be."""
+    choices = node["inputs"].get("choices")
+    return choices.splitlines() if isinstance(choices, str) else []
 
 
 def _sentence(workflow: Workflow, problem: str, advice: str) -> str:

@@ -5,7 +5,10 @@ from typing import Any
 
 from .reviewed_nodes import DATA_TYPES
 from .runner import NodeInput, NodeType
-from .workflows import ENDPOINT_INPUTS, ENDPOINT_RESULT, link_source
+from .workflows import ENDPOINT_INPUTS, link_source
+
+_UNFOLDING_TYPES = ("COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3")
+"""Types of inputs that a graph sets by several names, such as "values.a"."""
 
 _PLAIN_TYPES = DATA_TYPES | {"STRING"}
 """Types that never match another. Nodes of other packs may accept more than they say for theirs."""
@@ -14,7 +17,7 @@ _PLAIN_TYPES = DATA_TYPES | {"STRING"}
 def invalid_reason(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> str | None:
     """Return why a ComfyUI with these node classes refuses a graph; None: it does not.
 
-    Nodes that no endpoint result needs may lack an input: ComfyUI does not run them.
+    A node that no output node needs may lack an input: ComfyUI does not look at it.
 
     Parameters
     ----------
@@ -27,14 +30,13 @@ def invalid_reason(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> s
                 f"node {key} is a {node['class_type']}, which ComfyUI does not have. "
                 "Install the pack that it comes from."
             )
-    for key in _needed_nodes(graph):
+    for key in _needed_nodes(graph, nodes):
         node = graph[key]
         node_type = nodes[node["class_type"]]
-        for name, given in node_type.inputs.items():
+        for name, node_input in node_type.inputs.items():
             # The gateway sets inputs of endpoint nodes itself.
             is_set = name in node["inputs"] or node["class_type"] in ENDPOINT_INPUTS
-            # One that grows or unfolds is set by names such as "values.a".
-            if given.required and not is_set and not given.type.startswith("COMFY_"):
+            if node_input.required and not is_set and node_input.type not in _UNFOLDING_TYPES:
                 return (
                     f"'{name}' of node {key}, {node['class_type']}, is missing. Connect it, or "
                     "export the graph again."
@@ -45,12 +47,12 @@ def invalid_reason(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> s
     return None
 
 
-def _needed_nodes(graph: Mapping[str, Any]) -> list[str]:
-    """Return the ids of the endpoint results and of all nodes that they depend on, in the graph's
+def _needed_nodes(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> list[str]:
+    """Return the ids of the output nodes and of all nodes that they depend on, in the graph's
     order.
     """
     needed: set[str] = set()
-    waiting = [key for key, node in graph.items() if node["class_type"] == ENDPOINT_RESULT]
+    waiting = [key for key, node in graph.items() if nodes[node["class_type"]].is_output]
     while waiting:
         key = waiting.pop()
         if key not in needed:
@@ -61,7 +63,10 @@ def _needed_nodes(graph: Mapping[str, Any]) -> list[str]:
 
 
 def _link_problem(
-    value: Any, given: NodeInput | None, graph: Mapping[str, Any], nodes: Mapping[str, NodeType]
+    value: Any,
+    node_input: NodeInput | None,
+    graph: Mapping[str, Any],
+    nodes: Mapping[str, NodeType],
 ) -> str | None:
     """Return what is wrong with a link, as the end of a sentence; None: nothing, or no link."""
     source = link_source(value)
@@ -69,18 +74,18 @@ def _link_problem(
         return None
     source_class = graph[source]["class_type"]
     outputs = nodes[source_class].outputs
-    if not 0 <= value[1] < len(outputs):
+    if value[1] not in range(len(outputs)):
         return (
             f"is connected to output {value[1]} of node {source}, {source_class}, which has "
             f"{len(outputs)}. Connect it again."
         )
-    if given is None:
+    if node_input is None:
         return None
-    types, expected = _types(outputs[value[1]]), _types(given.type)
+    types, expected = _types(outputs[int(value[1])]), _types(node_input.type)
     if types | expected <= _PLAIN_TYPES and not types & expected:
         return (
-            f"expects {given.type}, and output {value[1]} of node {source}, {source_class}, is "
-            f"{outputs[value[1]]}. Connect another output."
+            f"expects {node_input.type}, and output {value[1]} of node {source}, {source_class}, "
+            f"is {outputs[int(value[1])]}. Connect another output."
         )
     return None
 

@@ -262,6 +262,7 @@ def read_workflow(path: Path) -> Workflow:
     if not NAME.fullmatch(path.stem):
         raise _invalid("its name has characters other than a-z, 0-9, - and _", "Rename the file")
     graph = _parse(path)
+    _check_wrapped(graph)
     _check_links(graph)
     inputs = [
         _input(key, node) for key, node in graph.items() if node["class_type"] in ENDPOINT_INPUTS
@@ -294,7 +295,7 @@ def link_source(value: Any) -> str | None:
         isinstance(value, list)
         and len(value) == 2
         and isinstance(value[0], str)
-        and isinstance(value[1], int)
+        and isinstance(value[1], (int, float))
     )
     return str(value[0]) if is_link else None
 
@@ -332,6 +333,16 @@ def _is_node(node: Any) -> bool:
         and isinstance(node.get("class_type"), str)
         and isinstance(node.get("inputs"), dict)
     )
+
+
+def _check_wrapped(graph: Mapping[str, Any]) -> None:
+    """Refuse values in ComfyUI's wrapping: it would unwrap a link that no check has seen."""
+    for key, node in graph.items():
+        for name, value in node["inputs"].items():
+            if isinstance(value, dict) and "__value__" in value:
+                raise _invalid(
+                    f"'{name}' of node {key} is wrapped as __value__", "Type or connect the value"
+                )
 
 
 def _check_names(names: list[str]) -> None:
@@ -391,6 +402,9 @@ def _input(key: str, node: Mapping[str, Any]) -> Input:
     name = settings.get("name")
     if not isinstance(name, str):
         raise _invalid(f"the name of node {key} is connected", "Disconnect it, and type a name")
+    for setting in ("required", "help"):
+        if link_source(settings.get(setting)):
+            raise _invalid(f"'{setting}' of '{name}' is connected", "Disconnect it")
     required = settings.get("required", kind in ("image", "mask")) is True
     endpoint_input = Input(key, name, kind, str(settings.get("help", "")), required, settings)
     if endpoint_input.is_image:

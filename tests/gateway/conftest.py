@@ -8,6 +8,7 @@ from support.fake_modal import FakeModal
 from support.gateway import FakeHost, Served, settings
 
 REAL = pytest.param("real", marks=pytest.mark.comfyui)
+UNRELIABLE = pytest.param("unreliable modal", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +35,24 @@ def modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served.connected()
 
 
-@pytest.fixture(scope="session", params=["fake", REAL, "modal"])
+@pytest.fixture(scope="session")
+def unreliable_modal_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway on a fake Modal where one request in ten fails, before or after its effect."""
+    folder = tmp_path_factory.mktemp("unreliable")
+    with (
+        FakeModal(folder, share=0.1, seed=16) as modal,
+        modal.gateway(folder / "data", debug=True) as served,
+    ):
+        yield served.connected()
+
+
+@pytest.fixture(scope="session", params=["fake", REAL, "modal", UNRELIABLE])
 def gateway(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """A gateway of each kind, one after the other."""
-    if request.param == "modal":
-        yield request.getfixturevalue("modal_served")
+    if "modal" in request.param:
+        yield request.getfixturevalue(f"{request.param.replace(' ', '_')}_served")
         return
     host = request.getfixturevalue("comfyui" if request.param == "real" else "running_fake")
     data = tmp_path_factory.mktemp("gateway")

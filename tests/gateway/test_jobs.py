@@ -298,7 +298,8 @@ def test_a_job_ends_although_the_disk_is_full(
         waiting = asyncio.create_task(gateway.jobs.wait(job))
         await asyncio.sleep(0.05)
         monkeypatch.setattr(JobStore, "save", fail)
-        assert await gateway.jobs.cancel(job.id)
+        with pytest.raises(ArtMancerError, match="cancel the job again"):
+            await gateway.jobs.cancel(job.id)
         assert (await gateway.jobs.get(job.id)).state == "cancelled"
         await asyncio.wait_for(waiting, 5)
         assert gateway.jobs.load("heavy") == (0, 0)

@@ -64,6 +64,9 @@ RUN_RESPONSES = error_responses(
 )
 """Error responses of a route that runs a job."""
 
+CANCEL_RESPONSES = error_responses("not_found", "storage_full")
+"""Error responses of a route that cancels a job."""
+
 STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
     **error_responses("not_found"),
     200: {

@@ -116,7 +116,7 @@ async def result_image(task_id: str, gateway: GatewayDependency) -> Response:
     return await answers.image_file(gateway, await _job(gateway, task_id), "image")
 
 
-@router.post("/async/cancel/{task_id}", responses=answers.error_responses("not_found"))
+@router.post("/async/cancel/{task_id}", responses=answers.CANCEL_RESPONSES)
 async def cancel(task_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
     """Cancel a job in any state."""
     return await answers.cancel_job(gateway, (await _job(gateway, task_id)).id)

@@ -41,7 +41,7 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
     info = dict(comfyui.info)
     pack = info.pop("pack", None) or {}
     reason = _service(gateway, lane, workflows).reason
-    if comfyui.up and not pack:
+    if comfyui.up and not pack and not reason:
         reason = "ComfyUI has no ArtMancer pack in its custom_nodes."
     checkpoints: dict[str, str] = {}
     missing: dict[str, str] = {}

@@ -60,7 +60,7 @@ async def detect(
     )
 
 
-@router.post("/smart-mask/cancel/{request_id}", responses=answers.error_responses())
+@router.post("/smart-mask/cancel/{request_id}", responses=answers.CANCEL_RESPONSES)
 async def cancel(request_id: str, gateway: GatewayDependency) -> schemas.MaskCancelled:
     """Cancel a request for a mask by its request_id. An unknown id is no error: a client may cancel
     before its request has arrived.

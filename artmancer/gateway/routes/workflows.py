@@ -72,7 +72,7 @@ async def result(job_id: str, gateway: GatewayDependency) -> Response:
     return answers.json_response(await _answer(gateway, job))
 
 
-@router.post("/jobs/{job_id}/cancel", responses=answers.error_responses("not_found"))
+@router.post("/jobs/{job_id}/cancel", responses=answers.CANCEL_RESPONSES)
 async def cancel(job_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
     """Cancel a job in any state."""
     return await answers.cancel_job(gateway, job_id)

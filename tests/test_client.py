@@ -678,7 +678,10 @@ def test_an_exception_of_on_progress_is_raised_even_if_cancelling_fails() -> Non
 def test_ctrl_c_cancels_the_edit(served: Served) -> None:
     before = cancelled_jobs(served)
     script = f"""
+        import signal
         from artmancer.client import Client
+        # A shell that runs the tests in the background lets them ignore the signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Client({served.url!r}, "s3cret") as client:
             client.edit({str(PHOTO)!r}, "hold", mask={str(MASK)!r},
                         on_progress=lambda status: print(status.state, flush=True))

@@ -46,6 +46,7 @@ serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pac
 		--comfyui-url http://127.0.0.1:$(COMFYUI_PORT) --with-comfyui --comfyui-base "$(CURDIR)/build/comfyui" \
 		$(if $(shell command -v nvidia-smi),,--cpu)
 
+# Not among them: benchmarks/faults.py, which takes 20 minutes and the right to mount a disk.
 bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/sampler.py

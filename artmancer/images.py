@@ -10,7 +10,9 @@ import binascii
 import io
 import os
 import struct
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from .errors import ArtMancerError
 try:
     from pybase64 import b64decode
 except ImportError:
+    # Their signatures differ in parameters that are not used here.
     from base64 import b64decode  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -258,15 +261,25 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
         does not exist
     """
     path = Path(path)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file_format = SUFFIXES[path.suffix.lower()]
+        to_pil(image).save(file, file_format, icc_profile=icc_profile, **SAVE_OPTIONS[file_format])
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Let the block write a file beside an image file, and rename it at the end, so that the image
+    file is written whole or not at all.
+
+    Raises
+    ------
+    ArtMancerError : as `save`
+    """
     check_writable(path)
-    file_format = SUFFIXES[path.suffix.lower()]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     # ValueError: a side is longer than the format can hold.
     try:
-        with partial.open("wb") as file:
-            to_pil(image).save(
-                file, file_format, icc_profile=icc_profile, **SAVE_OPTIONS[file_format]
-            )
+        yield partial
         partial.replace(path)
     except (OSError, ValueError) as error:
         raise ArtMancerError(

@@ -88,6 +88,7 @@ class AsyncClient:
         try:
             return await self.wait(task_id, on_progress)
         except GatewayLost:
+            # The job goes on, and the error says how to get its result.
             raise
         except BaseException:
             await self._cancel_if_possible(task_id)

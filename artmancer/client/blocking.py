@@ -94,6 +94,7 @@ class Client:
         try:
             return self.wait(task_id, on_progress)
         except GatewayLost:
+            # The job goes on, and the error says how to get its result.
             raise
         except BaseException:
             self._cancel_if_possible(task_id)

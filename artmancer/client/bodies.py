@@ -91,8 +91,8 @@ def name_error(ignored: Sequence[str], fields: Collection[str]) -> ArtMancerErro
         name,
         expected,
         "an unknown name",
-        f"The gateway does not know the parameter {name!r}; expected {expected}. The job was "
-        "cancelled: correct the name, and send it again.",
+        f"The gateway does not know the parameter {name!r}; expected {expected}. "
+        "Correct the name, and send the edit again.",
     )
 
 

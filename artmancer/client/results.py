@@ -1,14 +1,9 @@
 """Results of a client's requests: the status of a job, and the result of an edit."""
 
 import io
-import os
-import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ..errors import ArtMancerError
 
 
 @dataclass(frozen=True)
@@ -71,22 +66,11 @@ class EditResponse:
             not_found where its folder does not exist
         """
         # Imports numpy and Pillow, which a program that never saves does not need.
-        from ..images import check_writable
+        from ..images import whole_file
 
         path = Path(path)
-        check_writable(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-        # ValueError: a side is longer than the format can hold.
-        try:
+        with whole_file(path) as partial:
             partial.write_bytes(self._encode(path.suffix.lower()))
-            partial.replace(path)
-        except (OSError, ValueError) as error:
-            raise ArtMancerError(
-                "invalid_request", f"'{path}' cannot be written ({error}). Choose another file."
-            ) from None
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _encode(self, suffix: str) -> bytes:
         """Return the bytes of an image file of this suffix."""

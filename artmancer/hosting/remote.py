@@ -254,6 +254,7 @@ class ModalRemote:
             raise Unfinished from error
         except _REQUEST_ERRORS:
             raise
+        # Modal raises what the worker raised, which may be anything.
         except Exception as error:
             raise CallFailed(f"{type(error).__name__}: {error}") from error
 

@@ -105,6 +105,7 @@ def test_a_gateway_starts_on_a_full_disk_and_serves_what_it_has(fake: FakeHost, 
         assert health(served)["status"] == "degraded" and "full" in health(served)["reason"]
 
 
+@pytest.mark.slow
 def test_an_edit_is_kept_while_the_disk_is_full_for_a_moment(fake: FakeHost, disk: Path) -> None:
     filler = Filler(disk)
     with Served(settings(disk / "data", comfyui_url=fake.url)) as served:
@@ -120,6 +121,7 @@ def test_an_edit_is_kept_while_the_disk_is_full_for_a_moment(fake: FakeHost, dis
         assert served.http.get(f"/api/generate/result-image/{job_id}").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_full_disk_takes_no_time_from_the_job(
     fake: FakeHost, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_folder_that_cannot_be_written_is_named(fake: FakeHost, quick: Served)
     assert health(quick)["status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_starting_in_a_folder_that_cannot_be_written_ends_in_one_sentence(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for folder in (disk, disk / "data", Path("/proc/artmancer/data")):

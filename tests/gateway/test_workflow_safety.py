@@ -107,14 +107,16 @@ def test_no_listed_class_has_a_widget_for_a_file_a_camera_or_a_microphone(
     nodes: dict[str, NodeType],
 ) -> None:
     for name in (FREE_NODES | RESTRICTED_NODES.keys()) & nodes.keys():
-        for given in nodes[name].inputs.values():
-            assert not given.is_file and given.type not in ("WEBCAM", "AUDIO_RECORD"), name
+        for node_input in nodes[name].inputs.values():
+            assert not node_input.is_file and node_input.type not in ("WEBCAM", "AUDIO_RECORD"), (
+                name
+            )
 
 
 def test_no_text_of_a_free_class_sounds_like_the_name_of_a_file(nodes: dict[str, NodeType]) -> None:
     for name in FREE_NODES & nodes.keys():
-        for key, given in nodes[name].inputs.items():
-            if given.type in ("STRING", "COMBO") and key not in NAMES_OF_NO_FILE:
+        for key, node_input in nodes[name].inputs.items():
+            if node_input.type in ("STRING", "COMBO") and key not in NAMES_OF_NO_FILE:
                 assert not re.search(r"path|file|folder|dir(_|$)|url|prefix|_name$", key), (
                     name,
                     key,
@@ -208,13 +210,13 @@ def test_a_callers_value_reaches_no_text_of_a_class_that_touches_files(
     for name, also in RESTRICTED_NODES.items():
         if name == ENDPOINT_RESULT:  # read_workflow and the gateway see to its other inputs
             continue
-        for key, given in nodes[name].inputs.items() if name in nodes else ():
+        for key, node_input in nodes[name].inputs.items() if name in nodes else ():
             workflow = graph_of(tmp_path, *way, class_type=name, inputs={key: None})
             reason = unsafe_reason(workflow, nodes)
-            if given.type in ("STRING", "COMBO") or given.type.startswith("COMFY_"):
+            if node_input.type in ("STRING", "COMBO") or node_input.type.startswith("COMFY_"):
                 texts += key not in also
                 assert bool(reason) == (key not in also), (name, key)
-            elif given.type in ("IMAGE", "MODEL", "INT", "FLOAT"):
+            elif node_input.type in ("IMAGE", "MODEL", "INT", "FLOAT"):
                 assert reason is None, (name, key)
     assert texts > 60
 

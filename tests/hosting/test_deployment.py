@@ -192,6 +192,7 @@ asyncio.run(remote.load("light"))
 """Starts the container of a gateway as Modal does, and spawns a call."""
 
 
+@pytest.mark.slow
 def test_a_gateway_under_modal_serve_calls_the_workers_of_its_own_app() -> None:
     server = ModalServer()
     served = server.modal("serve", "--timeout", "1", "modal_comfy.py")

@@ -297,6 +297,7 @@ def test_every_job_has_one_end_and_its_own_result_while_requests_fail(
 def test_failures_come_at_their_share_before_and_after_the_effect() -> None:
     failures = RandomFailures(0.1, 7)
     before = after = 0
+    # The failures are of many classes, as Modal's are.
     for _ in range(10_000):
         try:
             failures.before()

@@ -27,7 +27,7 @@ from artmancer.hosting import calls
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
 from artmancer.hosting.web import web_app
 
-from .gateway import Served, settings
+from .gateway import Served, settings, until
 from .paths import FAKE_COMFYUI
 from .processes import ForkedProcess
 
@@ -428,7 +428,10 @@ class FakeModal:
             self.board.lose(str(worker.pid))
 
     def kill(self, lane: str) -> None:
-        """SIGKILL the worker of a lane, and all processes that it started."""
+        """SIGKILL the worker of a lane, and all processes that it started. Its first one may still
+        have to start.
+        """
+        until(lambda: lane in self.workers)
         self.workers[lane].kill()
 
     def __enter__(self) -> "FakeModal":

@@ -3,9 +3,11 @@
 import os
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    # Test processes share the cores. torch reads this variable at its import.
+    # Test processes share the cores. torch and numba read these variables at their import; numba,
+    # which rembg's alpha matting brings, would give torch a thread for each core again.
     threads = max(1, (os.cpu_count() or 1) // int(workers))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ endif
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
-.PHONY: demo check test lint serve bench locales contract comfyui browser requirements clean
+.PHONY: demo check test coverage lint serve bench locales contract comfyui browser requirements clean
 
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
@@ -29,6 +29,9 @@ check: lint  ## style, types, and the quick tests that need neither ComfyUI nor 
 	$(PYTEST) -m "not comfyui and not browser and not slow"
 
 test: lint comfyui browser  ## all tests, JOBS=auto at a time; those in a real ComfyUI where one can be installed
+	$(PYTEST)
+
+coverage: lint comfyui browser  ## all tests, and the lines that none of them runs; a sixth slower
 	$(PYTEST) --cov=artmancer
 
 lint: $(INSTALLED)  ## style and types

@@ -1,5 +1,6 @@
 """ComfyUI's graph editor in a browser."""
 
+from collections.abc import Callable
 from typing import Any
 
 from .comfyui import ComfyUI
@@ -62,6 +63,22 @@ def wait_until(page: Any, condition: str) -> Any:
     the value, and that is always true.
     """
     return page.evaluate(WAIT_UNTIL, [condition, TIMEOUT_MS])
+
+
+def repeat_until(page: Any, act: Callable[[], None], condition: str) -> None:
+    """Act as a user would, again after five seconds without an effect: the page may not have
+    listened yet.
+    """
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(TIMEOUT_MS // 5000):
+        act()
+        try:
+            page.wait_for_function(condition, timeout=5000)
+        except TimeoutError:
+            continue
+        return
+    raise AssertionError(f"acted in vain until {condition}")
 
 
 def open_editor(browser: Any, comfyui: ComfyUI, **options: Any) -> Any:

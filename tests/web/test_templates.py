@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.comfyui import ComfyUI
-from support.editor import settle
+from support.editor import repeat_until, settle
 from support.paths import ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -180,22 +180,25 @@ BLUEPRINTS = {"Remove an Object (ArtMancer)": 2, "Insert an Object (ArtMancer)":
 """By name, how many pictures each takes: photo and mask, reference and its mask."""
 
 
+def add_from_search(page: Any, name: str) -> None:
+    """Add a node to an empty graph by a double click on the canvas and the search that it opens."""
+    focused = "() => document.activeElement.tagName === 'INPUT'"
+    added = "() => window.app.graph.nodes.length === 1"
+    repeat_until(page, lambda: page.mouse.dblclick(700, 500), focused)
+    page.keyboard.type(name, delay=10)
+    page.get_by_text(name, exact=True).first.wait_for()
+    repeat_until(page, lambda: page.keyboard.press("Enter"), added)
+    page.mouse.click(700, 400)  # a newer editor has the node at the pointer until then
+    settle(page)
+
+
 def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyUI) -> None:
     if page.request.get(f"{comfyui.url}/api/global_subgraphs").status == 404:
         pytest.skip("this ComfyUI knows no blueprints of packs")
     open_template(page, "insertion")  # brings the example photos
     for name, pictures in BLUEPRINTS.items():
         page.evaluate("window.app.clean(); window.app.graph.clear()")
-        page.wait_for_timeout(500)
-        page.mouse.dblclick(700, 500)
-        page.wait_for_function("document.activeElement.tagName === 'INPUT'")  # the search
-        page.keyboard.type(name, delay=10)
-        page.get_by_text(name, exact=True).first.wait_for()
-        page.wait_for_timeout(500)
-        page.keyboard.press("Enter")
-        page.wait_for_timeout(500)
-        page.mouse.click(700, 400)  # a newer editor has the node at the pointer until then
-        page.wait_for_timeout(500)
+        add_from_search(page, name)
         shown = page.evaluate(
             """(count) => {
               const { graph } = window.app, node = graph.nodes[0];

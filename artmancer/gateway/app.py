@@ -12,8 +12,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -71,6 +72,7 @@ def create_app(
         title="ArtMancer",
         version=__version__,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -86,6 +88,7 @@ def create_app(
     app.include_router(workflows.router)
     app.include_router(system.router)
     app.include_router(system.debug_router)
+    app.add_api_route("/docs", _docs, include_in_schema=False)
     if settings.page:
         app.add_api_route("/", _index, include_in_schema=False)
         app.mount("/page", StaticFiles(directory=PAGE))
@@ -122,6 +125,13 @@ def _add_middlewares(app: FastAPI, settings: Settings, allowed_hosts: set[str] |
 
 async def _index() -> FileResponse:
     return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+async def _docs() -> HTMLResponse:
+    """Return the documentation. Its address of the document is relative: FastAPI's own page works
+    at the root of a host only.
+    """
+    return get_swagger_ui_html(openapi_url="openapi.json", title="ArtMancer")
 
 
 def _error_response(error: ArtMancerError) -> JSONResponse:
@@ -175,7 +185,12 @@ def _openapi(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     """
     if app.openapi_schema is None:
         app.openapi_schema = get_openapi(
-            title=app.title, version=app.version, routes=app.routes, description=_DESCRIPTION
+            title=app.title,
+            version=app.version,
+            routes=app.routes,
+            description=_DESCRIPTION,
+            # The folder of the document, which may be a path of a proxy.
+            servers=[{"url": "."}],
         )
     fixed = app.openapi_schema
     fixed_schemas = fixed["components"]["schemas"]

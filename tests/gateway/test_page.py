@@ -293,6 +293,44 @@ def test_the_page_works_under_a_path_of_a_proxy(
     assert not any("/api/generate/status/" in path for path in requests), "it polled"
 
 
+DOCS_SCRIPT = """
+    window.SwaggerUIBundle = async ({ url }) => {
+      const address = new URL(url, location.href);
+      const document = await (await fetch(address)).json();
+      const server = new URL(document.servers[0].url, address);
+      const answer = await fetch(server.href.replace(/[/]$/, "") + "/api/");
+      window.message = (await answer.json()).message;
+    };
+    window.SwaggerUIBundle.presets = {};
+    window.SwaggerUIBundle.SwaggerUIStandalonePreset = null;
+"""
+"""A small Swagger UI: it loads the document, and sends a request to the document's server, whose
+address is relative to the document's (OpenAPI 3.1, 4.8.5).
+"""
+
+
+@pytest.mark.browser
+def test_the_documentation_works_under_a_path_of_a_proxy(
+    browser: Any, fake: FakeHost, tmp_path: Path
+) -> None:
+    requests: list[str] = []
+    with (
+        Served(settings(tmp_path, comfyui_url=fake.url)) as served,
+        proxy(served.connected(), requests) as url,
+    ):
+        page = browser.new_page()
+        page.route(
+            re.compile("^https:"),
+            lambda route: route.fulfill(body=DOCS_SCRIPT, content_type="text/javascript"),
+        )
+        for address in (f"{url}docs", f"{served.url}/docs"):
+            page.goto(address)
+            page.wait_for_function("window.message")
+            assert "ArtMancer" in page.evaluate("window.message")
+        page.close()
+    assert requests == [f"{PREFIX}{path}" for path in ("/docs", "/openapi.json", "/api/")]
+
+
 TOKEN = "sécret/&?=1"
 """A token that an address would show encoded, and that is not ASCII."""
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import CODES
@@ -83,6 +84,12 @@ class SystemHealth(BaseModel):
     services: dict[ServiceName, Service]
 
 
+class OpenRequest(BaseModel):
+    """A request that may have unknown fields: the answer names them as ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 # Edits
 
 
@@ -96,10 +103,8 @@ an enumeration would have one name twice.
 """
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(OpenRequest):
     """An edit. Unknown fields are accepted, and listed in the answer as ignored."""
-
-    model_config = ConfigDict(extra="allow")
 
     prompt: str = Field(
         max_length=4000,
@@ -301,7 +306,7 @@ class Cleared(BaseModel):
     freed_bytes: int
 
 
-class SmartMaskRequest(BaseModel):
+class SmartMaskRequest(OpenRequest):
     """The image, and the object to find in it: clicks, a box or a rough mask. Without any of
     them the main object is found. Coordinates are pixels of the upright image.
     """
@@ -378,7 +383,7 @@ class MaskCancelled(Cancelled):
     request_id: str = Field(description="The same as task_id.")
 
 
-class RemoveBackgroundRequest(BaseModel):
+class RemoveBackgroundRequest(OpenRequest):
     """An image whose background is to be removed."""
 
     image: Base64Image
@@ -399,7 +404,7 @@ class RemoveBackgroundAnswer(BaseModel):
     model_used: str
 
 
-class ExtractObjectRequest(BaseModel):
+class ExtractObjectRequest(OpenRequest):
     """An image, and a mask of the object to cut out."""
 
     image: Base64Image
@@ -413,7 +418,7 @@ class ExtractObjectAnswer(BaseModel):
     extracted_image: str = Field(description="Base64 PNG.")
 
 
-class ShadowRequest(BaseModel):
+class ShadowRequest(OpenRequest):
     """An object that is to get a shadow. Lengths are in pixels."""
 
     extracted_image: Base64Image
@@ -431,6 +436,15 @@ class ShadowAnswer(BaseModel):
 
     success: Literal[True] = True
     preview_image: str = Field(description="Base64 PNG.")
+
+
+class WhiteBalanceRequest(OpenRequest):
+    """A photo whose color cast is to be removed, as a form."""
+
+    file: Annotated[UploadFile, Field(description="The photo.")]
+    method: Literal["auto", "manual", "ai"] = "auto"
+    temperature: float = Field(0, ge=-100, le=100, allow_inf_nan=False)
+    tint: float = Field(0, ge=-100, le=100, allow_inf_nan=False)
 
 
 class WhiteBalanceAnswer(BaseModel):

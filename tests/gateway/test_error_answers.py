@@ -21,6 +21,7 @@ from support.gateway import (
     removal,
     settings,
 )
+from support.paths import EXAMPLES
 
 from artmancer.errors import CODES
 
@@ -76,6 +77,48 @@ def test_fields_without_effect_are_named_at_once(gateway: Served) -> None:
         warning = response.headers["warning"]
         assert warning.startswith('299 - "without effect: angle, sed, webhook, ')
     assert "warning" not in gateway.http.post("/api/generate", json=removal()).headers
+
+
+def test_unknown_fields_of_masks_and_tools_are_named(quick: Served) -> None:
+    image, mask = encoded("coffee"), encoded("coffee_mask")
+    for path, body in (
+        ("smart-mask", {"image": image}),
+        ("smart-mask/detect", {"image": image}),
+        ("image-utils/remove-background", {"image": image}),
+        ("image-utils/extract-object", {"image": image, "mask": mask}),
+        ("image-utils/add-shadow-preview", {"extracted_image": image}),
+    ):
+        answer = quick.http.post(f"/api/{path}", json={**body, "webhook": "x", "öl\n": 1})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["warning"] == r'299 - "without effect: webhook, ?xf6l?"', path
+        assert "warning" not in quick.http.post(f"/api/{path}", json=body).headers
+
+
+def test_unknown_fields_of_a_form_are_named(quick: Served) -> None:
+    file = {"file": ("coffee.png", (EXAMPLES / "coffee.png").read_bytes(), "image/png")}
+    for form, warning in (
+        ({"tint": "5", "tin": "5", "webhook": "x"}, '299 - "without effect: tin, webhook"'),
+        ({"method": "manual"}, None),
+    ):
+        answer = quick.http.post("/api/image-utils/white-balance", files=file, data=form)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers.get("warning") == warning
+
+
+def test_an_unknown_field_of_a_workflow_is_refused_by_its_name(quick: Served) -> None:
+    for path in ("white-balance", "white-balance/async"):
+        body = {"image": encoded("coffee"), "webhook": "x"}
+        answer = quick.http.post(f"/api/workflows/{path}", json=body)
+        assert error(answer) == (422, "invalid_request")
+        assert answer.json()["detail"] == "webhook: expected no field of this name; got 'x'."
+
+
+def test_a_warning_about_many_fields_fits_into_a_header_that_proxies_take(quick: Served) -> None:
+    body = removal(**{f"{'ö' * 70}{n}": 1 for n in range(60)})
+    answer = quick.http.post("/api/generate/async", json=body)
+    # nginx takes 4 KiB of headers by default.
+    assert 500 < len(answer.headers["warning"]) < 2000
+    assert len(answer.json()["ignored"]) == 50
 
 
 def test_a_missing_field_is_named(gateway: Served) -> None:

@@ -373,6 +373,8 @@ class FakeComfyUI:
         report = RECORDED["report"]
         if graph[source]["class_type"] == "ArtMancer_SmartMask":
             report = {"model": "draft", "refined_by": None, "note": "It is not installed."}
+        elif graph[source]["class_type"] == "ArtMancer_RemoveBackground":
+            report = {"model": "u2net"}
         value = {"INT": 1, "FLOAT": 0.5}.get(kind, json.dumps(report))
         return {"text": [str(value)], "value": [value]}
 

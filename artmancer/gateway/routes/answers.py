@@ -27,6 +27,15 @@ _CHUNK_BYTES = 3 * 2**15
 chunks, joined, is the base64 of the file.
 """
 
+_MAX_UNKNOWN_FIELDS = 50
+"""Number of a request's unknown fields that are named in the answer."""
+
+_MAX_FIELD_LENGTH = 80
+"""Characters of an unknown field's name that are repeated."""
+
+_MAX_WARNING_LENGTH = 1000
+"""Characters of a header Warning: a proxy may refuse an answer with longer headers."""
+
 _COMMON_ERRORS = ("invalid_request", "unauthorized", "image_too_large", "timeout")
 """Error codes of every route: from the middleware and from parsing the request."""
 
@@ -86,9 +95,16 @@ PNG_RESPONSES: dict[int | str, dict[str, Any]] = {
 """Responses of a route that returns an image file."""
 
 
-def json_response(model: BaseModel) -> Response:
-    """Return a model as JSON. It is not validated a second time: it may hold large images."""
-    return Response(to_json(model, by_alias=True), media_type="application/json")
+def json_response(model: BaseModel, ignored: Sequence[str] = ()) -> Response:
+    """Return a model as JSON. It is not validated a second time: it may hold large images.
+
+    Parameters
+    ----------
+    ignored : the request's fields that have no effect
+    """
+    response = Response(to_json(model, by_alias=True), media_type="application/json")
+    warn_of_ignored(response, ignored)
+    return response
 
 
 def json_response_with_image(model: schemas.GenerateAnswer, image: Path) -> Response:
@@ -112,13 +128,19 @@ def json_response_with_image(model: schemas.GenerateAnswer, image: Path) -> Resp
     )
 
 
+def unknown_fields(request: schemas.OpenRequest) -> list[str]:
+    """Return the names of a request's fields that its schema does not have."""
+    names = sorted(name[:_MAX_FIELD_LENGTH] for name in request.model_extra or {})
+    return names[:_MAX_UNKNOWN_FIELDS]
+
+
 def warn_of_ignored(response: Response, fields: Sequence[str]) -> None:
     """Name a request's fields that have no effect in the response's header Warning (RFC 7234)."""
     if fields:
         # A header holds visible ASCII; a field's name may hold anything.
         names = ", ".join(field.encode("ascii", "backslashreplace").decode() for field in fields)
         text = re.sub(r'[^ -~]|["\\]', "?", f"without effect: {names}")
-        response.headers["Warning"] = f'299 - "{text}"'
+        response.headers["Warning"] = f'299 - "{text[:_MAX_WARNING_LENGTH]}"'
 
 
 def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:

@@ -24,12 +24,6 @@ router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRo
 WORKFLOW = "generate"
 """Name of the workflow that these routes run."""
 
-_MAX_IGNORED_NAMES = 50
-"""Number of unknown field names that are echoed in `ignored`."""
-
-_MAX_IGNORED_LENGTH = 80
-"""Characters of an unknown field name that are echoed in `ignored`."""
-
 _HEADER_BYTES = 2**16
 """Leading bytes of a PNG that hold its width and height."""
 
@@ -165,8 +159,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
 def _ignored_fields(request: GenerateRequest) -> list[str]:
     """Return the names of a request's fields that have no effect, and of its unknown fields."""
     without_effect = [name for name in schemas.WITHOUT_EFFECT if getattr(request, name) is not None]
-    unknown = sorted(name[:_MAX_IGNORED_LENGTH] for name in request.model_extra or {})
-    return without_effect + unknown[:_MAX_IGNORED_NAMES]
+    return without_effect + answers.unknown_fields(request)
 
 
 def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:

@@ -2,15 +2,21 @@
 
 import json
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, Form, Response
 
 from ... import __version__
 from ...errors import ArtMancerError
 from .. import request_errors, schemas
 from ..jobs import LIGHT, Job
-from ..schemas import ExtractObjectRequest, RemoveBackgroundRequest, ShadowRequest, SmartMaskRequest
+from ..schemas import (
+    ExtractObjectRequest,
+    RemoveBackgroundRequest,
+    ShadowRequest,
+    SmartMaskRequest,
+    WhiteBalanceRequest,
+)
 from ..service import Gateway, file_base64
 from . import answers
 from .dependencies import ClientAddress, FastJsonRoute, GatewayDependency
@@ -43,7 +49,8 @@ async def smart_mask(
     request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
 ) -> Response:
     """Make a mask of the object at the clicks."""
-    return answers.json_response(await _smart_mask(request, gateway, client))
+    answer = await _smart_mask(request, gateway, client)
+    return answers.json_response(answer, answers.unknown_fields(request))
 
 
 @router.post(
@@ -56,7 +63,8 @@ async def detect(
     request = request.model_copy(update={"auto_detect": True})
     answer = await _smart_mask(request, gateway, client)
     return answers.json_response(
-        schemas.DetectAnswer(**answer.model_dump(), mask=answer.mask_base64)
+        schemas.DetectAnswer(**answer.model_dump(), mask=answer.mask_base64),
+        answers.unknown_fields(request),
     )
 
 
@@ -94,7 +102,8 @@ async def remove_background(
             image=await _result_image(gateway, job, "image"),
             mask_base64=await _result_image(gateway, job, "mask"),
             model_used=json.loads(job.result_value("report"))["model"],
-        )
+        ),
+        answers.unknown_fields(request),
     )
 
 
@@ -113,7 +122,8 @@ async def extract_object(
     }
     job = await _run(gateway, "extract-object", inputs, client)
     image = await _result_image(gateway, job, "image")
-    return answers.json_response(schemas.ExtractObjectAnswer(extracted_image=image))
+    answer = schemas.ExtractObjectAnswer(extracted_image=image)
+    return answers.json_response(answer, answers.unknown_fields(request))
 
 
 @router.post(
@@ -135,7 +145,8 @@ async def add_shadow_preview(
     }
     job = await _run(gateway, "add-shadow-preview", inputs, client)
     image = await _result_image(gateway, job, "image")
-    return answers.json_response(schemas.ShadowAnswer(preview_image=image))
+    answer = schemas.ShadowAnswer(preview_image=image)
+    return answers.json_response(answer, answers.unknown_fields(request))
 
 
 @router.post(
@@ -144,18 +155,15 @@ async def add_shadow_preview(
     response_model=schemas.WhiteBalanceAnswer,
 )
 async def white_balance(
+    request: Annotated[WhiteBalanceRequest, Form(media_type="multipart/form-data")],
     gateway: GatewayDependency,
     client: ClientAddress,
-    file: Annotated[UploadFile, File(description="The photo.")],
-    method: Annotated[Literal["auto", "manual", "ai"], Form()] = "auto",
-    temperature: Annotated[float, Form(ge=-100, le=100, allow_inf_nan=False)] = 0,
-    tint: Annotated[float, Form(ge=-100, le=100, allow_inf_nan=False)] = 0,
 ) -> Response:
     """Remove a color cast: automatically, manually, or with the editor (ai), which takes longer."""
-    name = await gateway.uploads.keep(await file.read(), "file")
-    parameters: dict[str, Any] = {"temperature": temperature, "tint": tint}
+    name = await gateway.uploads.keep(await request.file.read(), "file")
+    parameters: dict[str, Any] = {"temperature": request.temperature, "tint": request.tint}
     inputs: dict[str, Any]
-    if method == "ai":
+    if request.method == "ai":
         workflow = "generate"
         inputs = {
             "input_image": name,
@@ -164,16 +172,17 @@ async def white_balance(
         }
     else:
         workflow = "white-balance"
-        parameters["automatic"] = 1.0 if method == "auto" else 0.0
+        parameters["automatic"] = 1.0 if request.method == "auto" else 0.0
         inputs = {"image": name, **parameters}
     job = await _run(gateway, workflow, inputs, client)
     return answers.json_response(
         schemas.WhiteBalanceAnswer(
             original_image=await file_base64(await gateway.uploads.path(name)),
             corrected_image=await _result_image(gateway, job, "image"),
-            method_used=method,
+            method_used=request.method,
             parameters=parameters,
-        )
+        ),
+        answers.unknown_fields(request),
     )
 
 

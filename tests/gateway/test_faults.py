@@ -184,10 +184,14 @@ def test_result_files_that_are_gone_are_named(quick: Served) -> None:
         assert error(answer) == (404, "not_found")
         assert "not kept any more" in answer.json()["detail"]
     assert error(quick.http.get(f"/api/jobs/{job_id}/result")) == (404, "not_found")
-    for path in (f"generate/stream/{job_id}", f"jobs/{job_id}/stream"):
-        (line,) = quick.http.get(f"/api/{path}").text.strip().splitlines()
+    for stream, status in (
+        (f"generate/stream/{job_id}", f"generate/status/{job_id}"),
+        (f"jobs/{job_id}/stream", f"jobs/{job_id}"),
+    ):
+        (line,) = quick.http.get(f"/api/{stream}").text.strip().splitlines()
         event = json.loads(line.removeprefix("data: "))
         assert event["status"] == "error" and "not kept any more" in event["error"]
+        assert quick.http.get(f"/api/{status}").json() == event
 
 
 def test_an_image_that_is_gone_is_not_called_an_image_id(fake: FakeHost, quick: Served) -> None:

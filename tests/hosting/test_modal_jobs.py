@@ -64,6 +64,12 @@ def test_a_large_result_goes_to_the_volume(modal: FakeModal, tmp_path: Path) -> 
         assert gateway.ended(job_id)["status"] == "done"
         assert gateway.http.get(f"/api/generate/result-image/{job_id}").content == saved.getvalue()
         assert (modal.results / job_id / "image-0.png").is_file()
+    shutil.rmtree(modal.results / job_id)
+    with modal.gateway(tmp_path / "other") as other:
+        status = other.status(job_id)
+        assert status["status"] == "error" and "not kept any more" in status["error"]
+        (line,) = other.http.get(f"/api/jobs/{job_id}/stream").text.strip().splitlines()
+        assert json.loads(line.removeprefix("data: ")) == status
 
 
 @pytest.mark.slow

@@ -143,16 +143,22 @@ def warn_of_ignored(response: Response, fields: Sequence[str]) -> None:
         response.headers["Warning"] = f'299 - "{text[:_MAX_WARNING_LENGTH]}"'
 
 
-def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:
-    """Return the status of a job as clients get it."""
+async def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:
+    """Return the status of a job as clients get it. A job whose result is gone has failed."""
+    state, error = job.state, job.error["detail"] if job.error else None
+    try:
+        for name in job.outputs or {}:
+            await gateway.jobs.result_paths(job, name)
+    except ArtMancerError as gone:
+        state, error = "error", str(gone)
     return schemas.JobStatus(
         task_id=job.id,
-        status=job.state,
+        status=state,
         progress=job.progress,
         current_step=job.step.done,
         total_steps=job.step.total,
         loading_message=job.step.stage or None if not job.ended else None,
-        error=job.error["detail"] if job.error else None,
+        error=error,
         queue_position=gateway.jobs.position(job),
     )
 
@@ -171,12 +177,9 @@ def event_stream(
 
     async def events() -> AsyncIterator[bytes]:
         async for update in gateway.jobs.follow(job.id, HEARTBEAT):
-            event = job_status(gateway, update).model_dump()
-            if update.state == "done":
-                try:
-                    event |= await result_fields(update)
-                except ArtMancerError as error:  # the result's files are gone
-                    event |= {"status": "error", "error": str(error)}
+            event = (await job_status(gateway, update)).model_dump()
+            if event["status"] == "done":
+                event |= await result_fields(update)
             yield b"data: " + to_json(event) + b"\n\n"
 
     # Neither a cache nor nginx may hold events back.

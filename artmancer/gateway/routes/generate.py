@@ -79,7 +79,7 @@ async def generate_async(
 @router.get("/status/{task_id}", responses=answers.error_responses("not_found"))
 async def status(task_id: str, gateway: GatewayDependency) -> schemas.JobStatus:
     """Return a job's status and progress."""
-    return answers.job_status(gateway, await _job(gateway, task_id))
+    return await answers.job_status(gateway, await _job(gateway, task_id))
 
 
 @router.get("/stream/{task_id}", responses=answers.STREAM_RESPONSES, response_class=Response)

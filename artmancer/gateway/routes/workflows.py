@@ -49,7 +49,7 @@ async def run_async(
 @router.get("/jobs/{job_id}", responses=answers.error_responses("not_found"))
 async def status(job_id: str, gateway: GatewayDependency) -> schemas.JobStatus:
     """Return a job's status and progress."""
-    return answers.job_status(gateway, await gateway.jobs.get(job_id))
+    return await answers.job_status(gateway, await gateway.jobs.get(job_id))
 
 
 @router.get("/jobs/{job_id}/stream", responses=answers.STREAM_RESPONSES, response_class=Response)

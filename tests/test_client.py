@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -702,6 +702,51 @@ def test_ctrl_c_cancels_the_edit(served: Served) -> None:
     until(lambda: cancelled_jobs(served) > before)
 
 
+@pytest.mark.parametrize(
+    ("interrupted_at", "reply", "last_call"),
+    [
+        ("/api/generate/async", json_reply(202, task_id="abc"), "POST abc"),
+        ("/api/generate/async", CUT, "POST async"),
+        ("/openapi.json", json_reply(202, task_id="abc", ignored=["sed"]), "POST abc"),
+    ],
+)
+def test_ctrl_c_while_an_edit_is_sent_leaves_no_job(
+    interrupted_at: str, reply: Reply, last_call: str
+) -> None:
+    arrived, interrupted = threading.Event(), threading.Event()
+
+    def respond(method: str, path: str) -> Reply:
+        if path == interrupted_at:
+            arrived.set()
+            assert interrupted.wait(WAIT_TIMEOUT)
+        return CANCELLED if "cancel" in path else reply
+
+    with SmallServer(respond) as server:
+        script = f"""
+            import signal
+            from artmancer.client import Client
+            def interrupt(*_):
+                print("interrupted", flush=True)
+                raise KeyboardInterrupt
+            signal.signal(signal.SIGINT, interrupt)
+            Client({server.url!r}).submit({str(PHOTO)!r}, "x")
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert arrived.wait(WAIT_TIMEOUT)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout and process.stdout.readline() == "interrupted\n"
+        interrupted.set()
+        _, errors = process.communicate(timeout=WAIT_TIMEOUT)
+        assert errors.endswith("KeyboardInterrupt\n") and process.returncode != 0
+        assert server.calls()[-1] == last_call
+
+
 def test_a_lost_gateway_does_not_cancel_the_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.0)
     with SmallServer(in_order(QUEUED, BAD_GATEWAY)) as server, Client(server.url) as client:
@@ -841,7 +886,10 @@ def test_cancelling_the_task_of_an_async_edit_cancels_the_job(served: Served) ->
     until(lambda: cancelled_jobs(served) > before)
 
 
-def test_an_async_edit_that_is_cancelled_while_it_is_sent_leaves_no_job() -> None:
+@pytest.mark.parametrize("send", [AsyncClient.edit, AsyncClient.submit])
+def test_an_async_edit_that_is_cancelled_while_it_is_sent_leaves_no_job(
+    send: Callable[[AsyncClient, Path, str], Coroutine[Any, Any, object]],
+) -> None:
     arrived, cancelled = threading.Event(), threading.Event()
 
     def respond(method: str, path: str) -> Reply:
@@ -853,7 +901,7 @@ def test_an_async_edit_that_is_cancelled_while_it_is_sent_leaves_no_job() -> Non
 
     async def run() -> None:
         async with AsyncClient(server.url) as client:
-            edit = asyncio.create_task(client.edit(PHOTO, "x"))
+            edit = asyncio.create_task(send(client, PHOTO, "x"))
             await asyncio.to_thread(arrived.wait, WAIT_TIMEOUT)
             edit.cancel()
             asyncio.get_running_loop().call_soon(cancelled.set)

@@ -66,25 +66,15 @@ class AsyncClient:
         Cancelling the asyncio task cancels the job, and so does an exception of `on_progress`; it
         is raised again.
         """
-        submitting = asyncio.create_task(
-            self.submit(
-                image,
-                prompt,
-                mask=mask,
-                reference=reference,
-                reference_mask=reference_mask,
-                task=task,
-                **parameters,
-            )
+        task_id = await self.submit(
+            image,
+            prompt,
+            mask=mask,
+            reference=reference,
+            reference_mask=reference_mask,
+            task=task,
+            **parameters,
         )
-        try:
-            task_id = await asyncio.shield(submitting)
-        except asyncio.CancelledError:
-            # The gateway may have queued the edit already. Only its answer names the job.
-            await asyncio.wait([submitting])
-            if not submitting.cancelled() and submitting.exception() is None:
-                await self._cancel_if_possible(submitting.result())
-            raise
         try:
             return await self.wait(task_id, on_progress)
         except GatewayLost:
@@ -105,7 +95,10 @@ class AsyncClient:
         task: Literal["insertion", "removal", "white_balance"] | None = None,
         **parameters: Any,
     ) -> str:
-        """Send an edit to the queue and return its task id; see `Client.submit`."""
+        """Send an edit to the queue and return its task id; see `Client.submit`.
+
+        Cancelling the asyncio task waits for the gateway's answer and cancels the job.
+        """
         # In a thread: it reads files and may compress images.
         body = await asyncio.to_thread(
             bodies.edit_body,
@@ -117,9 +110,16 @@ class AsyncClient:
             task=task,
             parameters=parameters,
         )
-        accepted = await self._send(calls.submit(body), self._connection.timeout)
-        if accepted.ignored:
-            await self._check_ignored(accepted)
+        sending = asyncio.create_task(self._send(calls.submit(body), self._connection.timeout))
+        try:
+            accepted = await asyncio.shield(sending)
+            if accepted.ignored:
+                await self._check_ignored(accepted)
+        except BaseException:
+            # The gateway may have queued the edit already, and only its answer names the job.
+            with suppress(ArtMancerError, ConnectionError):
+                await self._cancel_if_possible((await sending).task_id)
+            raise
         return accepted.task_id
 
     async def status(self, task_id: str) -> JobStatus:
@@ -150,8 +150,11 @@ class AsyncClient:
         return await self._send_patiently(calls.cancel(task_id), task_id)
 
     async def _check_ignored(self, accepted: Accepted) -> None:
-        """Cancel a job with a parameter that the gateway does not know, and raise
-        invalid_request.
+        """Refuse a parameter that the gateway does not know.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request
         """
         try:
             names = await self._send(calls.field_names(), self._connection.timeout)
@@ -160,7 +163,6 @@ class AsyncClient:
             names = frozenset()
         error = bodies.name_error(accepted.ignored, names)
         if error:
-            await self._cancel_if_possible(accepted.task_id)
             raise error
 
     async def _cancel_if_possible(self, task_id: str) -> None:

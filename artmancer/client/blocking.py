@@ -1,7 +1,9 @@
 """Client: the methods wait for the gateway's answer."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
@@ -114,7 +116,8 @@ class Client:
         """Send an edit to the queue and return its task id; see `edit`.
 
         It is sent once: if the answer was lost, a second request could make a second job. A
-        parameter that the gateway does not know is an error, and its job is cancelled.
+        parameter that the gateway does not know is an error, and its job is cancelled. Ctrl-C waits
+        for the gateway's answer and cancels the job; a second Ctrl-C does not wait.
         """
         body = bodies.edit_body(
             image,
@@ -125,9 +128,16 @@ class Client:
             task=task,
             parameters=parameters,
         )
-        accepted = self._send(calls.submit(body), self._connection.timeout)
-        if accepted.ignored:
-            self._check_ignored(accepted)
+        sending = _in_thread(lambda: self._send(calls.submit(body), self._connection.timeout))
+        try:
+            accepted = sending.result()
+            if accepted.ignored:
+                self._check_ignored(accepted)
+        except BaseException:
+            # The gateway may have queued the edit already, and only its answer names the job.
+            with suppress(ArtMancerError, ConnectionError):
+                self._cancel_if_possible(sending.result().task_id)
+            raise
         return accepted.task_id
 
     def status(self, task_id: str) -> JobStatus:
@@ -167,8 +177,11 @@ class Client:
         return self._send_patiently(calls.cancel(task_id), task_id)
 
     def _check_ignored(self, accepted: Accepted) -> None:
-        """Cancel a job with a parameter that the gateway does not know, and raise
-        invalid_request.
+        """Refuse a parameter that the gateway does not know.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request
         """
         try:
             names = self._send(calls.field_names(), self._connection.timeout)
@@ -177,7 +190,6 @@ class Client:
             names = frozenset()
         error = bodies.name_error(accepted.ignored, names)
         if error:
-            self._cancel_if_possible(accepted.task_id)
             raise error
 
     def _cancel_if_possible(self, task_id: str) -> None:
@@ -204,3 +216,17 @@ class Client:
         except httpx.RequestError as error:
             raise calls.no_answer(call, self._connection, error, timeout) from error
         return calls.read_answer(call, self._connection, response)
+
+
+def _in_thread(function: Callable[[], T]) -> "Future[T]":
+    """Run a function in a thread, where Ctrl-C does not interrupt it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001  # it is raised where the result is read
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -1,8 +1,10 @@
 """Faults at random under a gateway that works: no job may be lost, doubled or left without an end.
 
-The gateway is a process with its data on a small disk of its own, in front of the tests' fake
+One gateway is a process with its data on a small disk of its own, in front of the tests' fake
 ComfyUI. While clients send jobs, the disk fills up, the clock is set, the gateway and ComfyUI are
-killed, and connections are cut. Then the faults stop, and every job that was accepted is asked for.
+killed, and connections are cut. A second gateway is in front of the tests' fake Modal, where one
+request in ten fails; it and its workers are killed. Then the faults stop, and every job that was
+accepted is asked for.
 
 Usage: python benchmarks/faults.py [--json] [--minutes N] [--jobs N] [--seed N]
 """
@@ -28,12 +30,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import httpx
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 from report import Row, finish
-from support.gateway import FakeHost, free_port
+from support.fake_modal import FakeModal, RandomFailures, connect, gateway_app
+from support.gateway import FakeHost, free_port, settings
 
-CLIENTS = 8
-"""Clients that send jobs at the same time."""
+from artmancer.gateway.app import create_app
+
+LOCAL_CLIENTS = 6
+"""Clients that send jobs to the gateway with its own queue at the same time."""
+
+MODAL_CLIENTS = 2
+"""Clients that send jobs to the gateway on Modal at the same time."""
+
+FAILED_SHARE = 0.1
+"""Share of the requests to Modal that fail."""
 
 DISK_BYTES = 64 * 2**20
 """Size of the gateway's disk."""
@@ -48,19 +61,80 @@ CANCELLED_SHARE = 0.05
 """Share of the jobs that their client cancels."""
 
 
-def serve(port: int, data: str, comfyui: str, clock: str) -> None:
+def serve(port: str, data: str, comfyui: str, clock: str) -> None:
     """Serve a gateway whose wall clock is off by the seconds in a file."""
-    import uvicorn
-
-    from artmancer.gateway.app import create_app
-    from artmancer.gateway.settings import Settings
-
     with open(clock, "rb") as file:
         offset = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
     real = time.time
     time.time = lambda: real() + struct.unpack("d", offset[:8])[0]
-    settings = Settings(_env_file=None, data=Path(data), comfyui_url=comfyui, max_per_client=10_000)
-    uvicorn.run(create_app(settings), port=port, log_level="critical", access_log=False)
+    gateway_settings = settings(Path(data), comfyui_url=comfyui, max_per_client=10_000)
+    run(create_app(gateway_settings), port)
+
+
+def serve_on_modal(port: str, data: str, board: str, results: str, failures: str) -> None:
+    """Serve a gateway on a fake Modal where requests fail; each adds a byte to a file."""
+
+    class CountedFailures(RandomFailures):
+        def _raise(self, share: float) -> None:
+            before = self.failed
+            try:
+                super()._raise(share)
+            finally:
+                if self.failed > before:
+                    with open(failures, "ab") as file:
+                        file.write(b"x")
+
+    seed = random.randrange(2**32)
+    remote = connect(int(board), Path(results), CountedFailures(FAILED_SHARE, seed))
+    run(gateway_app(remote, settings(Path(data), max_per_client=10_000)), port)
+
+
+def run(app: FastAPI, port: str) -> None:
+    """Serve an app until the process ends."""
+    uvicorn.run(app, port=int(port), log_level="critical", access_log=False)
+
+
+SERVERS = {"--serve": serve, "--serve-on-modal": serve_on_modal}
+"""Functions that a gateway's process runs, by its first argument."""
+
+
+class GatewayProcess:
+    """A gateway in a process of its own.
+
+    Parameters
+    ----------
+    arguments : a name in SERVERS; the arguments of the function after the port
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        self.port = str(free_port())
+        name, *rest = map(str, arguments)
+        self._command = [sys.executable, __file__, name, self.port, *rest]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(self._command)
+        with httpx.Client(trust_env=False) as http:
+            while self.is_running:
+                with suppress(httpx.HTTPError):
+                    http.get(f"http://127.0.0.1:{self.port}/ping")
+                    return
+                time.sleep(0.05)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def kill_and_start(self) -> None:
+        """Kill it, and start it again."""
+        self.kill()
+        self.start()
 
 
 class Faults:
@@ -70,41 +144,31 @@ class Faults:
     ----------
     counts : number of faults by kind
     lives : how often ComfyUI was started
+    local, on_modal : the gateways
     """
 
-    def __init__(self, folder: Path, chance: random.Random) -> None:
+    def __init__(self, folder: Path, chance: random.Random, modal: FakeModal) -> None:
         self.folder = folder
         self.chance = chance
+        self.modal = modal
         self.counts: Counter[str] = Counter()
         self.disk = folder / "disk"
         self.clock = folder / "clock"
         self.clock.write_bytes(struct.pack("d", 0.0))
-        self.port = free_port()
+        self.failures = folder / "failures"
+        self.failures.touch()
         self.host = FakeHost()
         self.lives = 0
         self._log()
-        self.start_gateway()
+        data = self.disk / "data"
+        self.local = GatewayProcess("--serve", data, self.host.url, self.clock)
+        self.on_modal = GatewayProcess(
+            "--serve-on-modal", folder / "container", modal.port, modal.results, self.failures
+        )
 
     def _log(self) -> None:
         self.lives += 1
         self.host.fake.log = self.folder / f"runs-{self.lives}.log"
-
-    def start_gateway(self) -> None:
-        """Start the gateway, and wait until it answers."""
-        arguments = [str(self.port), str(self.disk / "data"), self.host.url, str(self.clock)]
-        self.gateway = subprocess.Popen([sys.executable, __file__, "--serve", *arguments])
-        with httpx.Client(trust_env=False) as http:
-            while self.gateway.poll() is None:
-                with suppress(httpx.HTTPError):
-                    http.get(f"http://127.0.0.1:{self.port}/ping")
-                    return
-                time.sleep(0.05)
-
-    def kill_gateway(self) -> None:
-        """Kill the gateway, and start it again."""
-        self.gateway.send_signal(signal.SIGKILL)
-        self.gateway.wait()
-        self.start_gateway()
 
     def kill_comfyui(self) -> None:
         """Kill ComfyUI, and start it again after a moment."""
@@ -140,11 +204,13 @@ class Faults:
     def strike(self, seconds: float) -> None:
         """Do faults at random for this many seconds."""
         kinds: dict[str, Callable[[], None]] = {
-            "gateway killed": self.kill_gateway,
+            "gateway killed": self.local.kill_and_start,
             "ComfyUI killed": self.kill_comfyui,
             "connections cut": self.cut_connections,
             "disk full": self.fill_disk,
             "clock set": self.set_clock,
+            "gateway on Modal killed": self.on_modal.kill_and_start,
+            "worker on Modal killed": lambda: self.modal.kill("heavy"),
         }
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -152,16 +218,24 @@ class Faults:
             kind = self.chance.choice(list(kinds))
             kinds[kind]()
             self.counts[kind] += 1
-            if self.gateway.poll() is not None:
-                self.counts["gateway did not start"] += 1
-                self.start_gateway()
+            for gateway in (self.local, self.on_modal):
+                if not gateway.is_running:
+                    self.counts["gateway did not start"] += 1
+                    gateway.start()
+        self.counts["request to Modal failed"] = self.failures.stat().st_size
+
+    def stop(self) -> None:
+        """End both gateways and ComfyUI."""
+        self.local.kill()
+        self.on_modal.kill()
+        self.host.die()
 
     def doubled(self) -> int:
-        """Return how many runs were completed twice in one life of ComfyUI."""
+        """Return how many runs were completed twice in one life of a ComfyUI."""
         counts: Counter[str] = Counter()
-        for log in self.folder.glob("runs-*.log"):
+        for log in (*self.folder.glob("runs-*.log"), *self.modal.folder.glob("*/events.log")):
             lines = log.read_text().splitlines()
-            counts.update(f"{log.name} {line}" for line in lines if line.startswith("completed"))
+            counts.update(f"{log} {line}" for line in lines if line.startswith("completed"))
         return sum(count > 1 for count in counts.values())
 
 
@@ -181,7 +255,11 @@ def encoded(rgb: tuple[int, int, int]) -> str:
 
 
 class Clients:
-    """Clients that send jobs, and what became of those that were accepted.
+    """Clients that send jobs to a gateway, and what became of those that were accepted.
+
+    Parameters
+    ----------
+    number : of clients
 
     Attributes
     ----------
@@ -191,10 +269,10 @@ class Clients:
     refused : how often a job was refused, by error code
     """
 
-    def __init__(self, url: str, jobs: int, seconds: float, seed: int) -> None:
-        self.url = url
+    def __init__(self, port: str, number: int, jobs: int, seconds: float, seed: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
         self.seconds = seconds
-        self.pause = CLIENTS * seconds / jobs
+        self.pause = number * seconds / jobs
         self.seeds = iter(range(jobs))
         self.seed = seed
         self.lock = threading.Lock()
@@ -202,6 +280,10 @@ class Clients:
         self.cancelling: set[str] = set()
         self.cancelled: set[str] = set()
         self.refused: Counter[str] = Counter()
+        self.threads = [
+            threading.Thread(target=self.send, args=(client,), daemon=True)
+            for client in range(number)
+        ]
 
     def _seed(self) -> int | None:
         with self.lock:
@@ -287,37 +369,53 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 def measure(minutes: float, jobs: int, seed: int) -> list[Row]:
     """Do the faults and count the ends."""
-    with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk"):
-        chance = random.Random(seed)
-        faults = Faults(Path(name), chance)
-        clients = Clients(f"http://127.0.0.1:{faults.port}", jobs, 60 * minutes, seed)
-        threads = [
-            threading.Thread(target=clients.send, args=(number,), daemon=True)
-            for number in range(CLIENTS)
-        ]
+    seconds = 60 * minutes
+    modal_jobs = jobs * MODAL_CLIENTS // (LOCAL_CLIENTS + MODAL_CLIENTS)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        small_disk(Path(name) / "disk"),
+        FakeModal(Path(name) / "modal", share=FAILED_SHARE, seed=seed) as modal,
+    ):
+        faults = Faults(Path(name), random.Random(seed), modal)
+        port, modal_port = faults.local.port, faults.on_modal.port
+        clients = {
+            "": Clients(port, LOCAL_CLIENTS, jobs - modal_jobs, seconds, seed),
+            "on Modal, ": Clients(modal_port, MODAL_CLIENTS, modal_jobs, seconds, seed),
+        }
+        threads = [thread for some in clients.values() for thread in some.threads]
         try:
             for thread in threads:
                 thread.start()
-            faults.strike(60 * minutes)
+            faults.strike(seconds)
             for thread in threads:
                 thread.join()
-            ends = clients.ends()
+            ends = {place: some.ends() for place, some in clients.items()}
         finally:
-            faults.gateway.kill()
-            faults.gateway.wait()
-            faults.host.die()
-        rows = [
+            faults.stop()
+        total = sum(ends.values(), Counter())
+        return [
             Row("minutes of faults", minutes, ""),
             *(Row(f"faults: {kind}", count, "") for kind, count in sorted(faults.counts.items())),
-            *(Row(f"refused: {code}", n, "") for code, n in sorted(clients.refused.items())),
-            Row("jobs that were accepted", len(clients.accepted), ""),
-            *(Row(f"jobs: {kind}", count, "") for kind, count in sorted(ends.items())),
-            Row("lost", ends["lost"], "", 0),
-            Row("with a wrong end", _bad(ends), "", 0),
+            *(row for place, some in clients.items() for row in _rows(place, some, ends[place])),
+            Row("lost", total["lost"], "", 0),
+            Row("with a wrong end", _bad(total), "", 0),
             Row("doubled", faults.doubled(), "", 0),
-            Row("without an end", ends["no end"], "", 0),
+            Row("without an end", total["no end"], "", 0),
         ]
-    return rows
+
+
+def _rows(place: str, clients: Clients, ends: Counter[str]) -> list[Row]:
+    """Return what became of the jobs of one gateway.
+
+    Parameters
+    ----------
+    place : beginning of the rows' names
+    """
+    return [
+        *(Row(f"{place}refused: {code}", n, "") for code, n in sorted(clients.refused.items())),
+        Row(f"{place}jobs that were accepted", len(clients.accepted), ""),
+        *(Row(f"{place}jobs: {kind}", count, "") for kind, count in sorted(ends.items())),
+    ]
 
 
 FAIR_FAILURES = ("failed: The disk", "failed: ComfyUI stopped 2 times")
@@ -348,7 +446,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        serve(int(sys.argv[2]), *sys.argv[3:])
+    if sys.argv[1:] and sys.argv[1] in SERVERS:
+        SERVERS[sys.argv[1]](*sys.argv[2:])
     else:
         sys.exit(main())

@@ -20,9 +20,11 @@ from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from fastapi import FastAPI
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception
 
+from artmancer.gateway.settings import Settings
 from artmancer.hosting import calls
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
 from artmancer.hosting.web import web_app
@@ -332,6 +334,26 @@ class StandIn:
         return bytes(await self._request((self.results / name).read_bytes))
 
 
+def connect(port: int, results: Path, failures: Failures) -> StandIn:
+    """Return a StandIn that uses the board behind a port."""
+    Client.register("board")
+    manager = Client(("127.0.0.1", port), AUTH_KEY)
+    manager.connect()
+    # `register` adds this method.
+    return StandIn(manager.board(), results, failures)  # type: ignore[attr-defined]
+
+
+def gateway_app(remote: StandIn, gateway_settings: Settings) -> FastAPI:
+    """Make the app of a container of the gateway."""
+    checkpoints = gateway_settings.data / "checkpoints"
+
+    async def sync() -> None:
+        remote.failures.before()
+        remote.failures.after()
+
+    return web_app(remote, checkpoints, remote.results, sync, sync, gateway_settings)
+
+
 class FakeModal:
     """A board behind a port, and one worker for each lane. A worker that ends is replaced.
 
@@ -394,15 +416,7 @@ class FakeModal:
         options : settings of the gateway
         """
         gateway_settings = settings(folder, **options)
-        checkpoints = folder / "checkpoints"
-        remote = self.remote(failures)
-
-        async def sync() -> None:
-            remote.failures.before()
-            remote.failures.after()
-
-        app = web_app(remote, checkpoints, self.results, sync, sync, gateway_settings)
-        return Served(gateway_settings, app)
+        return Served(gateway_settings, gateway_app(self.remote(failures), gateway_settings))
 
     def _keep_worker(self, lane: str) -> None:
         while not self.closing:
@@ -472,11 +486,7 @@ async def work(
 
     from .comfyui import free_port
 
-    Client.register("board")
-    manager = Client(("127.0.0.1", port), AUTH_KEY)
-    manager.connect()
-    # `register` adds this method.
-    remote = StandIn(manager.board(), results, failures)  # type: ignore[attr-defined]
+    remote = connect(port, results, failures)
     name = str(os.getpid())
     dead = asyncio.Event()
 

@@ -283,7 +283,10 @@ class ModalJobs:
         for path in paths:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(await self._fetch(f"{job.id}/{path.name}"))
+                data = await self._fetch(f"{job.id}/{path.name}")
+                # Another request may have fetched it meanwhile, and be sending it.
+                if not path.is_file():
+                    path.write_bytes(data)
         return paths
 
     async def _fetch(self, name: str) -> bytes:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from modal.exception import ServiceError
 from PIL import Image
-from support.fake_modal import FakeModal, NoFailures, RandomFailures, StandIn
+from support.fake_modal import Board, FakeModal, NoFailures, RandomFailures, StandIn
 from support.gateway import GRAPHS, removal, settings, until
 
 from artmancer.errors import ArtMancerError
 from artmancer.gateway.debug_sessions import DebugSessions
-from artmancer.gateway.jobs import HEAVY, LIGHT, Job
+from artmancer.gateway.jobs import HEAVY, LIGHT, Job, JobRecord
 from artmancer.gateway.runner import ComfyStatus
 from artmancer.gateway.service import Gateway
 from artmancer.gateway.workflows import WorkflowFolder
@@ -292,6 +292,32 @@ def test_every_job_has_one_end_and_its_own_result_while_requests_fail(
     if not kills:
         assert completed.keys() >= accepted.keys() - cancelled
         assert set(completed.values()) == {1}, f"seed {seed}"
+
+
+def test_a_result_file_that_may_be_sent_is_not_written_again(tmp_path: Path) -> None:
+    contents = [b"first", b"second"]
+    is_sent = asyncio.Event()
+
+    class TwoFetches(StandIn):
+        async def fetch(self, name: str) -> bytes:
+            content = contents.pop(0)
+            if not contents:
+                await is_sent.wait()
+            return content
+
+    async def act() -> None:
+        remote = TwoFetches(Board({}), tmp_path)
+        uploads = SharedUploadStore(tmp_path / "pictures", remote)
+        status = {HEAVY: ComfyStatus(True), LIGHT: ComfyStatus(True)}
+        jobs = ModalJobs(settings(tmp_path), uploads, remote, status)
+        record = JobRecord("a", "tool", LIGHT, "client", {}, [], {}, {}, time.time())
+        job = Job(record=record, outputs={"image": {"pictures": ["image-0.png"]}})
+        first, second = (asyncio.create_task(jobs.result_paths(job, "image")) for _ in range(2))
+        (path,) = await first
+        is_sent.set()
+        assert await second == [path] and path.read_bytes() == b"first"
+
+    asyncio.run(act())
 
 
 def test_failures_come_at_their_share_before_and_after_the_effect() -> None:

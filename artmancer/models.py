@@ -12,14 +12,34 @@ from .folders import LAMA_FILE, LAMA_FOLDERS, LORA_FOLDERS, base_from_environmen
 from .qwen import checkpoints
 from .variants import CHECKPOINT_FILES
 
-REPOSITORY = "Qwen/Qwen-Image-Edit-2509"
-"""Hugging Face repository of the base model."""
 
-REVISION = "d3968ef930e841f4c73640fb8afa3b306a78167e"
-"""Commit of the repository that is downloaded."""
+@dataclass(frozen=True)
+class BaseDownload:
+    """A base model to download.
 
-BASE_NAME = REPOSITORY.split("/")[1]
-"""Name of the folder the base model is downloaded into."""
+    Attributes
+    ----------
+    repository : its Hugging Face repository
+    revision : commit of the repository that is downloaded
+    size : its files together, in gigabytes
+    """
+
+    repository: str
+    revision: str
+    size: float
+
+
+BASES = {
+    "qwen-2511": BaseDownload(
+        "Qwen/Qwen-Image-Edit-2511", "6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9", 57.7
+    ),
+    "qwen-2509": BaseDownload(
+        "Qwen/Qwen-Image-Edit-2509", "d3968ef930e841f4c73640fb8afa3b306a78167e", 57.7
+    ),
+}
+"""Base models by the name that `artmancer models fetch` takes."""
+
+DEFAULT_BASE = "qwen-2511"
 
 FASTSAM_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/FastSAM-s.pt"
 FASTSAM_SHA256 = "c9f78716a81c7aff0d608ccc73e1b82ab3aaad86005049f6a92106a0be6d0844"
@@ -174,11 +194,15 @@ def _fetch_file(path: Path, url: str, sha256: str) -> Path:
     return path
 
 
-def fetch_base(folder: Path) -> None:
-    """Download the base model (about 58 GB) at a pinned revision, and check the hash of every file.
+def fetch_base(folder: Path, name: str = DEFAULT_BASE) -> None:
+    """Download a base model at a pinned revision, and check the hash of every file.
 
     Whole files are kept. A file whose download broke off starts anew in the next run:
     huggingface_hub keeps no part of it.
+
+    Parameters
+    ----------
+    name : a key of BASES
 
     Raises
     ------
@@ -186,20 +210,21 @@ def fetch_base(folder: Path) -> None:
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    repository, revision = BASES[name].repository, BASES[name].revision
     try:
-        snapshot_download(REPOSITORY, revision=REVISION, local_dir=folder)
-        result = HfApi().verify_repo_checksums(REPOSITORY, revision=REVISION, local_dir=folder)
+        snapshot_download(repository, revision=revision, local_dir=folder)
+        result = HfApi().verify_repo_checksums(repository, revision=revision, local_dir=folder)
     # All exceptions, because huggingface_hub's HTTP library changes between releases.
     except Exception as error:
         raise ArtMancerError(
             "download_failed",
-            f"{REPOSITORY} could not be downloaded ({error or type(error).__name__}). Run the "
+            f"{repository} could not be downloaded ({error or type(error).__name__}). Run the "
             "command again: whole files are kept.",
         ) from error
     broken = [*(file["path"] for file in result.mismatches), *result.missing_paths]
     if broken:
         raise ArtMancerError(
             "download_failed",
-            f"These files in '{folder}' differ from {REPOSITORY}: {', '.join(broken)}. "
+            f"These files in '{folder}' differ from {repository}: {', '.join(broken)}. "
             "Delete them and run the command again.",
         )

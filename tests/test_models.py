@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,10 @@ WEIGHTS = "transformer/one.safetensors"
 class Hub:
     """A Hugging Face hub with one repository, at one revision.
 
+    Parameters
+    ----------
+    name : a key of models.BASES, whose repository and revision it has
+
     Attributes
     ----------
     files : content of the repository's files by path
@@ -33,8 +38,9 @@ class Hub:
     url : address of the hub
     """
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], name: str = "qwen-2511") -> None:
         self.files = files
+        self.base = models.BASES[name]
         self.requests: list[tuple[str, str | None]] = []
         self.cuts = 0
         self.loop = asyncio.new_event_loop()
@@ -45,10 +51,10 @@ class Hub:
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
         app = web.Application()
-        root = f"/{models.REPOSITORY}"
-        app.router.add_get(f"/api/models{root}/revision/{models.REVISION}", self._info)
-        app.router.add_get(f"/api/models{root}/tree/{models.REVISION}", self._tree)
-        app.router.add_route("*", root + "/resolve/" + models.REVISION + "/{name:.*}", self._file)
+        root, revision = f"/{self.base.repository}", self.base.revision
+        app.router.add_get(f"/api/models{root}/revision/{revision}", self._info)
+        app.router.add_get(f"/api/models{root}/tree/{revision}", self._tree)
+        app.router.add_route("*", root + "/resolve/" + revision + "/{name:.*}", self._file)
         runner = web.AppRunner(app)
         self.loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -60,7 +66,7 @@ class Hub:
     async def _info(self, request: web.Request) -> web.Response:
         siblings = [{"rfilename": name} for name in self.files]
         return web.json_response(
-            {"id": models.REPOSITORY, "sha": models.REVISION, "siblings": siblings}
+            {"id": self.base.repository, "sha": self.base.revision, "siblings": siblings}
         )
 
     async def _tree(self, request: web.Request) -> web.Response:
@@ -86,7 +92,7 @@ class Hub:
         data = self.files[name]
         digest = hashlib.sha256(data).hexdigest()
         headers = {
-            "X-Repo-Commit": models.REVISION,
+            "X-Repo-Commit": self.base.revision,
             "ETag": f'"{digest}"',
             "Accept-Ranges": "bytes",
         }
@@ -118,9 +124,10 @@ def hub() -> Iterator[Hub]:
     running.loop.call_soon_threadsafe(running.loop.stop)
 
 
-def download(hub: Hub, folder: Path) -> subprocess.CompletedProcess[str]:
+def download(hub: Hub, folder: Path, *model: str) -> subprocess.CompletedProcess[str]:
     """Run `artmancer models fetch` with the hub's address."""
-    command = [sys.executable, "-m", "artmancer.cli", "models", "fetch", "--folder", str(folder)]
+    options = [*model, "--folder", str(folder)]
+    command = [sys.executable, "-m", "artmancer.cli", "models", "fetch", *options]
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,
@@ -142,6 +149,49 @@ def test_the_base_is_downloaded_once_and_every_file_checked(hub: Hub, tmp_path: 
     hub.requests.clear()
     assert download(hub, folder).returncode == 0
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ((), "Qwen/Qwen-Image-Edit-2511"),
+        (("qwen",), "Qwen/Qwen-Image-Edit-2511"),
+        (("qwen-2511",), "Qwen/Qwen-Image-Edit-2511"),
+        (("qwen-2509",), "Qwen/Qwen-Image-Edit-2509"),
+    ],
+)
+def test_the_base_is_chosen_and_its_size_and_revision_come_before_the_download(
+    model: tuple[str, ...],
+    repository: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    (tmp_path / "main.py").touch()
+    downloads: list[tuple[str, str, str]] = []
+
+    def snapshot_download(repository: str, revision: str, local_dir: Path) -> None:
+        downloads.append((repository, revision, local_dir.name))
+        line = capsys.readouterr().err
+        assert f"{repository} (57.7 GB, revision {revision})" in line
+        assert str(local_dir) in line
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert cli.main(["models", "fetch", *model, "--json"]) == 1
+    assert "no network" in json.loads(capsys.readouterr().out)["detail"]
+    [(source, revision, folder)] = downloads
+    assert (source, folder) == (repository, repository.split("/")[1])
+    assert re.fullmatch("[0-9a-f]{40}", revision), "a commit, and no branch, which may move"
+
+
+def test_the_older_base_is_downloaded_from_its_own_repository(tmp_path: Path) -> None:
+    hub = Hub({"model_index.json": b"{}"}, "qwen-2509")
+    process = download(hub, tmp_path / "base", "qwen-2509")
+    hub.loop.call_soon_threadsafe(hub.loop.stop)
+    assert process.returncode == 0, process.stderr
+    assert [name for name, _ in hub.requests] == ["model_index.json"]
 
 
 def test_the_message_names_a_changed_file(hub: Hub, tmp_path: Path) -> None:
@@ -201,7 +251,7 @@ def test_a_file_is_downloaded_and_checked(
     command = ["models", "fetch", model, "--folder"]
     assert cli.main([*command, str(target.parent)]) == 0
     assert target.read_bytes() == weights
-    capsys.readouterr()
+    assert " MB) into" in capsys.readouterr().err
     # A file with another hash.
     source.write_bytes(weights[::-1])
     target.unlink()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from .. import models
@@ -11,8 +12,11 @@ from ..recipes import RECIPES
 from ..variants import CHECKPOINT_FILES
 from .arguments import Subparsers, write_line
 
-_DOWNLOADS = ("qwen", "fastsam-s", "big-lama")
+_DOWNLOADS = (*models.BASES, "fastsam-s", "big-lama")
 """Models that can be downloaded."""
+
+_QWEN = "qwen"
+"""Another name for the default base."""
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -22,9 +26,9 @@ def add_parser(commands: Subparsers) -> None:
         help="list the models on this machine; `models fetch` downloads the base, `models tag` "
         "writes a recipe into a checkpoint",
         description="List the base models and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those "
-        "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2509 (58 GB), "
-        "FastSAM-s (24 MB, for Smart Mask) or big-LaMa (206 MB, for removals). A download that "
-        "breaks off keeps its whole files; the next run starts the others anew. `tag FILE "
+        "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2511 or 2509 (58 GB "
+        "each), FastSAM-s (24 MB, for Smart Mask) or big-LaMa (206 MB, for removals). A download "
+        "that breaks off keeps its whole files; the next run starts the others anew. `tag FILE "
         "--recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
         "copy; its weights do not change.",
     )
@@ -34,7 +38,8 @@ def add_parser(commands: Subparsers) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help=f"fetch: {' or '.join(_DOWNLOADS)} (default qwen); tag: the checkpoint's file",
+        help=f"fetch: {' or '.join(_DOWNLOADS)} (default {models.DEFAULT_BASE}); tag: the "
+        "checkpoint's file",
     )
     parser.add_argument(
         "--folder",
@@ -78,23 +83,34 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    """Download a model."""
-    if options.model not in (None, *_DOWNLOADS):
+    """Download a model. Its size comes first, on standard error."""
+    if options.model not in (None, _QWEN, *_DOWNLOADS):
         options.error(
             f"argument MODEL: invalid choice: '{options.model}' "
             f"(choose from {', '.join(_DOWNLOADS)})"
         )
     if options.model == "fastsam-s":
-        path = models.fetch_fastsam(options.folder or models.default_folder("fastsam"))
+        folder = options.folder or models.default_folder("fastsam")
+        _announce("FastSAM-s (24 MB)", folder)
+        path = models.fetch_fastsam(folder)
     elif options.model == "big-lama":
-        path = models.fetch_lama(options.folder or models.default_folder("inpaint"))
+        folder = options.folder or models.default_folder("inpaint")
+        _announce("big-LaMa (206 MB)", folder)
+        path = models.fetch_lama(folder)
     else:
-        path = options.folder or models.default_folder("diffusers") / models.BASE_NAME
-        models.fetch_base(path)
+        name = models.DEFAULT_BASE if options.model in (None, _QWEN) else options.model
+        base = models.BASES[name]
+        path = options.folder or models.default_folder("diffusers") / base.repository.split("/")[1]
+        _announce(f"{base.repository} ({base.size} GB, revision {base.revision})", path)
+        models.fetch_base(path, name)
     write_line(
         json.dumps({"path": str(path)}) if options.json else f"{path}: complete, every file checked"
     )
     return 0
+
+
+def _announce(model: str, folder: Path) -> None:
+    sys.stderr.write(f"Downloading {model} into '{folder}'.\n")
 
 
 def _tag(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -285,7 +286,8 @@ def fetch_rembg(folder: Path) -> None:
 
 
 DOWNLOADS: Mapping[str, Callable[[Path], object]] = {
-    BASE: models.fetch_base,
+    # Another base would change the results of deployments that are set up again.
+    BASE: partial(models.fetch_base, name="qwen-2509"),
     LAMA: models.fetch_lama,
     FASTSAM: models.fetch_fastsam,
     REMBG: fetch_rembg,

@@ -146,15 +146,17 @@ class LoadEditor(io.ComfyNode):
                 f"{' or '.join(f'models/{folder}' for folder in LORA_FOLDERS)}. Put it there, "
                 "choose a file, or choose 'none' for the base alone.",
             )
+        base = load_base(editor, precision)
         return io.NodeOutput(
             QwenEditor(
-                load_base(editor, precision),
+                base,
                 variant,
                 checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
                 strength,
                 files.get(acceleration),
                 memory,
                 notes=(
+                    *base.notes,
                     *checkpoints.notes(path, list(files.values())),
                     *checkpoints.notes(files.get(acceleration), []),
                 ),

@@ -405,14 +405,15 @@ def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
         logger.warning(
             "No checkpoint for %s was found: the base model edits without a LoRA.", options.variant
         )
+    base = pipeline.load(Path(folder), options.precision, progress=progress)
     return QwenEditor(
-        pipeline.load(Path(folder), options.precision, progress=progress),
+        base,
         options.variant,
         checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
         options.strength,
         options.acceleration,
         MEMORY_NAMES.get(options.memory, "auto"),
-        notes,
+        (*base.notes, *notes),
     )
 
 

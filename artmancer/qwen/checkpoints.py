@@ -128,8 +128,17 @@ def read(path: Path) -> Checkpoint:
     )
 
 
+def snapshots(folder: Path) -> list[Path]:
+    """List the snapshots in a folder of the Hugging Face hub's cache; any other folder has none."""
+    return sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
+
+
 def is_base(folder: Path) -> bool:
-    """Tell whether a folder holds a base model, by its model_index.json."""
+    """Tell whether a folder holds a base model, by its model_index.json or a snapshot's."""
+    return any(_has_index_of_base(place) for place in (folder, *snapshots(folder)))
+
+
+def _has_index_of_base(folder: Path) -> bool:
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -16,7 +16,8 @@ from ..images import to_pil
 from ..progress import Progress
 from ..recipes import RecipeChoice, choose
 from . import adapters, checkpoints, sampler, speed
-from .pipeline import CPU_OUT_OF_MEMORY, Base
+from .base_folder import CPU_OUT_OF_MEMORY
+from .pipeline import Base
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import gc
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,21 +17,13 @@ from ..cache import Cache
 from ..errors import ArtMancerError
 from ..offload import Offloader
 from ..progress import Progress, no_progress
-from .checkpoints import PIPELINE_CLASS, is_base
+from . import base_folder
 from .memory import Memory
 
 logger = logging.getLogger(__name__)
 
 Pipeline = Any
 """diffusers.QwenImageEditPlusPipeline; its components have no types."""
-
-CPU_OUT_OF_MEMORY = "allocate memory"
-"""Part of torch's RuntimeError when the CPU's memory runs out; torch.OutOfMemoryError is for GPUs
-only.
-"""
-
-_PART_FOLDERS = ("scheduler", "tokenizer", "processor", "text_encoder", "vae", "transformer")
-"""Folders that a base model has, one for each part."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,7 @@ class Base:
         change of them did not complete
     attached_count : number of checkpoints attached so far, which makes their names unique
     norms : the base's own weights of the norms that checkpoints change, by the parameter's name
+    notes : sentences for the report
     lock : held during an edit, which switches the adapters
     """
 
@@ -76,6 +69,7 @@ class Base:
     active: dict[Path, float] | None = field(default_factory=dict)
     attached_count: int = 0
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -150,9 +144,13 @@ def load(
     import transformers
     from safetensors import SafetensorError
 
-    _check(folder)
+    folder = base_folder.check(folder)
     offloader = offloader or Offloader()
-    precision = precision_for(offloader.device, precision)
+    precision, notes = base_folder.precision(
+        folder,
+        precision_for(offloader.device, precision),
+        precision_for(offloader.device, "auto"),
+    )
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     logger.info("Loading %s for %s in %s.", folder, offloader.device, precision)
     weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
@@ -164,44 +162,31 @@ def load(
         "vae": (diffusers.AutoencoderKLQwenImage, weights),
         "transformer": (diffusers.QwenImageTransformer2DModel, weights),
     }
+    for name in ("transformer", "vae"):
+        base_folder.check_keys(folder, name, classes[name][0])
     parts: dict[str, Any] = {}
     for done, (name, (part_class, options)) in enumerate(classes.items()):
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
         try:
             part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise _load_error(folder, name, error) from error
+        # The packages of quantized weights also raise ImportError and AssertionError.
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            ImportError,
+            AssertionError,
+            SafetensorError,
+        ) as error:
+            raise base_folder.load_error(folder, name, error) from error
         if options:
             part, info = part
-            _check_weights(folder, name, info["missing_keys"])
+            base_folder.check_weights(folder, name, info["missing_keys"], info["unexpected_keys"])
         parts[name] = part
     if precision == "fp8":
         _store_in_eight_bits(parts["transformer"], dtype, progress)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
-    return Base(pipeline, Memory(pipeline, offloader))
-
-
-def _load_error(folder: Path, part: str, error: Exception) -> ArtMancerError:
-    """Make the error for a part that cannot be loaded."""
-    if CPU_OUT_OF_MEMORY in str(error):
-        return ArtMancerError(
-            "out_of_memory",
-            f"This computer's memory is too small for the {part} of '{folder}'. Close other "
-            "programs, or choose the precision that its files have.",
-        )
-    return ArtMancerError(
-        "generation_failed",
-        f"The {part} of the base in '{folder}' cannot be loaded ({error}). Download it again.",
-    )
-
-
-def _check_weights(folder: Path, part: str, missing_keys: Iterable[str]) -> None:
-    if missing := sorted(missing_keys):
-        raise ArtMancerError(
-            "generation_failed",
-            f"The {part} of the base in '{folder}' lacks {len(missing)} of its weights, such "
-            f"as {', '.join(missing[:3])}. Download it again.",
-        )
+    return Base(pipeline, Memory(pipeline, offloader), notes=notes)
 
 
 def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progress) -> None:
@@ -227,25 +212,3 @@ def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progres
     for done, layer in enumerate(layers):
         progress(done, len(layers), "rounding the transformer to 8 bits")
         apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, dtype, non_blocking=False)
-
-
-def _check(folder: Path) -> None:
-    """Refuse a folder that is not a whole base model."""
-    if not (folder / "model_index.json").is_file():
-        raise ArtMancerError(
-            "checkpoint_missing",
-            f"There is no base model in '{folder}': expected a folder in diffusers' format, with "
-            "model_index.json. Choose the folder of Qwen-Image-Edit-2509.",
-        )
-    if not is_base(folder):
-        raise ArtMancerError(
-            "generation_failed",
-            f"'{folder}' holds another kind of model; expected a {PIPELINE_CLASS}. Choose the "
-            "folder of Qwen-Image-Edit-2509 or 2511.",
-        )
-    for part in _PART_FOLDERS:
-        if not (folder / part).is_dir():
-            raise ArtMancerError(
-                "checkpoint_missing",
-                f"The base model in '{folder}' has no '{part}' folder. Download it again.",
-            )

@@ -29,15 +29,21 @@ RUN_TIMEOUT = 600.0
 """Longest run in seconds; on a busy machine the imports take a minute."""
 
 
-def install(folder: Path) -> str:
-    """Install them into a folder, without torch; return why that failed, "" if it did not."""
+def install(folder: Path, *packages: str) -> str:
+    """Install packages into a folder; return why that failed, "" if it did not.
+
+    Parameters
+    ----------
+    packages : arguments of `uv pip install`; default: the two older releases, without torch
+    """
+    packages = packages or (f"transformers=={TRANSFORMERS}", f"diffusers=={DIFFUSERS}")
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         return "there is no uv"
     command = [uv, "pip", "install", "--python", sys.executable, "--target", str(folder)]
     try:
         done = subprocess.run(
-            [*command, f"transformers=={TRANSFORMERS}", f"diffusers=={DIFFUSERS}"],
+            [*command, *packages],
             capture_output=True,
             text=True,
             timeout=INSTALL_TIMEOUT,

@@ -19,6 +19,7 @@ from .folders import (
     MODEL_FOLDERS,
     SEGMENTER_FOLDERS,
     SEGMENTER_SUFFIXES,
+    base_from_environment,
     comfyui_folder,
 )
 
@@ -140,11 +141,11 @@ def _feature(
 def _base_model() -> tuple[str, str, str]:
     """Return `found`, `reason` and `advice` for _feature."""
     folder = models.base()
-    if folder and folder not in models.base_folders():
-        return "", f"MODEL_PATH names no base model: {folder}", "correct or remove MODEL_PATH"
-    if folder:
-        return str(folder), "", ""
-    return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
+    if folder is None:
+        return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
+    reason = models.base_problem(folder)
+    advice = "correct or remove MODEL_PATH" if reason and base_from_environment() else ""
+    return str(folder), reason, advice
 
 
 def _lama() -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import recipes
 from .errors import ArtMancerError
 from .folders import LAMA_FILE, LAMA_FOLDERS, LORA_FOLDERS, base_from_environment, comfyui_folder
-from .qwen import checkpoints
+from .qwen import base_folder, checkpoints
 from .variants import CHECKPOINT_FILES
 
 
@@ -75,7 +75,9 @@ def inventory() -> list[FoundModel]:
     hidden = checkpoints.hidden_files(files)
     # A checkpoint from the environment may be outside ComfyUI's folders.
     paths = dict.fromkeys([*files, *(path for path in variants if path)])
-    inventory = [FoundModel("base", folder) for folder in base_folders()]
+    # MODEL_PATH may name a folder that is no base: its note says what is wrong.
+    folders = dict.fromkeys([*filter(None, [base_from_environment()]), *base_folders()])
+    inventory = [FoundModel("base", folder, base_problem(folder)) for folder in folders]
     if path := lama():
         inventory.append(FoundModel("lama", path))
     for path in paths:
@@ -118,6 +120,17 @@ def base() -> Path | None:
     the first in ComfyUI's folders.
     """
     return base_from_environment() or next(iter(base_folders()), None)
+
+
+def base_problem(folder: Path) -> str:
+    """Return why a folder cannot be loaded as a base, as the loader says it; "" where its files and
+    their headers show no reason.
+    """
+    try:
+        base_folder.check(folder)
+    except ArtMancerError as error:
+        return str(error)
+    return ""
 
 
 def checkpoint(variant: str) -> tuple[Path | None, tuple[str, ...]]:

@@ -236,7 +236,9 @@ def test_doctor_reports_which_editors_run_and_why_others_do_not(
     assert without_base["editor qwen"]["found"] == "no base model"
     assert "models fetch" in without_base["editor qwen"]["advice"]
     monkeypatch.setenv("MODEL_PATH", str(tmp_path / "gone"))
-    assert findings()["editor qwen"]["found"] == f"MODEL_PATH names no base model: {tmp_path}/gone"
+    gone = findings()["editor qwen"]
+    assert f"There is no base model in '{tmp_path}/gone'" in gone["found"]
+    assert gone["advice"] == "correct or remove MODEL_PATH"
     monkeypatch.setenv("MODEL_PATH", str(tiny_base))
     assert findings()["editor qwen"]["found"] == f"runs here: {tiny_base}"
     monkeypatch.setattr("artmancer.doctor.QWEN_PACKAGES", ("diffusers", "no-such-package"))

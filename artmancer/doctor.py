@@ -19,7 +19,6 @@ from .folders import (
     MODEL_FOLDERS,
     SEGMENTER_FOLDERS,
     SEGMENTER_SUFFIXES,
-    base_from_environment,
     comfyui_folder,
 )
 
@@ -144,7 +143,7 @@ def _base_model() -> tuple[str, str, str]:
     if folder is None:
         return "", "no base model", "`artmancer models fetch` downloads one (58 GB)"
     reason = models.base_problem(folder)
-    advice = "correct or remove MODEL_PATH" if reason and base_from_environment() else ""
+    advice = "" if folder in models.base_folders() else "correct or remove MODEL_PATH"
     return str(folder), reason, advice
 
 

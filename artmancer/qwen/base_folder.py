@@ -120,19 +120,18 @@ def quantization(folder: Path, part: str) -> str | None:
     """
     try:
         config = json.loads((folder / part / "config.json").read_text("utf-8"))
-        settings = config.get("quantization_config")
+        settings = config.get("quantization_config") or {}
+        # Older files of bitsandbytes do not name the method.
+        if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+            return "bitsandbytes"
+        method = settings.get("quant_method", "a method without a name")
     except (OSError, ValueError, AttributeError):
         raise ArtMancerError(
             "checkpoint_missing",
             f"The {part} of the base in '{folder}' has no config.json that can be read. Download "
             "it again.",
         ) from None
-    if not settings:
-        return None
-    # Older files of bitsandbytes do not name the method.
-    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-        return "bitsandbytes"
-    return str(settings.get("quant_method", "a method without a name"))
+    return str(method) if settings else None
 
 
 def _check_quantization(folder: Path, part: str) -> None:
@@ -262,21 +261,27 @@ def check_keys(folder: Path, part: str, part_class: Any, extra_keys: Collection[
     """
     import torch
 
-    if quantization(folder, part) == "bitsandbytes":
+    method = quantization(folder, part)
+    if method == "bitsandbytes":
         return
     try:
         with torch.device("meta"):
             model = part_class.from_config(part_class.load_config(folder / part))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise load_error(folder, part, error) from error
-    keys = {name for header in _headers(folder, part) for name in _names(header)}
+    names = _torchao_names if method == "torchao" else _tensor_names
+    keys = {name for header in _headers(folder, part) for name in names(header)}
     expected = set(model.state_dict())
     check_weights(folder, part, expected - keys, keys - expected, extra_keys)
 
 
-def _names(header: Header) -> set[str]:
-    """Return the names of a file's weights. torchao splits a weight into several tensors, and lists
-    them in the metadata.
+def _tensor_names(header: Header) -> set[str]:
+    return set(header.tensors)
+
+
+def _torchao_names(header: Header) -> set[str]:
+    """Return the names of the weights in a file of torchao, which splits a weight into several
+    tensors and lists them in the metadata.
     """
     names = set(header.tensors)
     for name in json.loads(header.metadata.get("tensor_names", "[]")):
@@ -307,9 +312,9 @@ def check_weights(
     if unexpected := sorted(set(unexpected_keys) - set(extra_keys)):
         raise ArtMancerError(
             "generation_failed",
-            f"The {part} of the base in '{folder}' has {len(unexpected)} weights that this model "
-            f"does not have, such as {', '.join(unexpected[:3])}; it would be wrong without them. "
-            f"{_OTHER_WAYS}",
+            f"The {part} of the base in '{folder}' has weights that this model does not have "
+            f"({len(unexpected)}), such as {', '.join(unexpected[:3])}. Without them its images "
+            f"would be wrong. {_OTHER_WAYS}",
         )
     if missing := sorted(missing_keys):
         raise ArtMancerError(

@@ -133,7 +133,7 @@ def test_weights_that_the_model_does_not_have_are_refused_before_any_are_read(
     extra = {"transformer_blocks.0.attn.to_q.smooth": torch.ones(3)}
     change_weights(folder / part / WEIGHTS, lambda weights: {**weights, **extra})
     message = refusal(folder)
-    assert f"The {part} of the base in '{folder}' has 1 weights" in message
+    assert f"The {part} of the base in '{folder}' has weights that this model does not" in message
     assert "transformer_blocks.0.attn.to_q.smooth" in message
     assert "artmancer models fetch" in message and "'native'" in message
 

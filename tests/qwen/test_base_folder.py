@@ -28,7 +28,7 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path, code: str = "generation_failed") -> str:
-    """Return the sentence that `artmancer models` and the loader have for a folder."""
+    """Return the sentence that the loader refuses a folder with."""
     with pytest.raises(ArtMancerError) as error:
         pipeline.load(folder)
     assert error.value.code == code
@@ -100,6 +100,22 @@ def test_an_unknown_quantization_is_refused_with_the_ways_that_work(folder: Path
     message = refusal(folder)
     assert "quantized with gptq; expected bitsandbytes or torchao" in message
     assert "artmancer models fetch" in message and "'native'" in message
+
+
+def test_a_quantized_base_that_its_package_refuses_is_not_to_be_downloaded_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    def load(*args: object, **options: object) -> None:
+        raise ImportError("No GPU was found.")
+
+    set_config(folder, "text_encoder", quantization_config={"quant_method": "bitsandbytes"})
+    monkeypatch.setattr(base_folder, "find_spec", lambda name: object())
+    monkeypatch.setattr(transformers.Qwen2_5_VLForConditionalGeneration, "from_pretrained", load)
+    message = refusal(folder)
+    assert "is quantized with bitsandbytes and cannot be loaded here (No GPU was found.)" in message
+    assert "Download it again" not in message and "'native'" in message
 
 
 @pytest.mark.parametrize(
@@ -211,6 +227,8 @@ def test_a_part_without_weights_or_config_is_refused(folder: Path) -> None:
     (folder / "vae" / WEIGHTS).unlink()
     assert "The vae" in (message := refusal(folder, "checkpoint_missing"))
     assert f"has no weights; expected '{WEIGHTS}'" in message
+    (folder / "vae" / f"{WEIGHTS}.index.json").write_text("{}")
+    assert f"'{WEIGHTS}.index.json' lists no files" in refusal(folder)
     (folder / "text_encoder" / "config.json").write_text("[]")
     assert "has no config.json that can be read" in refusal(folder, "checkpoint_missing")
 

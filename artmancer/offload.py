@@ -1,11 +1,17 @@
 """Load models onto the device they run on, and unload them."""
 
 from itertools import chain
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn import Module
+from torch import Tensor
+from torch.nn import Module, Parameter
 
 from .progress import Progress
+
+_CONTEXT_BYTES = 2**30
+"""Bytes of a GPU that CUDA and other programs take."""
 
 
 class Offloader:
@@ -23,6 +29,12 @@ class Offloader:
         if self.device.type == "cuda" and self.device.index is None:
             # With its index, as tensors name it, so that the two compare equal.
             self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def total_memory(self) -> int | None:
+        """Return the bytes of the device that models can have; None: no limit."""
+        if self.device.type != "cuda":
+            return None
+        return torch.cuda.get_device_properties(self.device).total_memory - _CONTEXT_BYTES
 
     def available_memory(self) -> int | None:
         """Return the bytes that are free for more models on the device; None: no limit."""
@@ -52,8 +64,8 @@ class Offloader:
         move_model(model, self.device, progress)
 
     def unload(self, model: Module) -> None:
-        """Move a model to the CPU."""
-        model.to("cpu")
+        """Move a model to the CPU, see `unload_model`."""
+        unload_model(model)
 
     def empty_cache(self) -> None:
         """Release the device memory that torch keeps for reuse."""
@@ -64,11 +76,11 @@ class Offloader:
 def model_bytes(model: Module, device: torch.device | None = None) -> int:
     """Return the bytes of a model's weights: of all of them, or of those on one device."""
     tensors = chain(model.parameters(), model.buffers())
-    return sum(tensor.nbytes for tensor in tensors if device is None or tensor.device == device)
+    return sum(_bytes(tensor) for tensor in tensors if device is None or tensor.device == device)
 
 
 def move_model(model: Module, device: torch.device, progress: Progress) -> None:
-    """Move a model to a device layer by layer.
+    """Move a model to a device layer by layer. The weights that it had are kept for `unload_model`.
 
     Parameters
     ----------
@@ -78,7 +90,7 @@ def move_model(model: Module, device: torch.device, progress: Progress) -> None:
     layers = [
         module
         for module in model.modules()
-        if any(tensor.device != device for tensor in _own_tensors(module))
+        if any(tensor.device != device for tensor in _own_tensors(module).values())
     ]
     total = sum(_own_bytes(layer) for layer in layers)
     done = 0
@@ -86,19 +98,73 @@ def move_model(model: Module, device: torch.device, progress: Progress) -> None:
         for layer in layers:
             progress(done >> 20, (total >> 20) + 1, f"moving {type(model).__name__} to {device}")
             done += _own_bytes(layer)
-            # torch's own method for one layer; Module.to would move its children too.
-            layer._apply(lambda tensor: tensor.to(device), recurse=False)
+            _move_layer(layer, device)
     # A cancel in ComfyUI may be a BaseException; a model that is half on the device cannot run.
     except BaseException:
-        model.to("cpu")
+        unload_model(model)
         raise
     # Moves tensors that are neither parameters nor buffers.
     model.to(device)
 
 
-def _own_tensors(module: Module) -> list[torch.Tensor]:
-    return [*module.parameters(False), *module.buffers(False)]
+def unload_model(model: Module) -> None:
+    """Move a model to the CPU. Weights that did not change since `move_model` are not copied: the
+    tensors that they were copied from take their place, which are often mapped from a file.
+    """
+    for layer in model.modules():
+        moved = _moved.pop(layer, {})
+        for name, tensor in _own_tensors(layer).items():
+            original = moved.get(name)
+            if original and original.copy is tensor and original.version == tensor._version:
+                setattr(layer, name, original.tensor)
+    model.to("cpu")
+
+
+class _Moved(NamedTuple):
+    """A tensor that was moved to a device.
+
+    Attributes
+    ----------
+    tensor : the parameter or buffer as it was
+    copy : the one on the device that took its place
+    version : the copy's version, which torch counts up when it is changed in place
+    """
+
+    tensor: Tensor
+    copy: Tensor
+    version: int
+
+
+_moved: WeakKeyDictionary[Module, dict[str, _Moved]] = WeakKeyDictionary()
+"""Moved tensors of layers that are on a device, by name."""
+
+
+def _move_layer(layer: Module, device: torch.device) -> None:
+    moved = _moved.setdefault(layer, {})
+    for name, tensor in _own_tensors(layer).items():
+        if tensor.device == device:
+            continue
+        copy = tensor.detach().to(device)
+        if isinstance(tensor, Parameter):
+            copy = Parameter(copy, requires_grad=tensor.requires_grad)
+        setattr(layer, name, copy)
+        if tensor.device.type == "cpu":
+            moved[name] = _Moved(tensor, copy, copy._version)
+
+
+def _own_tensors(module: Module) -> dict[str, Tensor]:
+    return dict(chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)))
 
 
 def _own_bytes(module: Module) -> int:
-    return sum(tensor.nbytes for tensor in _own_tensors(module))
+    return sum(_bytes(tensor) for tensor in _own_tensors(module).values())
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor; a quantized one of torchao holds several and has the shape and
+    the type of the weight that they stand for.
+    """
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in names)

@@ -82,9 +82,10 @@ class LoadEditor(io.ComfyNode):
                         options=list(PRECISIONS),
                         default=AUTO,
                         optional=True,
-                        tooltip="auto: bf16 on a GPU, fp32 on the CPU. fp8: the transformer takes "
-                        "half the memory (20 GB instead of 40); its weights are rounded, which "
-                        "changes the result slightly.",
+                        tooltip="auto: bf16 on a GPU where the transformer fits, else fp8; fp32 "
+                        "on the CPU; a base whose files are in fp8 stays so. fp8: the transformer "
+                        "takes half the memory (20 GB instead of 40); its weights are rounded, "
+                        "which changes the result slightly.",
                     )
                 ),
                 advanced(
@@ -146,17 +147,15 @@ class LoadEditor(io.ComfyNode):
                 f"{' or '.join(f'models/{folder}' for folder in LORA_FOLDERS)}. Put it there, "
                 "choose a file, or choose 'none' for the base alone.",
             )
-        base = load_base(editor, precision)
         return io.NodeOutput(
             QwenEditor(
-                base,
+                load_base(editor, precision),
                 variant,
                 checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
                 strength,
                 files.get(acceleration),
                 memory,
-                notes=(
-                    *base.notes,
+                file_notes=(
                     *checkpoints.notes(path, list(files.values())),
                     *checkpoints.notes(files.get(acceleration), []),
                 ),

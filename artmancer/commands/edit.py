@@ -405,15 +405,14 @@ def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
         logger.warning(
             "No checkpoint for %s was found: the base model edits without a LoRA.", options.variant
         )
-    base = pipeline.load(Path(folder), options.precision, progress=progress)
     return QwenEditor(
-        base,
+        pipeline.load(Path(folder), options.precision, progress=progress),
         options.variant,
         checkpoints.read(path) if path else checkpoints.NO_CHECKPOINT,
         options.strength,
         options.acceleration,
         MEMORY_NAMES.get(options.memory, "auto"),
-        (*base.notes, *notes),
+        notes,
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from . import lora_files
+from . import eight_bits, lora_files
 from .checkpoints import missing
 from .lora_files import Change
 from .pipeline import Adapter, Base
@@ -184,7 +184,7 @@ def _gain(module: Any, change: Change) -> Tensor:
     """
     device = module.weight.device
     delta = change["lora_B"].to(device) @ change["lora_A"].to(device)
-    norms = torch.linalg.norm(module.weight.detach().float() + delta, dim=1)
+    norms = torch.linalg.norm(eight_bits.weight_of(module).detach().float() + delta, dim=1)
     gain: Tensor = change["magnitude"] / norms.cpu() - 1
     return gain
 
@@ -257,5 +257,6 @@ def _set_norms(base: Base, strengths: dict[Path, float]) -> None:
         for path, strength in strengths.items():
             if name in base.adapters[path].norms:
                 weight = weight + strength * base.adapters[path].norms[name]
-        parameter = base.pipeline.transformer.get_parameter(name)
-        parameter.data = weight.to(parameter.device, original.dtype)
+        # In place: a weight that was replaced would come back when the model leaves the GPU.
+        with torch.no_grad():
+            base.pipeline.transformer.get_parameter(name).copy_(weight)

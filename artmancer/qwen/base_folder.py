@@ -153,28 +153,20 @@ def _check_quantization(folder: Path, part: str) -> None:
         )
 
 
-def precision(folder: Path, choice: str, automatic: str) -> tuple[str, tuple[str, ...]]:
-    """Return the precision to load a base in: bf16 where a part is quantized, because the precision
-    then follows its file.
+def is_quantized(folder: Path) -> bool:
+    """Tell whether a part of a base is quantized."""
+    return any(quantization(folder, part) for part in _WEIGHTS)
 
-    Parameters
-    ----------
-    choice : the user's precision, not "auto"
-    automatic : the precision that "auto" means here
 
-    Returns
-    -------
-    the precision, and notes for the report where it is not the user's
+def precision_note(folder: Path, precision: str) -> str:
+    """Return the sentence for the report where a user's precision is not used, because parts of the
+    base are quantized.
     """
     methods = {part: quantization(folder, part) for part in _WEIGHTS}
     quantized = [f"{part} ({method})" for part, method in methods.items() if method]
-    if not quantized:
-        return choice, ()
-    if choice in ("bf16", automatic):
-        return "bf16", ()
-    return "bf16", (
-        f"The precision {choice} is not used: these parts of the base are quantized and keep the "
-        f"precision of their files: {', '.join(quantized)}. The others are loaded in bf16.",
+    return (
+        f"The precision {precision} is not used: these parts of the base are quantized and keep "
+        f"the precision of their files: {', '.join(quantized)}. The others are loaded in bf16."
     )
 
 

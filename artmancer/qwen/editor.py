@@ -38,7 +38,7 @@ class QwenEditor:
     acceleration : a LoRA for few steps on top of the checkpoint; it is sampled with CFG 1 and its
         own noise schedule
     memory : one of MEMORY_MODES, or "auto"
-    notes : sentences for the report
+    file_notes : sentences for the report, on the files
 
     Raises
     ------
@@ -51,7 +51,7 @@ class QwenEditor:
     strength: float = 1.0
     acceleration: Path | None = None
     memory: str = "auto"
-    notes: tuple[str, ...] = ()
+    file_notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.acceleration and self.acceleration == self.checkpoint.path:
@@ -89,6 +89,10 @@ class QwenEditor:
         return choose(None, self.checkpoint.recipe, path.name if path else None)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self.file_notes, *self.base.notes)
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         return tuple(path.name for path in (self.checkpoint.path, self.acceleration) if path)
 
@@ -97,7 +101,8 @@ class QwenEditor:
         counting up.
 
         When the GPU's memory runs out, the edit is retried once: in the next memory mode, which
-        needs less, and with separate passes for classifier-free guidance.
+        needs less, and with separate passes for classifier-free guidance. "auto" stays with that
+        mode for edits of this size.
 
         Raises
         ------
@@ -108,10 +113,12 @@ class QwenEditor:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
                 leaner = self.base.memory.leaner_mode()
+                if self.memory == "auto":
+                    self.base.memory.ran_out()
+                    leaner = "auto"
             logger.warning(
-                "Out of GPU memory in the memory mode '%s'; retrying in '%s'.",
+                "Out of GPU memory in the memory mode '%s'; retrying in a leaner one.",
                 self.base.memory.mode,
-                leaner,
             )
             gc.collect()
             self.base.memory.offloader.empty_cache()

@@ -1,6 +1,7 @@
 """Placement of the base's three models while one of them runs."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import chain, combinations, pairwise
 from typing import Any
 
 import torch
@@ -31,22 +32,30 @@ class Memory:
     ----------
     parts : the models by name
     mode : one of MEMORY_MODES
+    note : why "auto" chose the mode, in a sentence; "": it chose the fastest, or did not choose
     """
 
     def __init__(self, pipeline: Any, offloader: Offloader) -> None:
         self.parts: dict[str, Module] = {name: getattr(pipeline, name) for name in PARTS}
         self.offloader = offloader
         self.mode = ALL_ON_GPU
+        self.note = ""
+        self._pixels = 0
+        self._too_large: dict[str, int] = {}
 
     def set_mode(self, mode: str, pixels: int) -> None:
         """Set the mode from now on.
 
         Parameters
         ----------
-        mode : one of MEMORY_MODES; "auto": the first of them that fits
+        mode : one of MEMORY_MODES; "auto": the first of them that fits, and that did not run out of
+            memory at this size before
         pixels : area of the result and all conditions together, which the activations grow with
         """
-        mode = self._fitting_mode(pixels) if mode == "auto" else mode
+        self.note = ""
+        self._pixels = pixels
+        if mode == "auto":
+            mode, self.note = self._fitting_mode(pixels)
         if mode == self.mode:
             return
         for model in (self.parts["text_encoder"], self.parts["transformer"]):
@@ -67,9 +76,7 @@ class Memory:
         progress : called while the part is loaded; raising in it cancels
         """
         if self.mode != ALL_ON_GPU:
-            for other, model in self.parts.items():
-                if other != name and not self._is_streamed(other):
-                    self.offloader.unload(model)
+            self._make_room(name, pixels)
         if self._is_streamed(name):
             self.offloader.free_memory(activation_bytes(name, pixels))
         else:
@@ -87,21 +94,77 @@ class Memory:
         """Return the next mode, which needs less memory; the last mode returns itself."""
         return dict(pairwise(MEMORY_MODES)).get(self.mode, self.mode)
 
+    def ran_out(self) -> None:
+        """Let "auto" choose a leaner mode for edits of the last size, and for larger ones."""
+        smallest = self._too_large.get(self.mode, self._pixels)
+        self._too_large[self.mode] = min(smallest, self._pixels)
+
+    def _make_room(self, name: str, pixels: int) -> None:
+        """Unload the other parts that have to go, and no more: the small VAE does not push out the
+        transformer.
+        """
+        others = [
+            model
+            for other, model in self.parts.items()
+            if other != name and not self._is_streamed(other)
+        ]
+        others.sort(key=model_bytes)
+        unloaded: Sequence[Module] = others
+        available = self.offloader.available_memory()
+        if available is not None:
+            device = self.offloader.device
+            lacking = self._missing(name, pixels) - available
+            choices = chain.from_iterable(
+                combinations(others, count) for count in range(len(others))
+            )
+            unloaded = next(
+                (
+                    models
+                    for models in choices
+                    if sum(model_bytes(model, device) for model in models) >= lacking
+                ),
+                others,
+            )
+        for model in unloaded:
+            self.offloader.unload(model)
+
+    def _missing(self, name: str, pixels: int) -> int:
+        """Return the bytes that a part needs beside its weights that are on the device."""
+        model = self.parts[name]
+        on_device = model_bytes(model, self.offloader.device)
+        weights = 0 if self._is_streamed(name) else model_bytes(model) - on_device
+        return weights + activation_bytes(name, pixels)
+
     def _is_streamed(self, name: str) -> bool:
         return self.mode == GROUP_OFFLOAD and name != "vae"
 
-    def _fitting_mode(self, pixels: int) -> str:
+    def _fitting_mode(self, pixels: int) -> tuple[str, str]:
+        """Return the first mode that fits, and a note on the memory where it is not the first."""
         available = self.offloader.available_memory()
         if available is None:
-            return ALL_ON_GPU
+            return ALL_ON_GPU, ""
+        device = self.offloader.device
         weights = {name: model_bytes(model) for name, model in self.parts.items()}
         activations = {name: activation_bytes(name, pixels) for name in PARTS}
-        available += sum(model_bytes(model, self.offloader.device) for model in self.parts.values())
-        if sum(weights.values()) + max(activations.values()) <= available:
-            return ALL_ON_GPU
-        if max(weights[name] + activations[name] for name in PARTS) <= available:
-            return ONE_AT_A_TIME
-        return GROUP_OFFLOAD
+        available += sum(model_bytes(model, device) for model in self.parts.values())
+        needed = {
+            ALL_ON_GPU: sum(weights.values()) + max(activations.values()),
+            ONE_AT_A_TIME: max(weights[name] + activations[name] for name in PARTS),
+        }
+        note = ""
+        for mode, size in needed.items():
+            if pixels >= self._too_large.get(mode, pixels + 1):
+                note = f"'{mode}' ran out of memory at this size before"
+            elif size > available:
+                note = f"'{mode}' needs {gigabytes(size)}, and {gigabytes(available)} are free"
+            else:
+                return mode, f"Memory '{mode}': {note}." if note else ""
+        return GROUP_OFFLOAD, f"Memory '{GROUP_OFFLOAD}': {note}."
+
+
+def gigabytes(size: int) -> str:
+    """Return a number of bytes for a person."""
+    return f"{size / 2**30:.1f} GB"
 
 
 def activation_bytes(name: str, pixels: int) -> int:

@@ -2,13 +2,12 @@
 
 import gc
 import logging
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,13 +16,16 @@ from ..cache import Cache
 from ..errors import ArtMancerError
 from ..offload import Offloader
 from ..progress import Progress, no_progress
-from . import base_folder
-from .memory import Memory
+from . import base_folder, eight_bits
+from .memory import Memory, activation_bytes, gigabytes
 
 logger = logging.getLogger(__name__)
 
 Pipeline = Any
 """diffusers.QwenImageEditPlusPipeline; its components have no types."""
+
+_USUAL_PIXELS = 4 * 512 * 512
+"""Area of a result and three conditioning images at 512 x 512, which a precision is chosen for."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Base:
         change of them did not complete
     attached_count : number of checkpoints attached so far, which makes their names unique
     norms : the base's own weights of the norms that checkpoints change, by the parameter's name
-    notes : sentences for the report
     lock : held during an edit, which switches the adapters
+    loading_notes : sentences for the report on the precision
     """
 
     pipeline: Pipeline
@@ -69,8 +71,13 @@ class Base:
     active: dict[Path, float] | None = field(default_factory=dict)
     attached_count: int = 0
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
+    loading_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the report: what was chosen for the base, and why."""
+        return (*self.loading_notes, *filter(None, [self.memory.note]))
 
     @property
     def device(self) -> torch.device:
@@ -106,11 +113,54 @@ def is_any_loaded() -> bool:
     return len(_shared) > 0
 
 
-def precision_for(device: torch.device, precision: str) -> str:
-    """Return the precision that "auto" means on a device; any other precision unchanged."""
+class PrecisionChoice(NamedTuple):
+    """The precision that a base is loaded in.
+
+    Attributes
+    ----------
+    name : one of PRECISIONS, not "auto"
+    notes : sentences for the report
+    """
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def precision_for(folder: Path, precision: str, offloader: Offloader) -> PrecisionChoice:
+    """Choose the precision of a base on a device.
+
+    Parts that are quantized keep the precision of their files, and the others are bf16. For any
+    other base, "auto" means fp8 where its files are in 8 bits, and else fp32 on the CPU; on a GPU
+    bf16, or fp8 where the transformer in bf16 does not fit with the activations of an edit at
+    512 x 512 with three conditioning images.
+
+    Parameters
+    ----------
+    folder : see base_folder.check
+    precision : one of PRECISIONS
+    """
+    if base_folder.is_quantized(folder):
+        is_refused = precision not in ("auto", "bf16")
+        notes = (base_folder.precision_note(folder, precision),) if is_refused else ()
+        return PrecisionChoice("bf16", notes)
     if precision != "auto":
-        return precision
-    return "fp32" if device.type == "cpu" else "bf16"
+        return PrecisionChoice(precision)
+    weights = folder / "transformer"
+    if eight_bits.is_stored(weights):
+        return PrecisionChoice("fp8", ("Precision fp8: the base's files have it.",))
+    if offloader.device.type == "cpu":
+        return PrecisionChoice("fp32")
+    available = offloader.total_memory()
+    needed = eight_bits.bfloat16_bytes(weights) + activation_bytes("transformer", _USUAL_PIXELS)
+    if available is None or needed <= available:
+        return PrecisionChoice("bf16")
+    return PrecisionChoice(
+        "fp8",
+        (
+            f"Precision fp8: in bf16 the transformer needs {gigabytes(needed)} with its "
+            f"activations, and the GPU has {gigabytes(available)}.",
+        ),
+    )
 
 
 def load(
@@ -146,13 +196,12 @@ def load(
 
     folder = base_folder.check(folder)
     offloader = offloader or Offloader()
-    precision, notes = base_folder.precision(
-        folder,
-        precision_for(offloader.device, precision),
-        precision_for(offloader.device, "auto"),
-    )
+    choice = precision_for(folder, precision, offloader)
+    precision = choice.name
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    logger.info("Loading %s for %s in %s.", folder, offloader.device, precision)
+    logger.info(
+        "Loading %s for %s in %s. %s", folder, offloader.device, precision, " ".join(choice.notes)
+    )
     weights: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     classes: dict[str, tuple[Any, dict[str, Any]]] = {
         "scheduler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
@@ -162,13 +211,18 @@ def load(
         "vae": (diffusers.AutoencoderKLQwenImage, weights),
         "transformer": (diffusers.QwenImageTransformer2DModel, weights),
     }
-    for name in ("transformer", "vae"):
-        base_folder.check_keys(folder, name, classes[name][0])
+    scales = eight_bits.extra_keys(folder / "transformer")
+    base_folder.check_keys(folder, "transformer", classes["transformer"][0], scales)
+    base_folder.check_keys(folder, "vae", classes["vae"][0])
     parts: dict[str, Any] = {}
     for done, (name, (part_class, options)) in enumerate(classes.items()):
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
         try:
-            part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
+            if name == "transformer" and eight_bits.is_stored(folder / name):
+                part, *keys = eight_bits.load(part_class, folder / name, dtype)
+                part = part, dict(zip(("missing_keys", "unexpected_keys"), keys, strict=True))
+            else:
+                part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
         # The packages of quantized weights also raise ImportError and AssertionError.
         except (
             OSError,
@@ -183,32 +237,10 @@ def load(
             part, info = part
             base_folder.check_weights(folder, name, info["missing_keys"], info["unexpected_keys"])
         parts[name] = part
+    transformer = parts["transformer"]
     if precision == "fp8":
-        _store_in_eight_bits(parts["transformer"], dtype, progress)
+        eight_bits.round_blocks(transformer, dtype, progress)
+    else:
+        eight_bits.restore(transformer, dtype)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
-    return Base(pipeline, Memory(pipeline, offloader), notes=notes)
-
-
-def _store_in_eight_bits(transformer: Any, dtype: torch.dtype, progress: Progress) -> None:
-    """Store the weights of all linear layers as float8, and cast each layer to `dtype` while it
-    runs.
-
-    It does what diffusers' `enable_layerwise_casting` does, but layer by layer with progress:
-    40 GB are read and rounded.
-    """
-    from diffusers.hooks.layerwise_casting import (
-        DEFAULT_SKIP_MODULES_PATTERN,
-        apply_layerwise_casting_hook,
-    )
-
-    skipped = "|".join(
-        (*DEFAULT_SKIP_MODULES_PATTERN, *transformer._skip_layerwise_casting_patterns)
-    )
-    layers = [
-        module
-        for name, module in transformer.named_modules()
-        if isinstance(module, torch.nn.Linear) and not re.search(skipped, name)
-    ]
-    for done, layer in enumerate(layers):
-        progress(done, len(layers), "rounding the transformer to 8 bits")
-        apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, dtype, non_blocking=False)
+    return Base(pipeline, Memory(pipeline, offloader), loading_notes=choice.notes)

@@ -12,7 +12,7 @@ from server import PromptServer
 from ...artmancer import lama, matting, offload
 from ...artmancer.masks import fastsam
 from ...artmancer.progress import Progress, no_progress
-from ...artmancer.qwen import pipeline
+from ...artmancer.qwen import base_folder, pipeline
 from . import folders
 from .progress import node_progress
 
@@ -41,18 +41,18 @@ def keep_loaded(key: Hashable, load: Callable[[], T]) -> T:
     return result
 
 
-def load_base(name: str, precision: str) -> pipeline.Base:
+def load_base(base: str, precision: str) -> pipeline.Base:
     """Load the base model with this name. Nodes share it; a second base takes its place."""
-    folder = folders.bases()[name]
-    precision = pipeline.precision_for(model_management.get_torch_device(), precision)
-    key = (folder, precision)
+    folder = base_folder.check(folders.bases()[base])
+    name = pipeline.precision_for(folder, precision, ComfyOffloader()).name
+    key = (folder, name)
     for other in [other for other in _kept if isinstance(other, tuple) and other != key]:
         del _kept[other]
 
     def load() -> pipeline.Base:
         return pipeline.load(folder, precision, ComfyOffloader(), node_progress())
 
-    return keep_loaded(key, lambda: pipeline.shared(folder, precision, load))
+    return keep_loaded(key, lambda: pipeline.shared(folder, name, load))
 
 
 def load_segmenter(name: str) -> fastsam.FastSAM:
@@ -94,6 +94,12 @@ class ComfyOffloader(offload.Offloader):
     def __init__(self) -> None:
         super().__init__(model_management.get_torch_device())
         self._patchers: dict[torch.nn.Module, WholeModelPatcher] = {}
+
+    def total_memory(self) -> int | None:
+        if self.device.type == "cpu":
+            return None
+        total = int(model_management.get_total_memory(self.device))
+        return int(total - model_management.extra_reserved_memory())
 
     def available_memory(self) -> int | None:
         """Return the bytes that are free, and that other models would free."""
@@ -155,6 +161,14 @@ class WholeModelPatcher(ModelPatcher):
 
     def partially_unload(self, *args: object, **kwargs: object) -> int:
         return 0
+
+    def unpatch_model(
+        self, device_to: torch.device | None = None, unpatch_weights: bool = True
+    ) -> None:
+        if unpatch_weights and device_to is not None and device_to.type == "cpu":
+            # Before ComfyUI's own way, which would copy all weights back.
+            offload.unload_model(self.model)
+        super().unpatch_model(device_to, unpatch_weights)
 
 
 class _KeptPatcher(ModelPatcher):

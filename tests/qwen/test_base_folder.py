@@ -15,6 +15,8 @@ from support.paths import EXAMPLES
 
 from artmancer import cli, doctor, models
 from artmancer.errors import ArtMancerError
+from artmancer.offload import Offloader
+from artmancer.options import PRECISIONS
 from artmancer.qwen import base_folder, checkpoints, pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -118,24 +120,14 @@ def test_a_quantized_base_that_its_package_refuses_is_not_to_be_downloaded_again
     assert "Download it again" not in message and "'native'" in message
 
 
-@pytest.mark.parametrize(
-    ("choice", "automatic", "is_noted"),
-    [
-        ("fp8", "bf16", True),
-        ("fp32", "bf16", True),
-        ("fp8", "fp32", True),
-        ("bf16", "bf16", False),
-        ("fp32", "fp32", False),
-    ],
-)
+@pytest.mark.parametrize("choice", PRECISIONS)
 def test_the_precision_of_a_quantized_base_is_that_of_its_file_and_the_user_is_told(
-    folder: Path, choice: str, automatic: str, is_noted: bool
+    folder: Path, choice: str
 ) -> None:
-    assert base_folder.precision(folder, choice, automatic) == (choice, ())
     set_config(folder, "text_encoder", quantization_config={"quant_method": "torchao"})
-    precision, notes = base_folder.precision(folder, choice, automatic)
+    precision, notes = pipeline.precision_for(folder, choice, Offloader("cpu"))
     assert precision == "bf16"
-    assert len(notes) == is_noted
+    assert len(notes) == (choice in ("fp8", "fp32"))
     for note in notes:
         assert f"The precision {choice} is not used" in note
         assert "text_encoder (torchao)" in note

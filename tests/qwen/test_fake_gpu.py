@@ -1,0 +1,226 @@
+"""Our code at the real size on a GPU that is not there: devices, types, shapes, operations, memory.
+
+Not here, as fake tensors have no data: group offload, whose hooks pin real memory; the step caches
+"first block" and "sea", which compare values; kernels of libraries that are not installed.
+"""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from support import real_size
+from support.fake_gpu import FakeGpu, FakeOffloader
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from artmancer.options import MEMORY_MODES, Sampling
+from artmancer.progress import no_progress
+from artmancer.qwen import adapters, eight_bits, memory, pipeline, sampler, speed
+
+pytestmark = pytest.mark.slow
+
+GB = 2**30
+ONE_STEP = Sampling(steps=1, cfg=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of 2509."""
+    return real_size.save_base(tmp_path_factory.mktemp("real") / "2509")
+
+
+@pytest.fixture(scope="module")
+def whole_gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+@pytest.fixture
+def gpu(whole_gpu: FakeGpu) -> Iterator[FakeGpu]:
+    with whole_gpu:
+        yield whole_gpu
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path, whole_gpu: FakeGpu) -> pipeline.Base:
+    return load(folder, whole_gpu)
+
+
+@pytest.fixture
+def base(loaded: pipeline.Base, gpu: FakeGpu) -> Iterator[pipeline.Base]:
+    """2509 in bf16 on a GPU of 80 GB."""
+    yield loaded
+    adapters.activate(loaded, {})
+    loaded.memory.offloader = FakeOffloader(gpu, 80 * GB)
+    for part in loaded.memory.parts.values():
+        loaded.memory.offloader.unload(part)
+
+
+def load(folder: Path, gpu: FakeGpu, gigabytes: int = 80) -> pipeline.Base:
+    return pipeline.load(folder, "bf16", FakeOffloader(gpu, gigabytes * GB))
+
+
+def edit(
+    base: pipeline.Base,
+    side: int = 512,
+    conditions: int = 1,
+    sampling: Sampling = ONE_STEP,
+    progress: Any = no_progress,
+) -> torch.Tensor:
+    """Edit a square image of this side, with this number of conditioning images."""
+    images = [Image.new("RGB", (side, side), (shade, 99, 1)) for shade in range(conditions)]
+    request = sampler.SampleRequest("remove the lamp", images, side, side, seed=0)
+    base.memory.set_mode("auto", request.pixels(sampling.condition_pixels))
+    with speed.settings(base, sampling):
+        return sampler.sample(base, request, sampling, progress)
+
+
+def token_counts(base: pipeline.Base) -> list[int]:
+    """Collect the number of tokens of each pass of the transformer."""
+    counts: list[int] = []
+
+    def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        tokens = kwargs["hidden_states"], kwargs["encoder_hidden_states"]
+        counts.append(sum(tensor.shape[1] for tensor in tokens))
+
+    block: nn.Module = base.pipeline.transformer.transformer_blocks[0]
+    block.register_forward_pre_hook(count, with_kwargs=True)
+    return counts
+
+
+def check_operations(counter: FlopCounterMode, counts: list[int]) -> None:
+    """Compare with 13.6 GFLOP a token in the linear layers of 60 blocks, and attention over vectors
+    of 3,072.
+    """
+    expected = sum(13.6e9 * count + 60 * 4 * count**2 * 3072 for count in counts)
+    counted = sum(counter.get_flop_counts()["QwenImageTransformer2DModel"].values())
+    assert counted == pytest.approx(expected, rel=0.02)
+
+
+def test_guidance_with_2511_takes_the_operations_of_two_passes(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    base = load(real_size.save_base(tmp_path / "2511", "2511"), gpu)
+    counts = token_counts(base)
+    with FlopCounterMode(display=False) as counter:
+        edit(base, sampling=Sampling(steps=1, cfg=4.0))
+    assert len(counts) == 2
+    check_operations(counter, counts)
+
+
+def peaks_of_an_edit(
+    base: pipeline.Base, gpu: FakeGpu, side: int, conditions: int
+) -> dict[str, int]:
+    """Return the bytes of the activations by stage: the most at once beside the weights."""
+    peaks = {"encoding": 0, "sampling": 0, "decoding": 0}
+    stage = "encoding"
+
+    def note(done: int, total: int, new: str, latents: Any = None) -> None:
+        nonlocal stage
+        peaks[stage] = max(peaks[stage], gpu.peak - gpu.memory)
+        gpu.reset_peak()
+        stage = new if new in peaks else stage
+
+    for part in memory.PARTS:
+        base.memory.load_part(part, 0, no_progress)
+    gpu.reset_peak()
+    edit(base, side, conditions, progress=note)
+    note(0, 0, "")
+    return peaks
+
+
+def check_estimates(peaks: dict[str, int], pixels: int) -> None:
+    """Compare the estimates of memory with the bytes of all tensors that lived at once."""
+    estimates = {name: memory.activation_bytes(name, pixels) for name in memory.PARTS}
+    assert 0 < peaks["encoding"] <= max(estimates["text_encoder"], estimates["vae"])
+    assert 0 < peaks["sampling"] <= estimates["transformer"]
+    assert 0 < peaks["decoding"] <= estimates["vae"]
+
+
+def test_an_edit_with_three_conditions_takes_the_operations_and_the_memory_expected(
+    base: pipeline.Base, gpu: FakeGpu
+) -> None:
+    counts = token_counts(base)
+    with FlopCounterMode(display=False) as counter:
+        peaks = peaks_of_an_edit(base, gpu, 512, 3)
+    # The result and three conditions have 1,024 tokens each; the prompt has the rest.
+    assert 4 * 1024 < counts[0] < 5 * 1024
+    check_operations(counter, counts)
+    check_estimates(peaks, 4 * 512 * 512)
+
+
+def test_an_edit_of_1024_pixels_takes_the_memory_expected(
+    base: pipeline.Base, gpu: FakeGpu
+) -> None:
+    check_estimates(peaks_of_an_edit(base, gpu, 1024, 1), 2 * 1024 * 1024)
+
+
+def check_card(base: pipeline.Base, gpu: FakeGpu, gigabytes: int, mode: str) -> None:
+    """Edit on a card of this size, of which CUDA takes one gigabyte."""
+    base.memory.offloader = FakeOffloader(gpu, (gigabytes - 1) * GB)
+    gpu.reset_peak()
+    image = edit(base)
+    assert (image.shape, image.device.type) == ((1, 512, 512, 3), "cpu")
+    for part in base.memory.parts.values():
+        base.memory.offloader.unload(part)
+    assert base.memory.mode == mode
+    assert gpu.peak <= (gigabytes - 1) * GB
+
+
+def activate_lora(base: pipeline.Base, folder: Path) -> None:
+    file = folder / "lora.safetensors"
+    real_size.save_zeros(file, real_size.lora(base.pipeline.transformer))
+    adapters.activate(base, {file: 1.0})
+
+
+def test_bf16_with_a_lora_fits_on_cards_of_48_and_80_gb(
+    base: pipeline.Base, gpu: FakeGpu, tmp_path: Path
+) -> None:
+    activate_lora(base, tmp_path)
+    check_card(base, gpu, 48, MEMORY_MODES[1])
+    check_card(base, gpu, 80, MEMORY_MODES[0])
+
+
+def test_fp8_with_a_lora_fits_on_cards_of_24_and_40_gb(
+    folder: Path, base: pipeline.Base, gpu: FakeGpu, tmp_path: Path
+) -> None:
+    small = load(folder, gpu)
+    small.cache = base.cache
+    transformer = small.pipeline.transformer
+    gpu.to_fake(transformer)
+    eight_bits.round_blocks(transformer, torch.bfloat16, no_progress)
+    # 20.4 billion weights: the blocks' linear layers have a byte for each, the others two.
+    assert memory.model_bytes(transformer) == pytest.approx(20.5e9, rel=0.01)
+    activate_lora(small, tmp_path)
+    check_card(small, gpu, 24, MEMORY_MODES[1])
+    check_card(small, gpu, 40, MEMORY_MODES[0])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(steps=1, cfg=1.0, attention="cudnn"),
+        Sampling(steps=4, cfg=1.0, step_cache=0.5, step_cache_kind="taylor"),
+    ],
+    ids=["cudnn", "taylor"],
+)
+def test_settings_of_speed_run_on_the_gpu(base: pipeline.Base, sampling: Sampling) -> None:
+    assert edit(base, sampling=sampling).shape == (1, 512, 512, 3)
+
+
+def test_a_cancel_while_weights_move_leaves_nothing_on_the_gpu(
+    base: pipeline.Base, gpu: FakeGpu
+) -> None:
+    def cancel(done: int, total: int, stage: str, latents: Any = None) -> None:
+        if stage.startswith("moving QwenImageTransformer") and done > 20_000:
+            raise InterruptedError
+
+    before = gpu.memory
+    with pytest.raises(InterruptedError):
+        base.memory.load_part("transformer", 0, cancel)
+    gc.collect()
+    assert gpu.memory <= before
+    assert edit(base).shape == (1, 512, 512, 3)

@@ -4,17 +4,21 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from ..artmancer.conditions import Conditions
 from ..artmancer.edit import edit
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
+from ..artmancer.images import to_pil
 from ..artmancer.qwen.prompt import IMAGE_PROMPT
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.recipes import RECIPES, condition_pixels
-from ..artmancer.region import resample
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
@@ -41,6 +45,12 @@ TEMPLATE = (
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 """Text around the prompt that Qwen-Image-Edit was trained with, as in diffusers' pipeline."""
+
+_LATENT_SIDE = 8
+"""Side of the square of pixels that a latent stands for."""
+
+_VISION_SIDE = 28
+"""Sides of an image for the vision encoder are multiples of this many pixels: two patches of 14."""
 
 
 class EncodeConditions(io.ComfyNode):
@@ -99,7 +109,7 @@ class EncodeConditions(io.ComfyNode):
                 "Images with a batch_size of 1 before Split Conditions.",
             )
         progress = node_progress()
-        images = list(conditions.images.values())
+        images = [to_pil(image) for image in conditions.images.values()]
         size = resolve_condition_size(condition_size, condition_megapixels)
         area = condition_pixels(size, RECIPES[conditions.recipe])
         # Each image, the crop, and two prompts.
@@ -108,37 +118,56 @@ class EncodeConditions(io.ComfyNode):
         for done, image in enumerate(images):
             progress(done, total, "encoding conditions")
             if area is not None:
-                image = resample(image, size_for_area(image.shape[1], image.shape[2], area))
-            references.append(vae.encode(image))
+                image = _resize(image, size_for_area(image.height, image.width, area))
+            references.append(vae.encode(_to_tensor(image)))
         progress(len(images), total, "encoding the crop")
-        latent = {"samples": vae.encode(crop.image)}
+        latent = {"samples": vae.encode(_to_tensor(to_pil(crop.image)))}
         if conditions.masked:
-            latent["noise_mask"] = (crop.feathered > 0).float()
+            # A latent is free where any of its pixels may change. A mask of pixels would be
+            # averaged: at its rim, KSampler would mix the edit with the photo.
+            latent["noise_mask"] = functional.max_pool2d((crop.feathered > 0).float(), _LATENT_SIDE)
+        seen = [_to_tensor(_as_seen(image)) for image in images]
         encoded = []
         for done, text in enumerate(
             (prompt or conditions.default_prompt, negative), len(images) + 1
         ):
             progress(done, total, "encoding the prompts")
-            encoded.append(_encode(clip, text, images, references))
+            encoded.append(_encode(clip, text, seen, references))
         return io.NodeOutput(*encoded, latent)
 
 
-def _encode(
-    clip: Any, text: str, images: list[Tensor], references: list[Tensor]
-) -> list[list[Any]]:
-    """Encode a prompt as ComfyUI's conditioning, with the images for the vision encoder and their
-    latents, `references`.
+def _encode(clip: Any, text: str, seen: list[Tensor], references: list[Tensor]) -> list[list[Any]]:
+    """Encode a prompt as ComfyUI's conditioning, with the images that the vision encoder sees and
+    the latents of all conditioning images, `references`.
     """
-    small = [
-        resample(image, size_for_area(image.shape[1], image.shape[2], VISION_PIXELS))
-        for image in images
-    ]
-    placeholders = "".join(IMAGE_PROMPT.format(number) for number in range(1, len(small) + 1))
-    tokens = clip.tokenize(placeholders + text, images=small, llama_template=TEMPLATE)
+    placeholders = "".join(IMAGE_PROMPT.format(number) for number in range(1, len(seen) + 1))
+    tokens = clip.tokenize(placeholders + text, images=seen, llama_template=TEMPLATE)
     return [
         [embedding, {**settings, "reference_latents": references}]
         for embedding, settings in clip.encode_from_tokens_scheduled(tokens)
     ]
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """Resize an image for the vision encoder as in training, in two steps: to about VISION_PIXELS,
+    then to multiples of its patches.
+
+    ComfyUI would do the second step without antialiasing and with another filter.
+    """
+    image = _resize(image, size_for_area(image.height, image.width, VISION_PIXELS))
+    sides = (max(1, round(side / _VISION_SIDE)) * _VISION_SIDE for side in image.size)
+    return image.resize(tuple(sides), Image.Resampling.BICUBIC)
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize an image to this (height, width), as diffusers' pipeline does."""
+    height, width = size
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """Convert an image to an IMAGE [1, H, W, 3]."""
+    return torch.from_numpy(np.asarray(image)).float()[None] / 255
 
 
 class Stitch(io.ComfyNode):

@@ -135,7 +135,7 @@ def encode_and_decode(request: dict[str, Any]) -> dict[str, torch.Tensor]:
 
     inputs = load_file(request["inputs"])
     vae = WanVAE(
-        dim=8,
+        dim=request.get("dim", 8),
         z_dim=16,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=2,
@@ -178,4 +178,96 @@ class NativeReference:
         return {}
 
 
-NODE_CLASS_MAPPINGS = {"NativeReference": NativeReference}
+def transformer(folder: Path) -> Any:
+    """Return ComfyUI's model of Qwen-Image, ready to sample, with the sizes and weights of a folder
+    of diffusers' transformer.
+    """
+    from comfy.model_patcher import ModelPatcher
+    from comfy.supported_models import QwenImage
+
+    config = json.loads((folder / "config.json").read_text())
+    names = ("in_channels", "out_channels", "num_layers", "attention_head_dim")
+    names += ("num_attention_heads", "joint_attention_dim", "axes_dims_rope")
+    settings = QwenImage({"image_model": "qwen_image", **{name: config[name] for name in names}})
+    settings.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    model = settings.get_model({}, device=cpu)
+    (weights,) = folder.glob("*.safetensors")
+    model.diffusion_model.load_state_dict(load_file(weights), strict=True)
+    return ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def text_encoder_and_tokenizer(folder: Path) -> Any:
+    """Return ComfyUI's CLIP with the text encoder of a folder."""
+    from comfy.sd import CLIP
+    from comfy.supported_models_base import ClipTarget
+    from comfy.text_encoders.qwen_image import QwenImageTokenizer
+
+    target = ClipTarget(QwenImageTokenizer, lambda **_: text_encoder(folder))
+    return CLIP(target, model_options={"dtype": torch.float32})
+
+
+def autoencoder(path: Path) -> Any:
+    """Return ComfyUI's VAE with the weights of a file of its own form."""
+    from comfy.sd import VAE
+
+    return VAE(sd=load_file(path), dtype=torch.float32)
+
+
+class SmallModel:
+    """Loads a part of a base in diffusers' form: 0 = transformer, 1 = text encoder, 2 = VAE, which
+    lies in the base's folder in ComfyUI's own form, as `wan.safetensors`.
+    """
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"folder": ("STRING", {}), "part": ("INT", {})}}
+    )
+    RETURN_TYPES, FUNCTION, CATEGORY = ("*",), "load", "test"
+
+    def load(self, folder: str, part: int) -> tuple[Any]:
+        load, name = (
+            (transformer, "transformer"),
+            (text_encoder_and_tokenizer, "text_encoder"),
+            (autoencoder, "wan.safetensors"),
+        )[part]
+        return (load(Path(folder) / name),)
+
+
+class MovePrompt:
+    """Moves the positions of the prompt's tokens in ComfyUI's transformer, to start from this
+    one.
+    """
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "start": ("INT", {})}})
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "run", "test"
+
+    def run(self, model: Any, start: int) -> tuple[Any]:
+        def move(inputs: dict[str, Any]) -> dict[str, Any]:
+            positions = inputs["txt_ids"]
+            return {**inputs, "txt_ids": positions - positions[:, :1] + start}
+
+        patched = model.clone()
+        patched.set_model_patch(move, "post_input")
+        return (patched,)
+
+
+class SaveTensor:
+    """Saves a picture in 32 bits."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"path": ("STRING", {}), "image": ("IMAGE",)}}
+    )
+    IS_CHANGED = classmethod(lambda cls, **_: float("nan"))
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "run", True, "test"
+
+    def run(self, path: str, image: torch.Tensor) -> dict[str, Any]:
+        save_file({"image": image.clone().contiguous()}, path)
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {
+    "MovePrompt": MovePrompt,
+    "NativeReference": NativeReference,
+    "SaveTensor": SaveTensor,
+    "SmallModel": SmallModel,
+}

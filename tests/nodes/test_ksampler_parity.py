@@ -1,0 +1,247 @@
+"""Both ways to sample, compared on the same weights in a real ComfyUI: Edit Sampler, through
+diffusers, and the template *native*, with ComfyUI's own nodes and models.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support import published_qwen, tiny_qwen
+from support.comfyui import ComfyUI
+from support.paths import EXAMPLES, ROOT
+from torch import Tensor
+
+from artmancer.folders import comfyui_folder
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
+
+NAME = "tiny-published"
+
+ATTENTION_GAIN = 2.0
+"""Factor on the norms of queries and keys: the picture then depends on single tokens of the
+prompt, and on their positions.
+"""
+
+PROMPT = "remove the spoon"
+
+NEGATIVE = "a photograph of a cat on a table, with bright colors, a window, and many books behind"
+"""A long one, so that guidance shows."""
+
+PUBLISHED_MAX_SHIFT = 0.5 + 0.4 * (1024 - 256) / (8192 - 256)
+"""The published shift (its exponent) at 1024 tokens, which is where LTXVScheduler has its
+max_shift: it counts 4 latents where Qwen-Image has a token.
+"""
+
+
+class Pictures(NamedTuple):
+    """The edited photo of either way, IMAGE in levels of 0 to 255, and what they differ by inside
+    the mask.
+    """
+
+    ours: Tensor
+    native: Tensor
+    largest: float
+    mean: float
+
+
+def is_old(comfyui: ComfyUI) -> bool:
+    """Tell whether this is ComfyUI 0.3: its CFGNorm has no pre_cfg, its transformer no patches."""
+    version = comfyui.get("/system_stats")["system"]["comfyui_version"]
+    return bool(version.startswith("0.3."))
+
+
+def save_vae(comfyui: ComfyUI, base: Path, folder: Path) -> None:
+    """Put a VAE with random weights into a base, in diffusers' form and in ComfyUI's."""
+    from diffusers import AutoencoderKLQwenImage
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    # ComfyUI 0.3 loads a VAE only with its real width.
+    dim = 96 if is_old(comfyui) else 8
+    inputs = {"pixels": torch.zeros(1, 3, 1, 16, 16), "latents": torch.zeros(1, 16, 1, 2, 2)}
+    save_file(inputs, folder / "inputs.safetensors")
+    result = folder / "vae.safetensors"
+    request = {"function": "encode_and_decode", "inputs": str(folder / "inputs.safetensors")}
+    request |= {"dim": dim, "result": str(result)}
+    graph = {"1": {"class_type": "NativeReference", "inputs": {"request": json.dumps(request)}}}
+    run = comfyui.run(graph)
+    assert run.outcome == "execution_success", run.events[-1]
+    weights = {
+        name.removeprefix("weight "): values
+        for name, values in load_file(result).items()
+        if name.startswith("weight ")
+    }
+    save_file(weights, base / "wan.safetensors")
+    vae = AutoencoderKLQwenImage(base_dim=dim, dim_mult=[1, 2, 4, 4], num_res_blocks=2)
+    vae.load_state_dict(convert_wan_vae_to_diffusers(weights), strict=True)
+    vae.save_pretrained(base / "vae")
+
+
+def sharpen_attention(transformer: Path) -> None:
+    """Multiply the norms of queries and keys in a transformer's folder by ATTENTION_GAIN."""
+    (path,) = transformer.glob("*.safetensors")
+    weights = load_file(path)
+    for name in weights:
+        if ".norm_" in name:
+            weights[name] = weights[name] * ATTENTION_GAIN
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def both(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """Provide ComfyUI with a base that both ways read: of the published form, with random weights
+    and the published schedule.
+    """
+    base = comfyui.base / "models" / "diffusers" / NAME
+    tiny_qwen.save_base(base, joint_attention_dim=published_qwen.WIDTH)
+    published_qwen.save(base, comfyui_folder() / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    schedule = base / "scheduler" / "scheduler_config.json"
+    schedule.write_text(json.dumps({**json.loads(schedule.read_text()), "max_image_seq_len": 8192}))
+    sharpen_attention(base / "transformer")
+    save_vae(comfyui, base, tmp_path_factory.mktemp("vae"))
+    yield comfyui
+    # The folders stay: ComfyUI cannot list a folder that is gone.
+    for path in base.rglob("*"):
+        if not path.is_dir():
+            path.unlink()
+    comfyui.free()
+
+
+def template(comfyui: ComfyUI) -> dict[str, Any]:
+    """Return the template *native* as a graph to run, by the nodes' types, on a small photo, with
+    the small models in the place of its loaders.
+    """
+    drawn = json.loads((ROOT / "workflows" / "native.json").read_text())
+    types = {node["id"]: node["type"] for node in drawn["nodes"]}
+    origins = {link[0]: [types[link[1]], link[2]] for link in drawn["links"]}
+    nodes = {}
+    for node in drawn["nodes"]:
+        linked = {i["name"]: origins[i["link"]] for i in node["inputs"] if i["link"] is not None}
+        inputs = {**node.get("widgets_values_named", {}), **linked}
+        nodes[node["type"]] = {"class_type": node["type"], "inputs": inputs}
+    for name in ("MarkdownNote", "UNETLoader", "ArtMancer_Report", "SaveImage"):
+        del nodes[name]
+    folder = str(comfyui.base / "models" / "diffusers" / NAME)
+    for slot, name in enumerate(("LoraLoaderModelOnly", "CLIPLoader", "VAELoader")):
+        nodes[name] = {"class_type": "SmallModel", "inputs": {"folder": folder, "part": slot}}
+    for name, picture in (("LoadImage", "coffee"), ("LoadImageMask", "coffee_mask")):
+        small = comfyui.base / f"{picture}.png"
+        Image.open(EXAMPLES / f"{picture}.png").resize((150, 100)).save(small)
+        nodes[name]["inputs"]["image"] = comfyui.upload(small)
+    nodes["ArtMancer_SplitConditions"]["inputs"]["resolution"] = "native"
+    nodes["ArtMancer_EncodeConditions"]["inputs"].update(prompt=PROMPT, negative=NEGATIVE)
+    nodes["ArtMancer_Stitch"]["inputs"]["match_colors"] = False
+    return nodes
+
+
+def edit_both_ways(
+    comfyui: ComfyUI, nodes: dict[str, Any], folder: Path, condition_megapixels: float | None = None
+) -> Pictures:
+    """Run a graph of the template together with Edit Sampler, which takes its settings."""
+    size: dict[str, Any] = {"condition_size": "crop"}
+    if condition_megapixels:
+        size = {"condition_size": "megapixels", "condition_megapixels": condition_megapixels}
+    encode = nodes["ArtMancer_EncodeConditions"]["inputs"]
+    encode.update(size)
+    sample = nodes.get("SamplerCustom", nodes.get("KSampler"))["inputs"]
+    editor = {"editor": NAME, "variant": "removal", "strength": 1.0, "checkpoint": "none"}
+    edit = {
+        "editor": ["editor", 0],
+        **{name: encode[name] for name in ("conditions", "prompt", "negative")},
+        **size,
+        "seed": sample.get("noise_seed", sample.get("seed")),
+        "steps": nodes["LTXVScheduler"]["inputs"]["steps"],
+        "cfg": sample["cfg"],
+        "match_colors": False,
+        "keep_background": True,
+    }
+    results = {"ours": ["edit", 0], "native": ["ArtMancer_Stitch", 0], "photo": ["LoadImage", 0]}
+    saves = {
+        f"save {name}": {
+            "class_type": "SaveTensor",
+            "inputs": {"path": str(folder / name), "image": image},
+        }
+        for name, image in results.items()
+    }
+    run = comfyui.run(
+        {
+            **nodes,
+            "editor": {"class_type": "ArtMancer_LoadEditor", "inputs": editor},
+            "edit": {"class_type": "ArtMancer_EditSampler", "inputs": edit},
+            **saves,
+        }
+    )
+    assert run.outcome == "execution_success", run.events[-1]
+    ours, native, photo = (255 * load_file(folder / name)["image"] for name in results)
+    inside = (ours != photo).any(-1)
+    assert inside.any() and ours[inside].std() > 20, "the edit shows"
+    differences = (ours - native)[inside].abs()
+    return Pictures(ours, native, differences.max().item(), differences.mean().item())
+
+
+@pytest.mark.parametrize(
+    ("max_shift", "cfg", "largest", "mean"),
+    [
+        # Only rounding differs: noise, mask, schedule, images, prompt, transformer, VAE.
+        (PUBLISHED_MAX_SHIFT, 1.0, 0.1, 0.01),
+        # The template's shift has two decimals.
+        (None, 1.0, 1.0, 0.1),
+        # CFGNorm rescales each latent, the published pipeline each token of 2 x 2 latents.
+        (None, 4.0, 5.0, 0.5),
+    ],
+    ids=["the published shift", "the template's shift", "guidance"],
+)
+def test_the_template_makes_the_picture_that_edit_sampler_makes(
+    both: ComfyUI,
+    tmp_path: Path,
+    max_shift: float | None,
+    cfg: float,
+    largest: float,
+    mean: float,
+) -> None:
+    if cfg > 1 and is_old(both):
+        pytest.skip("CFGNorm of ComfyUI 0.3 has no pre_cfg")
+    nodes = template(both)
+    nodes["SamplerCustom"]["inputs"]["cfg"] = cfg
+    if max_shift:
+        nodes["LTXVScheduler"]["inputs"]["max_shift"] = max_shift
+    pictures = edit_both_ways(both, nodes, tmp_path)
+    assert pictures.largest <= largest
+    assert pictures.mean <= mean
+
+
+def test_without_the_schedule_or_the_norm_the_pictures_differ(
+    both: ComfyUI, tmp_path: Path
+) -> None:
+    nodes = template(both)
+    nodes["SamplerCustom"]["inputs"]["model"] = ["LoraLoaderModelOnly", 0]
+    assert edit_both_ways(both, nodes, tmp_path).mean > 0.5
+    sample = template(both)["SamplerCustom"]["inputs"]
+    inputs = {name: sample[name] for name in ("positive", "negative", "latent_image", "model")}
+    settings = {"seed": 0, "steps": 10, "cfg": 1.0, "sampler_name": "euler", "denoise": 1.0}
+    inputs |= {**settings, "scheduler": "simple"}
+    nodes = template(both)
+    del nodes["SamplerCustom"]
+    nodes["KSampler"] = {"class_type": "KSampler", "inputs": inputs}
+    nodes["VAEDecode"]["inputs"]["samples"] = ["KSampler", 0]
+    assert edit_both_ways(both, nodes, tmp_path).mean > 1
+
+
+def test_conditions_larger_than_the_crop_differ_by_the_positions_of_the_prompt_alone(
+    both: ComfyUI, tmp_path: Path
+) -> None:
+    if is_old(both):
+        pytest.skip("the positions cannot be moved in ComfyUI 0.3")
+    nodes = template(both)
+    nodes["SamplerCustom"]["inputs"]["cfg"] = 1.0
+    nodes["LTXVScheduler"]["inputs"]["max_shift"] = PUBLISHED_MAX_SHIFT
+    # 224 x 224 pixels, 14 tokens a side, beside a crop of 8 tokens a side.
+    assert edit_both_ways(both, nodes, tmp_path, condition_megapixels=0.05).mean > 0.3
+    inputs = {"model": ["CFGNorm", 0], "start": 14 // 2}
+    nodes["MovePrompt"] = {"class_type": "MovePrompt", "inputs": inputs}
+    nodes["SamplerCustom"]["inputs"]["model"] = ["MovePrompt", 0]
+    assert edit_both_ways(both, nodes, tmp_path, condition_megapixels=0.05).largest <= 0.1

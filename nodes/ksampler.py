@@ -1,4 +1,4 @@
-"""Encode Conditions and Stitch: the same edit around ComfyUI's own KSampler."""
+"""Encode Conditions and Stitch: the same edit around ComfyUI's own samplers."""
 
 import json
 from dataclasses import replace
@@ -61,7 +61,7 @@ class EncodeConditions(io.ComfyNode):
             display_name="Encode Conditions",
             category="ArtMancer",
             description="Encode the conditioning images, at the recipe's size, and the prompts "
-            "for ComfyUI's own KSampler and a Qwen-Image-Edit model from any loader.",
+            "for ComfyUI's own samplers and a Qwen-Image-Edit model from any loader.",
             inputs=[
                 io.Clip.Input(
                     "clip", tooltip="Qwen2.5-VL, from Load CLIP with the type qwen_image."
@@ -73,19 +73,24 @@ class EncodeConditions(io.ComfyNode):
                 *prompt_inputs(
                     prompt_tooltip="The edit in words. Empty: the prompt of the recipe, if it has "
                     "one.",
-                    negative_tooltip="What to avoid, used if KSampler's cfg is above 1. "
+                    negative_tooltip="What to avoid, used if the sampler's cfg is above 1. "
                     "The checkpoints were trained with a single space.",
                 ),
                 condition_size(),
                 condition_megapixels(),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For KSampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="For KSampler."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="For SamplerCustom or KSampler."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="For SamplerCustom or KSampler."
+                ),
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="The crop, for KSampler with denoise 1. It carries the feathered mask, "
-                    "if there is a mask, so that the crop outside it is kept at each step.",
+                    tooltip="The crop, for LTXVScheduler and SamplerCustom, or for KSampler with "
+                    "denoise 1. It carries the feathered mask, if there is a mask, so that the "
+                    "crop outside it is kept at each step.",
                 ),
             ],
         )
@@ -155,8 +160,8 @@ def _as_seen(image: Image.Image) -> Image.Image:
     ComfyUI would do the second step without antialiasing and with another filter.
     """
     image = _resize(image, size_for_area(image.height, image.width, VISION_PIXELS))
-    sides = (max(1, round(side / _VISION_SIDE)) * _VISION_SIDE for side in image.size)
-    return image.resize(tuple(sides), Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side / _VISION_SIDE)) * _VISION_SIDE for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -3,6 +3,7 @@ diffusers, and the template *native*, with ComfyUI's own nodes and models.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from torch import Tensor
 from artmancer.folders import comfyui_folder
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
+
+TEMPLATE = ROOT / "workflows" / "native.json"
 
 NAME = "tiny-published"
 
@@ -38,13 +41,9 @@ max_shift: it counts 4 latents where Qwen-Image has a token.
 """
 
 
-class Pictures(NamedTuple):
-    """The edited photo of either way, IMAGE in levels of 0 to 255, and what they differ by inside
-    the mask.
-    """
+class Difference(NamedTuple):
+    """What the photos that both ways make differ by inside the mask, in levels of 0 to 255."""
 
-    ours: Tensor
-    native: Tensor
     largest: float
     mean: float
 
@@ -53,6 +52,18 @@ def is_old(comfyui: ComfyUI) -> bool:
     """Tell whether this is ComfyUI 0.3: its CFGNorm has no pre_cfg, its transformer no patches."""
     version = comfyui.get("/system_stats")["system"]["comfyui_version"]
     return bool(version.startswith("0.3."))
+
+
+def call(
+    comfyui: ComfyUI, function: str, result: Path, request: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Call a function of support/custom_nodes/native_reference.py; return its tensors."""
+    request = {"function": function, "result": str(result), **request}
+    graph = {"1": {"class_type": "NativeReference", "inputs": {"request": json.dumps(request)}}}
+    run = comfyui.run(graph)
+    assert run.outcome == "execution_success", run.events[-1]
+    tensors: dict[str, Tensor] = load_file(result)
+    return tensors
 
 
 def save_vae(comfyui: ComfyUI, base: Path, folder: Path) -> None:
@@ -64,15 +75,11 @@ def save_vae(comfyui: ComfyUI, base: Path, folder: Path) -> None:
     dim = 96 if is_old(comfyui) else 8
     inputs = {"pixels": torch.zeros(1, 3, 1, 16, 16), "latents": torch.zeros(1, 16, 1, 2, 2)}
     save_file(inputs, folder / "inputs.safetensors")
-    result = folder / "vae.safetensors"
-    request = {"function": "encode_and_decode", "inputs": str(folder / "inputs.safetensors")}
-    request |= {"dim": dim, "result": str(result)}
-    graph = {"1": {"class_type": "NativeReference", "inputs": {"request": json.dumps(request)}}}
-    run = comfyui.run(graph)
-    assert run.outcome == "execution_success", run.events[-1]
+    request = {"inputs": str(folder / "inputs.safetensors"), "dim": dim}
+    tensors = call(comfyui, "encode_and_decode", folder / "vae.safetensors", request)
     weights = {
         name.removeprefix("weight "): values
-        for name, values in load_file(result).items()
+        for name, values in tensors.items()
         if name.startswith("weight ")
     }
     save_file(weights, base / "wan.safetensors")
@@ -111,11 +118,17 @@ def both(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     comfyui.free()
 
 
+def template_node(kind: str) -> dict[str, Any]:
+    """Return the template's node of a type."""
+    nodes: list[dict[str, Any]] = json.loads(TEMPLATE.read_text())["nodes"]
+    return next(node for node in nodes if node["type"] == kind)
+
+
 def template(comfyui: ComfyUI) -> dict[str, Any]:
     """Return the template *native* as a graph to run, by the nodes' types, on a small photo, with
     the small models in the place of its loaders.
     """
-    drawn = json.loads((ROOT / "workflows" / "native.json").read_text())
+    drawn = json.loads(TEMPLATE.read_text())
     types = {node["id"]: node["type"] for node in drawn["nodes"]}
     origins = {link[0]: [types[link[1]], link[2]] for link in drawn["links"]}
     nodes = {}
@@ -126,12 +139,16 @@ def template(comfyui: ComfyUI) -> dict[str, Any]:
     for name in ("MarkdownNote", "UNETLoader", "ArtMancer_Report", "SaveImage"):
         del nodes[name]
     folder = str(comfyui.base / "models" / "diffusers" / NAME)
-    for slot, name in enumerate(("LoraLoaderModelOnly", "CLIPLoader", "VAELoader")):
-        nodes[name] = {"class_type": "SmallModel", "inputs": {"folder": folder, "part": slot}}
+    for name, small in (
+        ("LoraLoaderModelOnly", "SmallModel"),
+        ("CLIPLoader", "SmallClip"),
+        ("VAELoader", "SmallVae"),
+    ):
+        nodes[name] = {"class_type": small, "inputs": {"folder": folder}}
     for name, picture in (("LoadImage", "coffee"), ("LoadImageMask", "coffee_mask")):
-        small = comfyui.base / f"{picture}.png"
-        Image.open(EXAMPLES / f"{picture}.png").resize((150, 100)).save(small)
-        nodes[name]["inputs"]["image"] = comfyui.upload(small)
+        path = comfyui.base / f"{picture}.png"
+        Image.open(EXAMPLES / f"{picture}.png").resize((150, 100)).save(path)
+        nodes[name]["inputs"]["image"] = comfyui.upload(path)
     nodes["ArtMancer_SplitConditions"]["inputs"]["resolution"] = "native"
     nodes["ArtMancer_EncodeConditions"]["inputs"].update(prompt=PROMPT, negative=NEGATIVE)
     nodes["ArtMancer_Stitch"]["inputs"]["match_colors"] = False
@@ -140,7 +157,7 @@ def template(comfyui: ComfyUI) -> dict[str, Any]:
 
 def edit_both_ways(
     comfyui: ComfyUI, nodes: dict[str, Any], folder: Path, condition_megapixels: float | None = None
-) -> Pictures:
+) -> Difference:
     """Run a graph of the template together with Edit Sampler, which takes its settings."""
     size: dict[str, Any] = {"condition_size": "crop"}
     if condition_megapixels:
@@ -180,7 +197,24 @@ def edit_both_ways(
     inside = (ours != photo).any(-1)
     assert inside.any() and ours[inside].std() > 20, "the edit shows"
     differences = (ours - native)[inside].abs()
-    return Pictures(ours, native, differences.max().item(), differences.mean().item())
+    return Difference(differences.max().item(), differences.mean().item())
+
+
+@pytest.mark.parametrize("steps", [10, 15])
+@pytest.mark.parametrize(("side", "shift"), [(512, 1.7), (1024, 1.9)])
+def test_the_documented_settings_give_the_published_sigmas(
+    comfyui: ComfyUI, tmp_path: Path, side: int, shift: float, steps: int
+) -> None:
+    scheduler = dict(template_node("LTXVScheduler")["widgets_values_named"], steps=steps)
+    request = {"side": side // 8, "shift": shift, "scheduler": scheduler}
+    native = call(comfyui, "sigmas", tmp_path / "sigmas.safetensors", request)
+    factor = math.exp(0.5 + 0.4 * ((side // 16) ** 2 - 256) / (8192 - 256))
+    times = torch.arange(steps, 0, -1, dtype=torch.double) / steps
+    sigmas = factor * times / (1 + (factor - 1) * times)
+    published = 1 - (1 - sigmas) * (1 - 0.02) / (1 - sigmas[-1])
+    published = torch.cat([published, torch.zeros(1)])
+    assert (native["scheduler"] - published).abs().max() <= 0.002
+    assert (native["ksampler"] - published).abs().max() <= 0.03
 
 
 @pytest.mark.parametrize(
@@ -209,9 +243,9 @@ def test_the_template_makes_the_picture_that_edit_sampler_makes(
     nodes["SamplerCustom"]["inputs"]["cfg"] = cfg
     if max_shift:
         nodes["LTXVScheduler"]["inputs"]["max_shift"] = max_shift
-    pictures = edit_both_ways(both, nodes, tmp_path)
-    assert pictures.largest <= largest
-    assert pictures.mean <= mean
+    difference = edit_both_ways(both, nodes, tmp_path)
+    assert difference.largest <= largest
+    assert difference.mean <= mean
 
 
 def test_without_the_schedule_or_the_norm_the_pictures_differ(

@@ -3,6 +3,7 @@ reference for ours.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,23 @@ def encode_and_decode(request: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
+def sigmas(request: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return KSampler's sigmas after ModelSamplingAuraFlow, and LTXVScheduler's for latents of a
+    size.
+    """
+    from comfy.model_sampling import ModelSamplingDiscreteFlow
+    from comfy.samplers import calculate_sigmas
+    from comfy_extras.nodes_lt import LTXVScheduler
+
+    sampling = ModelSamplingDiscreteFlow()
+    # What ModelSamplingAuraFlow puts into a model.
+    sampling.set_parameters(shift=request["shift"], multiplier=1.0)
+    latent = {"samples": torch.zeros(1, 16, 1, request["side"], request["side"])}
+    scheduled = LTXVScheduler.execute(latent=latent, **request["scheduler"]).args[0]
+    steps = request["scheduler"]["steps"]
+    return {"ksampler": calculate_sigmas(sampling, "normal", steps), "scheduler": scheduled}
+
+
 class NativeReference:
     """Calls one of the functions above by its name, and saves its tensors."""
 
@@ -166,7 +184,7 @@ class NativeReference:
 
     def run(self, request: str) -> dict[str, Any]:
         arguments = json.loads(request)
-        calls = (encode_prompt, predict, normalize, encode_and_decode)
+        calls = (encode_prompt, predict, normalize, encode_and_decode, sigmas)
         functions = {call.__name__: call for call in calls}
         # ComfyUI's thread is in inference mode.
         with torch.no_grad():
@@ -214,23 +232,19 @@ def autoencoder(path: Path) -> Any:
     return VAE(sd=load_file(path), dtype=torch.float32)
 
 
-class SmallModel:
-    """Loads a part of a base in diffusers' form: 0 = transformer, 1 = text encoder, 2 = VAE, which
-    lies in the base's folder in ComfyUI's own form, as `wan.safetensors`.
+def loader(kind: str, read: Callable[[Path], Any], name: str) -> type:
+    """Make a node that loads a part of a base: its socket type, how it is read, its name in the
+    base's folder.
     """
 
-    INPUT_TYPES = classmethod(
-        lambda cls: {"required": {"folder": ("STRING", {}), "part": ("INT", {})}}
-    )
-    RETURN_TYPES, FUNCTION, CATEGORY = ("*",), "load", "test"
+    class Loader:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"folder": ("STRING", {})}})
+        RETURN_TYPES, FUNCTION, CATEGORY = (kind,), "load", "test"
 
-    def load(self, folder: str, part: int) -> tuple[Any]:
-        load, name = (
-            (transformer, "transformer"),
-            (text_encoder_and_tokenizer, "text_encoder"),
-            (autoencoder, "wan.safetensors"),
-        )[part]
-        return (load(Path(folder) / name),)
+        def load(self, folder: str) -> tuple[Any]:
+            return (read(Path(folder) / name),)
+
+    return Loader
 
 
 class MovePrompt:
@@ -269,5 +283,8 @@ NODE_CLASS_MAPPINGS = {
     "MovePrompt": MovePrompt,
     "NativeReference": NativeReference,
     "SaveTensor": SaveTensor,
-    "SmallModel": SmallModel,
+    "SmallClip": loader("CLIP", text_encoder_and_tokenizer, "text_encoder"),
+    "SmallModel": loader("MODEL", transformer, "transformer"),
+    # In ComfyUI's own form, beside the parts in diffusers'.
+    "SmallVae": loader("VAE", autoencoder, "wan.safetensors"),
 }

@@ -136,7 +136,7 @@ def encode_and_decode(request: dict[str, Any]) -> dict[str, torch.Tensor]:
 
     inputs = load_file(request["inputs"])
     vae = WanVAE(
-        dim=request.get("dim", 8),
+        dim=8,
         z_dim=16,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=2,

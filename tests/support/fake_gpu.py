@@ -30,6 +30,7 @@ class FakeGpu(TorchDispatchMode):
     ----------
     memory : bytes on the device now
     peak : most bytes on the device at once since `reset_peak`
+    sent, fetched : bytes copied to the device, and back to the CPU
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,8 @@ class FakeGpu(TorchDispatchMode):
         self._storages: set[int] = set()
         self.memory = 0
         self.peak = 0
+        self.sent = 0
+        self.fetched = 0
 
     def __enter__(self) -> Self:
         # torch calls it before it makes the first tensor on cuda.
@@ -131,6 +134,9 @@ class FakeGpu(TorchDispatchMode):
         with self._fakes:
             result = func(*args, **kwargs)
         self._count(result)
+        if func is _aten._to_copy.default and args[0].device != result.device:
+            self.sent += result.nbytes if result.device == DEVICE else 0
+            self.fetched += result.nbytes if result.device.type == "cpu" else 0
         return result
 
     def _exact(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

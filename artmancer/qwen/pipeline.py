@@ -192,7 +192,6 @@ def load(
         )
     import diffusers
     import transformers
-    from safetensors import SafetensorError
 
     folder = base_folder.check(folder)
     offloader = offloader or Offloader()
@@ -217,26 +216,7 @@ def load(
     parts: dict[str, Any] = {}
     for done, (name, (part_class, options)) in enumerate(classes.items()):
         progress(done, len(classes), f"loading {name.replace('_', ' ')}")
-        try:
-            if name == "transformer" and eight_bits.is_stored(folder / name):
-                part, *keys = eight_bits.load(part_class, folder / name, dtype)
-                part = part, dict(zip(("missing_keys", "unexpected_keys"), keys, strict=True))
-            else:
-                part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
-        # The packages of quantized weights also raise ImportError and AssertionError.
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            ImportError,
-            AssertionError,
-            SafetensorError,
-        ) as error:
-            raise base_folder.load_error(folder, name, error) from error
-        if options:
-            part, info = part
-            base_folder.check_weights(folder, name, info["missing_keys"], info["unexpected_keys"])
-        parts[name] = part
+        parts[name] = _load_part(folder, name, part_class, options)
     transformer = parts["transformer"]
     if precision == "fp8":
         eight_bits.round_blocks(transformer, dtype, progress)
@@ -244,3 +224,30 @@ def load(
         eight_bits.restore(transformer, dtype)
     pipeline = diffusers.QwenImageEditPlusPipeline(**parts)
     return Base(pipeline, Memory(pipeline, offloader), loading_notes=choice.notes)
+
+
+def _load_part(folder: Path, name: str, part_class: Any, options: dict[str, Any]) -> Any:
+    """Load one part; `options` are empty for a part without weights."""
+    from safetensors import SafetensorError
+
+    try:
+        if name == "transformer" and eight_bits.is_stored(folder / name):
+            part, missing, unexpected = eight_bits.load(part_class, folder / name, options["dtype"])
+        else:
+            part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
+            if not options:
+                return part
+            part, info = part
+            missing, unexpected = info["missing_keys"], info["unexpected_keys"]
+    # The packages of quantized weights also raise ImportError and AssertionError.
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        ImportError,
+        AssertionError,
+        SafetensorError,
+    ) as error:
+        raise base_folder.load_error(folder, name, error) from error
+    base_folder.check_weights(folder, name, missing, unexpected)
+    return part

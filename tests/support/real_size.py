@@ -51,7 +51,7 @@ SHARD_BYTES = 4 * 2**30
 """Size of a file of weights. A system refuses to map a file larger than its memory."""
 
 RELEASES: dict[str, dict[str, Any]] = {"2509": {}, "2511": {"zero_cond_t": True}}
-"""What differs in the transformer's configuration, by release of Qwen-Image-Edit."""
+"""Changes of the transformer's configuration by release of Qwen-Image-Edit."""
 
 
 def save_base(folder: Path, release: str = "2509", *, eight_bits: bool = False) -> Path:

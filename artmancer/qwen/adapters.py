@@ -1,19 +1,33 @@
-"""LoRA adapters: each is attached to the base's transformer once, then switched on and off."""
+"""LoRA adapters: each is attached to the base's transformer once, then switched on and off.
 
+For compiled blocks they are copied into slots instead, see slots.py.
+"""
+
+import logging
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 
-from . import eight_bits, lora_files
+from . import eight_bits, lora_files, slots
 from .checkpoints import missing
 from .lora_files import Change
 from .pipeline import Adapter, Base
+from .slots import Gain, SlotFile, Slots
+
+logger = logging.getLogger(__name__)
+
+_FACTORS = ("lokr_", "hada_")
+"""Beginnings of the tensors' names of LoKr and LoHa."""
+
+_slots: WeakKeyDictionary[Base, Slots] = WeakKeyDictionary()
+"""The slots of the bases that have any."""
 
 
-def activate(base: Base, strengths: dict[Path, float]) -> None:
+def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -> None:
     """Switch these checkpoints on with these strengths, and all others off.
 
     A file is read only at its first use, and when it has changed since.
@@ -21,12 +35,21 @@ def activate(base: Base, strengths: dict[Path, float]) -> None:
     Parameters
     ----------
     strengths : strength of each checkpoint by path, 1 = as trained; empty = the base alone
+    in_slots : for compiled blocks, which stay compiled when checkpoints in slots are switched. They
+        cost two small matrix products a layer, and a file is read again after a change between
+        slots and attached adapters
 
     Raises
     ------
     ArtMancerError : checkpoint_missing; generation_failed where a file is damaged or is not a LoRA
         for the base
     """
+    if in_slots and _activate_slots(base, strengths):
+        return
+    if base in _slots and _slots[base].installed:
+        base.active = None
+        _slots[base].installed = False
+        slots.restore(base.pipeline.transformer)
     # The model's own methods read PEFT's version from a file at each call.
     from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
 
@@ -46,9 +69,69 @@ def activate(base: Base, strengths: dict[Path, float]) -> None:
         )
     elif base.adapters:
         set_adapter_layers(transformer, enabled=False)
-    _set_norms(base, strengths)
+    _set_norms(base, [(base.adapters[path].norms, strengths[path]) for path in strengths])
     base.memory.adapters_changed()
     base.active = dict(strengths)
+
+
+def _activate_slots(base: Base, strengths: dict[Path, float]) -> bool:
+    """Do as `activate`, in slots; return False, with nothing done, where slots cannot hold a
+    file's changes.
+    """
+    transformer = base.pipeline.transformer
+    state = _slots.setdefault(base, Slots())
+    read = [_ensure_read(base, state, path) for path in strengths]
+    files = {path: state.files[path] for path in strengths}
+    changes = {path: file.changes for path, file in files.items() if file.changes is not None}
+    if len(changes) < len(files) or sum(file.scales_outputs for file in files.values()) > 1:
+        logger.warning(
+            "The blocks are compiled anew for %s: only one DoRA and no LoKr, LoHa or difference of "
+            "weights can be switched without that.",
+            " and ".join(path.name for path in strengths),
+        )
+        return False
+    if state.installed and base.active == strengths and not any(read):
+        return True
+    base.active = None
+    if state.make_room(transformer, changes.values()):
+        # The slots have taken the places of all attached adapters.
+        base.adapters.clear()
+        logger.info("The next edit compiles the blocks: their slots for LoRAs are new.")
+    _set_norms(base, [(files[path].norms, strengths[path]) for path in strengths])
+    # First: streaming keeps copies of the weights.
+    base.memory.adapters_changed()
+    slots.write(transformer, [(changes[path], strengths[path]) for path in strengths])
+    base.active = dict(strengths)
+    return True
+
+
+def _ensure_read(base: Base, state: Slots, path: Path) -> bool:
+    """Read a checkpoint for slots, unless it is in memory and its file has not changed; return True
+    if it was read now.
+    """
+    file = state.files.get(path)
+    stamp = _stamp(path)
+    is_new = file is None or stamp not in (file.stamp, None)
+    if file is None or is_new:
+        if stamp is None:
+            raise missing(path)
+        transformer = base.pipeline.transformer
+        changes = lora_files.read(path, transformer)
+        norms = _norms(base, changes)
+        low_rank = None
+        if not any(key.startswith(_FACTORS) for change in changes.values() for key in change):
+            low_rank = {
+                layer: _on_cpu(_low_rank(change, transformer.get_submodule(layer)), transformer)
+                for layer, change in changes.items()
+                if "weight" not in change
+            }
+        file = SlotFile(stamp, low_rank, norms)
+    state.keep(path, file)
+    return is_new
+
+
+def _on_cpu(change: Change, transformer: Any) -> Change:
+    return {name: value.to("cpu", transformer.dtype, copy=True) for name, value in change.items()}
 
 
 def _ensure_attached(base: Base, path: Path) -> bool:
@@ -75,6 +158,16 @@ def _ensure_attached(base: Base, path: Path) -> bool:
     except BaseException:
         base.pipeline.transformer.delete_adapters(name)
         raise
+    norms = _norms(base, changes)
+    scales_outputs = any("magnitude" in change for change in changes.values())
+    base.adapters[path] = Adapter(name, stamp, norms, scales_outputs)
+    return True
+
+
+def _norms(base: Base, changes: dict[str, Change]) -> dict[str, Tensor]:
+    """Return what a file adds to weights of norms, by the parameter's name, and keep the base's
+    own.
+    """
     norms = {
         f"{layer}.weight": change["weight"].clone()
         for layer, change in changes.items()
@@ -83,9 +176,7 @@ def _ensure_attached(base: Base, path: Path) -> bool:
     for parameter in norms.keys() - base.norms.keys():
         weight = base.pipeline.transformer.get_parameter(parameter)
         base.norms[parameter] = weight.detach().to("cpu", copy=True)
-    scales_outputs = any("magnitude" in change for change in changes.values())
-    base.adapters[path] = Adapter(name, stamp, norms, scales_outputs)
-    return True
+    return norms
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -102,9 +193,7 @@ def _attach(transformer: Any, changes: dict[str, Change], name: str) -> None:
     for layer, change in changes.items():
         if change.keys() & {"lora_A", "bias"}:
             _attach_lora(transformer, layer, change, name)
-        factors = {
-            key: value for key, value in change.items() if key.startswith(("lokr_", "hada_"))
-        }
+        factors = {key: value for key, value in change.items() if key.startswith(_FACTORS)}
         if factors:
             _attach_factors(transformer, layer, factors, name)
 
@@ -115,32 +204,49 @@ def _attach_lora(transformer: Any, layer: str, change: Change, name: str) -> Non
     from peft.tuners.lora.layer import Linear
 
     parent, attribute, module = _position(transformer, layer, Linear, is_inside=True)
-    # A bias alone is a LoRA of zeros with a bias.
-    down = change.get("lora_A", torch.zeros(1, module.in_features))
-    up = change.get("lora_B", torch.zeros(module.out_features, 1))
-    bias = change.get("bias")
-    rank = len(down)
+    low_rank = _low_rank(change, module)
+    rank = len(low_rank["lora_A"])
     config = LoraConfig(r=rank, lora_alpha=rank)
     if isinstance(module, Linear):
         module.update_layer(name, rank, rank, config=config)
     else:
         module = Linear(module, name, config=config, r=rank, lora_alpha=rank)
         setattr(parent, attribute, module)
-    base_layer: Any = module.get_base_layer()
-    if "magnitude" in change:
-        gain = _gain(base_layer, change)
-        _attach_gain(transformer, module, gain, name)
-        up = up * (1 + gain)[:, None]
-        if base_layer.bias is not None:
-            # DoRA scales the weight alone, but the gain scales all that the layer returns.
-            bias = (0 if bias is None else bias) - gain * base_layer.bias.float().cpu()
-    like = base_layer.weight
+    if "gain" in low_rank:
+        _attach_gain(transformer, module, low_rank["gain"], name)
+    like: Any = module.get_base_layer().weight
     # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
-    module.lora_A[name].weight.data = _stored(down, like, transformer)
-    module.lora_B[name].weight.data = _stored(up, like, transformer)
-    if bias is not None:
-        value = _stored(bias, like, transformer)
+    module.lora_A[name].weight.data = _stored(low_rank["lora_A"], like, transformer)
+    module.lora_B[name].weight.data = _stored(low_rank["lora_B"], like, transformer)
+    if "bias" in low_rank:
+        value = _stored(low_rank["bias"], like, transformer)
         module.lora_B[name].bias = Parameter(value, requires_grad=False)
+
+
+def _low_rank(change: Change, module: Any) -> Change:
+    """Return the change of a layer by a LoRA, a DoRA or a bias, as lora_A, lora_B and where there
+    are any bias and gain: result * (1 + gain) + lora_B(lora_A(x)) + bias.
+
+    Parameters
+    ----------
+    module : the layer, or an adapter around it
+    """
+    layer = slots.base_layer(module)
+    # A bias alone is a LoRA of zeros with a bias.
+    low_rank = {
+        "lora_A": change.get("lora_A", torch.zeros(1, layer.in_features)),
+        "lora_B": change.get("lora_B", torch.zeros(layer.out_features, 1)),
+    }
+    if "bias" in change:
+        low_rank["bias"] = change["bias"]
+    if "magnitude" in change:
+        gain = low_rank["gain"] = _gain(layer, change)
+        low_rank["lora_B"] = low_rank["lora_B"] * (1 + gain)[:, None]
+        if layer.bias is not None:
+            # DoRA scales the weight alone, but the gain scales all that the layer returns.
+            scaled = gain * layer.bias.float().cpu()
+            low_rank["bias"] = low_rank.get("bias", torch.zeros(())) - scaled
+    return low_rank
 
 
 def _position(
@@ -189,17 +295,6 @@ def _gain(module: Any, change: Change) -> Tensor:
     return gain
 
 
-class _Gain(Module):
-    """A factor for each output of a layer."""
-
-    def __init__(self, gain: Tensor) -> None:
-        super().__init__()
-        self.weight = Parameter(gain, requires_grad=False)
-
-    def forward(self, result: Tensor) -> Tensor:
-        return self.weight * result
-
-
 def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None:
     """Make a LoRA in PEFT's layer a DoRA."""
     from peft.tuners.lora.layer import LoraVariant
@@ -217,7 +312,7 @@ def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None
             return scaled
 
     value = _stored(gain, module.get_base_layer().weight, transformer)
-    module.lora_magnitude_vector[name] = _Gain(value)
+    module.lora_magnitude_vector[name] = Gain(value)
     module.lora_variant[name] = Dora()
     if "lora_magnitude_vector" not in module.adapter_layer_names:
         # PEFT deletes the adapter from these.
@@ -250,13 +345,15 @@ def _attach_factors(transformer: Any, layer: str, factors: Change, name: str) ->
             parameters[name] = Parameter(value, requires_grad=False)
 
 
-def _set_norms(base: Base, strengths: dict[Path, float]) -> None:
-    """Set the weights of the base's norms that files change. PEFT has no adapter for them."""
+def _set_norms(base: Base, files: list[tuple[dict[str, Tensor], float]]) -> None:
+    """Set the weights of the base's norms that files change, by these norms and strengths. PEFT has
+    no adapter for them.
+    """
     for name, original in base.norms.items():
         weight = original.float()
-        for path, strength in strengths.items():
-            if name in base.adapters[path].norms:
-                weight = weight + strength * base.adapters[path].norms[name]
+        for norms, strength in files:
+            if name in norms:
+                weight = weight + strength * norms[name]
         # In place: a weight that was replaced would come back when the model leaves the GPU.
         with torch.no_grad():
             base.pipeline.transformer.get_parameter(name).copy_(weight)

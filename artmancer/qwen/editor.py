@@ -136,7 +136,8 @@ class QwenEditor:
             _sample_request(request, index, shift) for index in range(len(request.conditions.image))
         ]
         files = {self.checkpoint.path: self.strength, self.acceleration: 1.0}
-        adapters.activate(self.base, {path: strength for path, strength in files.items() if path})
+        strengths = {path: strength for path, strength in files.items() if path}
+        adapters.activate(self.base, strengths, in_slots=sampling.compile)
         self.base.memory.set_mode(memory, sample_requests[0].pixels(sampling.condition_pixels))
         images = []
         for index, sample_request in enumerate(sample_requests):

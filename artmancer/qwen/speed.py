@@ -29,6 +29,9 @@ ATTENTION = {
 None of these is downloaded when it is chosen.
 """
 
+_GRAPHS = 1000
+"""Graphs that torch may compile of the blocks; those of all bases, ranks and settings count."""
+
 _MAX_TAYLOR_THRESHOLD = 0.9
 """Largest threshold of the step cache "taylor": every tenth step is computed."""
 
@@ -95,8 +98,8 @@ def settings(base: Base, sampling: Sampling) -> Iterator[None]:
         the base's device
     """
     transformer = base.pipeline.transformer
-    _compile(transformer, sampling)
     with ExitStack() as stack:
+        stack.enter_context(_compiled(transformer, sampling))
         if backend := ATTENTION[sampling.attention]:
             stack.enter_context(_attention(base, sampling.attention, backend))
         if sampling.step_cache:
@@ -130,17 +133,35 @@ def _attention(base: Base, name: str, backend: str) -> Iterator[None]:
         yield
 
 
-def _compile(transformer: Any, sampling: Sampling) -> None:
-    """Compile the blocks, or go back to the blocks that are not compiled; torch keeps compiled code
-    for the next time.
+@contextmanager
+def _compiled(transformer: Any, sampling: Sampling) -> Iterator[None]:
+    """Run a block with the transformer's blocks compiled, if the settings say so; torch keeps
+    compiled code for the next time.
     """
+    if not sampling.compile:
+        yield
+        return
+    # Hooks break the graph: those of the step cache, of group offload and of casts from 8 bits.
+    hooked = sampling.step_cache or any(
+        hasattr(module, "_diffusers_hook") for module in transformer.modules()
+    )
+    config: Any = torch._dynamo.config
+    limits = {"recompile_limit": _GRAPHS, "accumulated_recompile_limit": _GRAPHS}
+    with ExitStack() as stack:
+        # Beyond its limit torch fails, or runs blocks that are not compiled.
+        stack.enter_context(config.patch(limits))
+        for layer in (transformer.img_in, transformer.txt_in):
+            # A layer returns a view, a block does not: the first would have a graph of its own.
+            stack.callback(layer.register_forward_hook(lambda *call: call[-1].clone()).remove)
+        # Without `dynamic`, other sizes of images and prompts are compiled anew, in turn.
+        transformer.compile_repeated_blocks(fullgraph=not hooked, dynamic=True)
+        stack.callback(_leave, transformer)
+        yield
+
+
+def _leave(transformer: Any) -> None:
+    """Go back to the blocks that are not compiled."""
     for block in transformer.transformer_blocks:
         # Private in torch, which has no call for it: Module.compile stores the compiled forward
         # here, and None makes the module run its own forward again.
         block._compiled_call_impl = None
-    if sampling.compile:
-        # Hooks break the graph: those of the step cache, of group offload and of casts from 8 bits.
-        hooked = sampling.step_cache or any(
-            hasattr(module, "_diffusers_hook") for module in transformer.modules()
-        )
-        transformer.compile_repeated_blocks(fullgraph=not hooked)

@@ -35,9 +35,8 @@ def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -
     Parameters
     ----------
     strengths : strength of each checkpoint by path, 1 = as trained; empty = the base alone
-    in_slots : for compiled blocks, which stay compiled when checkpoints in slots are switched. They
-        cost two small matrix products a layer, and a file is read again after a change between
-        slots and attached adapters
+    in_slots : copy the checkpoints into slots, for compiled blocks. They are attached all the same
+        where slots cannot hold them. A change between the two attaches or copies anew
 
     Raises
     ------
@@ -85,8 +84,8 @@ def _activate_slots(base: Base, strengths: dict[Path, float]) -> bool:
     changes = {path: file.changes for path, file in files.items() if file.changes is not None}
     if len(changes) < len(files) or sum(file.scales_outputs for file in files.values()) > 1:
         logger.warning(
-            "The blocks are compiled anew for %s: only one DoRA and no LoKr, LoHa or difference of "
-            "weights can be switched without that.",
+            "With %s the blocks are not compiled: a LoKr, a LoHa, a difference of weights and a "
+            "second DoRA do not fit into compiled blocks.",
             " and ".join(path.name for path in strengths),
         )
         return False

@@ -90,7 +90,8 @@ guidance.
 
 @contextmanager
 def settings(base: Base, sampling: Sampling) -> Iterator[None]:
-    """Run a block with the attention, step cache and compilation that the settings name.
+    """Run a block with the attention, step cache and compilation that the settings name; with
+    attached adapters nothing is compiled.
 
     Raises
     ------
@@ -99,7 +100,9 @@ def settings(base: Base, sampling: Sampling) -> Iterator[None]:
     """
     transformer = base.pipeline.transformer
     with ExitStack() as stack:
-        stack.enter_context(_compiled(transformer, sampling))
+        # PEFT's layers for attached adapters break the graph into dozens.
+        if sampling.compile and not base.adapters:
+            stack.enter_context(_compiled(transformer, sampling))
         if backend := ATTENTION[sampling.attention]:
             stack.enter_context(_attention(base, sampling.attention, backend))
         if sampling.step_cache:
@@ -135,12 +138,9 @@ def _attention(base: Base, name: str, backend: str) -> Iterator[None]:
 
 @contextmanager
 def _compiled(transformer: Any, sampling: Sampling) -> Iterator[None]:
-    """Run a block with the transformer's blocks compiled, if the settings say so; torch keeps
-    compiled code for the next time.
+    """Run a block with the transformer's blocks compiled; torch keeps compiled code for the next
+    time.
     """
-    if not sampling.compile:
-        yield
-        return
     # Hooks break the graph: those of the step cache, of group offload and of casts from 8 bits.
     hooked = sampling.step_cache or any(
         hasattr(module, "_diffusers_hook") for module in transformer.modules()

@@ -201,36 +201,50 @@ def stack(
     return strengths, total
 
 
+@pytest.mark.parametrize("in_slots", [False, True], ids=["attached", "in slots"])
 @pytest.mark.parametrize("names", STACKS, ids=" + ".join)
 def test_the_changes_of_stacked_files_add_up(
-    base: pipeline.Base, weights: Weights, tmp_path: Path, names: tuple[str, ...]
+    base: pipeline.Base, weights: Weights, tmp_path: Path, names: tuple[str, ...], in_slots: bool
 ) -> None:
     strengths, total = stack(weights, tmp_path, names)
-    adapters.activate(base, strengths)
+    adapters.activate(base, strengths, in_slots)
     check(base, weights, total)
     last = list(strengths)[-1]
-    adapters.activate(base, {last: 1.0})
-    adapters.activate(base, strengths)
+    adapters.activate(base, {last: 1.0}, in_slots)
+    adapters.activate(base, strengths, in_slots)
     check(base, weights, total)
-    adapters.activate(base, {})
+    adapters.activate(base, {}, in_slots)
     check(base, weights, {}, 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("names", "in_slots"),
+    [
+        (("LoHa with norms", "differences", "DoRA, PEFT"), False),
+        (("DoRA with biases", "extracted"), True),
+    ],
+    ids=["attached", "in slots"],
+)
 @pytest.mark.parametrize("mode", ["group offload", "one model at a time"])
 def test_every_format_works_in_the_memory_modes(
-    base: pipeline.Base, weights: Weights, tmp_path: Path, mode: str
+    base: pipeline.Base,
+    weights: Weights,
+    tmp_path: Path,
+    mode: str,
+    names: tuple[str, ...],
+    in_slots: bool,
 ) -> None:
-    strengths, total = stack(weights, tmp_path, ("LoHa with norms", "differences", "DoRA, PEFT"))
+    strengths, total = stack(weights, tmp_path, names)
     base.memory.set_mode(mode, 0)
     try:
-        adapters.activate(base, strengths)
+        adapters.activate(base, strengths, in_slots)
         check(base, weights, total)
         for name, module in base.pipeline.transformer.named_modules():
             hooks = getattr(module, "_diffusers_hook", None)
             if hooks and hooks.get_hook("group_offloading"):
                 # Hooks of modules that never run would leave their weights on the CPU.
                 assert "forward" in type(module).__dict__, name
-        adapters.activate(base, {})
+        adapters.activate(base, {}, in_slots)
         check(base, weights, {}, 1e-6)
     finally:
         base.memory.set_mode("all on GPU", 0)
@@ -246,9 +260,10 @@ def test_every_format_works_on_a_base_in_eight_bits(tiny_base: Path, tmp_path: P
     }
     for name in ("DoRA with biases", "LoKr, first", "LoHa with norms", "differences"):
         strengths, total = stack(rounded, tmp_path, (name,))
-        adapters.activate(loaded, strengths)
-        # bfloat16 has 8 bits of precision.
-        check(loaded, rounded, total, 2e-2)
+        for in_slots in (False, True):
+            adapters.activate(loaded, strengths, in_slots)
+            # bfloat16 has 8 bits of precision.
+            check(loaded, rounded, total, 2e-2)
 
 
 def test_skipped_tensors_for_the_text_encoder_are_a_note_in_the_report(

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_switching_among_five_loras_and_two_accelerations_compiles_nothing_anew(
         assert graphs.frame_count == 1
         assert (image - eager(plain, strengths)).abs().max() <= 1e-4
         images.append(image)
-    assert min((one - two).abs().max() for one, two in zip(images, images[1:])) > 1e-3
+    assert min((one - two).abs().max() for one, two in pairwise(images)) > 1e-3
     compiled(base, {})
     assert graphs.frame_count == 1
 
@@ -137,9 +138,12 @@ def test_a_larger_rank_than_any_before_compiles_once(
     loaded = pipeline.load(tiny_base)
     small, large = (save_lora(tmp_path, rank, weights) for rank in (8, 40))
     fresh = {path: eager(pipeline.load(tiny_base), {path: 1.0}) for path in (small, large)}
-    for path, count in ((small, 1), (large, 2), (small, 2), (large, 2)):
-        assert (compiled(loaded, {path: 1.0}) - fresh[path]).abs().max() <= 1e-4
-        assert graphs.frame_count == count
+    # Beyond this number torch compiles nothing more, where it is not raised.
+    config: Any = torch._dynamo.config
+    with config.patch(recompile_limit=1):
+        for path, count in ((small, 1), (large, 2), (small, 2), (large, 2)):
+            assert (compiled(loaded, {path: 1.0}) - fresh[path]).abs().max() <= 1e-4
+            assert graphs.frame_count == count
     # Slots that were left are as large as before.
     assert (eager(loaded, {small: 1.0}) - fresh[small]).abs().max() <= 1e-5
     assert (compiled(loaded, {small: 1.0}) - fresh[small]).abs().max() <= 1e-4
@@ -147,7 +151,7 @@ def test_a_larger_rank_than_any_before_compiles_once(
 
 
 @pytest.mark.slow
-def test_a_file_that_fits_no_slot_is_compiled_anew_and_can_be_left(
+def test_a_file_that_fits_no_slot_runs_without_compilation(
     base: pipeline.Base,
     plain: pipeline.Base,
     weights: Weights,
@@ -163,23 +167,10 @@ def test_a_file_that_fits_no_slot_is_compiled_anew_and_can_be_left(
         strengths = {path: 0.8, lora: 1.0}
         with caplog.at_level(logging.WARNING):
             image = compiled(base, strengths)
-        assert f"compiled anew for {path.name} and {lora.name}" in caplog.text
+        assert f"With {path.name} and {lora.name} the blocks are not compiled" in caplog.text
         assert (image - eager(plain, strengths)).abs().max() <= 1e-4
-    count = graphs.frame_count
     assert torch.equal(compiled(base, {lora: 1.0}), first)
-    assert graphs.frame_count == count
-
-
-@pytest.mark.slow
-def test_more_graphs_than_torch_has_by_default_are_compiled(
-    tiny_base: Path, weights: Weights, tmp_path: Path, graphs: Any
-) -> None:
-    """Each larger rank needs a graph of its own; torch has eight by default."""
-    loaded = pipeline.load(tiny_base)
-    for count, rank in enumerate(range(8, 10 * 32, 32), start=1):
-        compiled(loaded, {save_lora(tmp_path, rank, weights): 1.0})
-        assert graphs.frame_count == count
-    assert count == 10
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.slow

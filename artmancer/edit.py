@@ -29,10 +29,14 @@ another image.
 """
 
 _BLACK = 2 / 255
-"""Brightest value of an edit that counts as black."""
+"""Brightest value of an edit that counts as black, and largest range of the values of each channel
+in an edit that counts as uniform.
+"""
 
 _NOT_BLACK = 0.1
-"""Brightness of the surroundings above which a black edit is a failure."""
+"""Brightness of the surroundings above which a black edit is a failure, range of their values above
+which they do not have one color, and largest distance of colors that count as one.
+"""
 
 
 def edit(
@@ -64,8 +68,8 @@ def edit(
 
     Raises
     ------
-    ArtMancerError : mask_missing, generation_failed where the edit is black or not finite, and what
-        the editor raises
+    ArtMancerError : mask_missing, generation_failed where the edit is uniform or not finite, and
+        what the editor raises
     """
     check_mask_given(editor.variant, conditions.masked)
     crop, seconds = conditions.crop, dict(conditions.seconds)
@@ -74,7 +78,7 @@ def edit(
         torch.cuda.reset_peak_memory_stats()
     with timed(seconds, "edit"):
         edited = editor.edit(EditRequest(conditions, prompt, seed, sampling), progress)
-    _check_edit(editor, edited, crop.image, crop.feathered)
+    _check_edit(editor, edited, conditions)
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
@@ -195,9 +199,10 @@ def _spill(edited: Tensor, conditions: Conditions) -> Tensor:
     return spill(visible, crop.image, crop.feathered) * shows_image
 
 
-def _check_edit(editor: Editor, edited: Tensor, before: Tensor, feathered: Tensor) -> None:
-    """Refuse an edit that shows that the model's weights or precision do not work: one that is not
-    finite, or black. Black is right where everything around is black.
+def _check_edit(editor: Editor, edited: Tensor, conditions: Conditions) -> None:
+    """Refuse an edit that shows that the model's weights, attention or precision do not work: one
+    that is not finite, or the same color everywhere. Black is right where everything around is
+    black; another color where most of what is around has it, or where all of it has one color.
     """
     if not edited.sum().isfinite():
         raise ArtMancerError(
@@ -205,14 +210,26 @@ def _check_edit(editor: Editor, edited: Tensor, before: Tensor, feathered: Tenso
             f"{editor.name} returned NaN or infinite values. "
             "Try another seed, checkpoint or precision.",
         )
-    for new, old, fade in zip(edited, before, feathered, strict=True):
-        around = old[fade == 0] if (fade == 0).any() else old
-        if new.max() < _BLACK and around.max() > _NOT_BLACK:
+    crop = conditions.crop
+    outside = (crop.feathered == 0) & crop.region.shows_image()
+    for new, old, area in zip(edited, crop.image, outside, strict=True):
+        around = old[area] if area.any() else old.flatten(0, 1)
+        if _range(new.flatten(0, 1)) > _BLACK:
+            continue
+        is_black = new.max() < _BLACK
+        is_near = (around - new[0, 0]).abs().amax(-1) <= _NOT_BLACK
+        is_flat = is_near.float().mean() >= 0.5 or _range(around) <= _NOT_BLACK
+        if around.max() > _NOT_BLACK if is_black else not is_flat:
             raise ArtMancerError(
                 "generation_failed",
-                f"{editor.name} returned a black image. "
+                f"{editor.name} returned {'a black image' if is_black else 'a single color'}. "
                 "Try another checkpoint, attention or precision.",
             )
+
+
+def _range(pixels: Tensor) -> float:
+    """Return the largest range of the values of a channel, of pixels [n, channels]."""
+    return float((pixels.amax(0) - pixels.amin(0)).max())
 
 
 def _psnr(error: Tensor) -> float | None:

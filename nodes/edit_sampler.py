@@ -114,7 +114,9 @@ class EditSampler(io.ComfyNode):
                         default="default",
                         optional=True,
                         tooltip="The attention kernel. All but default and cudnn must be installed "
-                        "first. sage computes in 8 bits, which changes the result slightly.",
+                        "first. sage computes in 8 bits, which changes the result slightly; with "
+                        "Qwen-Image some users of ComfyUI got black images from it (issue 9184): "
+                        "choose default then.",
                     )
                 ),
                 advanced(
@@ -122,9 +124,10 @@ class EditSampler(io.ComfyNode):
                         "compile",
                         default=False,
                         optional=True,
-                        tooltip="Compile the transformer's blocks. The first edit at each size "
-                        "then takes a minute or more; later edits are faster. Switching the "
-                        "variant compiles them again.",
+                        tooltip="Compile the transformer's blocks. The first edit then takes a "
+                        "minute or more; later edits are faster. The size and the checkpoint may "
+                        "change; a LoRA of a larger rank or for other layers than any before "
+                        "compiles the blocks again. With a LoKr or a LoHa they are not compiled.",
                     )
                 ),
                 condition_megapixels(),

@@ -17,7 +17,7 @@ from artmancer.errors import ArtMancerError
 from artmancer.offload import Offloader, move_model
 from artmancer.options import MEMORY_MODES, Sampling
 from artmancer.progress import no_progress
-from artmancer.qwen import adapters, checkpoints, memory, pipeline, sampler
+from artmancer.qwen import adapters, checkpoints, memory, pipeline, sampler, speed
 from artmancer.qwen.editor import QwenEditor
 
 IMAGE = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((96, 96))
@@ -380,8 +380,6 @@ def test_a_step_cache_is_cleared_between_the_images_of_a_batch(
 def test_compiled_blocks_give_the_same_image_and_are_left(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from artmancer.qwen import speed
-
     expected = sampled(base)
     with speed.settings(base, Sampling(compile=True)):
         assert (sampled(base) - expected).abs().max() <= 1e-4
@@ -402,9 +400,83 @@ def test_attention_that_cannot_run_is_refused_and_does_not_affect_later_edits(
     conditions = small_conditions(example)
     editor = QwenEditor(base, "removal")
     expected = edit(editor, conditions, sampling=Sampling(steps=1)).image
-    with pytest.raises(ArtMancerError, match=f"attention '{attention}' cannot be used here"):
+    with pytest.raises(
+        ArtMancerError, match=f"attention '{attention}' cannot be used here"
+    ) as error:
         edit(editor, conditions, sampling=Sampling(steps=1, attention=attention, step_cache=0.5))
+    assert ". " not in str(error.value)
     assert torch.equal(edit(editor, conditions, sampling=Sampling(steps=1)).image, expected)
+
+
+def quantized(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Round to 8 bits with a sign, with a scale for each slice along a dimension."""
+    scale = values.abs().amax(dim, keepdim=True) / 127
+    return (values / scale).round() * scale
+
+
+def kernel(change: Any) -> Any:
+    """Return an attention kernel with `change` made to its query, key, value, each
+    [1, n, heads, d].
+    """
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        query, key, value = change(query, key, value)
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
+        return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
+
+    return attention
+
+
+KERNELS = {
+    "8 bits for each token": (
+        kernel(lambda q, k, v: (quantized(q, -1), quantized(k, -1), quantized(v, 1))),
+        True,
+    ),
+    "8 bits for each head": (
+        kernel(lambda q, k, v: (quantized(q.flatten(1), 1).view_as(q), quantized(k, 1), v)),
+        True,
+    ),
+    "float8": (kernel(lambda *qkv: [x.to(torch.float8_e4m3fn).float() for x in qkv]), True),
+    "zeros": (lambda query, key, value: torch.zeros_like(query), False),
+    "NaN": (lambda query, key, value: torch.full_like(query, torch.nan), False),
+    "no scale": (kernel(lambda q, k, v: (q * q.shape[-1] ** 0.5, k, v)), False),
+    "values in reverse": (kernel(lambda q, k, v: (q, k, v.flip(1))), False),
+    "without the last block": (kernel(lambda q, k, v: (q, k[:, :-72], v[:, :-72])), False),
+    "2 bits": (kernel(lambda q, k, v: (q.sign(), k.sign(), v)), False),
+}
+"""Attention kernels, and whether they compute attention as 8 bits can."""
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_an_attention_kernel_is_refused_if_its_result_is_far_from_the_defaults(
+    base: pipeline.Base, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from diffusers.models import attention_dispatch
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    attention, is_right = KERNELS[name]
+
+    def sage(query: Any, key: Any, value: Any, **_: Any) -> torch.Tensor:
+        result: torch.Tensor = attention(query, key, value)
+        return result
+
+    monkeypatch.setattr(
+        attention_dispatch, "_check_attention_backend_requirements", lambda backend: None
+    )
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName.SAGE, sage)
+    if is_right:
+        expected = sampled(base)
+        with speed.settings(base, Sampling(attention="sage")):
+            image = sampled(base)
+        assert 0 < (image - expected).abs().max() <= 0.05
+    else:
+        with (
+            pytest.raises(ArtMancerError, match="'sage' cannot be used here") as error,
+            speed.settings(base, Sampling(attention="sage")),
+        ):
+            pass
+        assert error.value.code == "invalid_request"
+        assert ". " not in str(error.value)
 
 
 @pytest.mark.slow
@@ -427,13 +499,39 @@ def test_editors_on_one_base_do_not_change_each_others_images(
         assert (edited(index) - first[index]).abs().max() <= 1e-5
 
 
-def test_a_black_image_is_reported(base: pipeline.Base, example) -> None:
-    class Black(QwenEditor):
-        def edit(self, request: Any, progress: Any) -> torch.Tensor:
-            return torch.zeros_like(request.conditions.crop.image)
+class Uniform(QwenEditor):
+    """An editor whose result has one value everywhere, its strength, up to rounding."""
 
-    with pytest.raises(ArtMancerError, match="returned a black image"):
-        edit(Black(base, "removal"), small_conditions(example))
+    def edit(self, request: Any, progress: Any) -> torch.Tensor:
+        image = torch.full_like(request.conditions.crop.image, self.strength)
+        image[:, ::2] += 1 / 255
+        return image
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0.0, "returned a black image"), (0.5, "returned a single color"), (0.9, "a single color")],
+)
+def test_a_uniform_image_is_reported(
+    base: pipeline.Base, example, value: float, message: str
+) -> None:
+    with pytest.raises(ArtMancerError, match=message) as error:
+        edit(Uniform(base, "removal", strength=value), small_conditions(example))
+    assert error.value.code == "generation_failed"
+    with pytest.raises(ArtMancerError, match=message):
+        edit(Uniform(base, "white_balance", strength=value), prepare(example("coffee")))
+
+
+def test_the_edit_of_a_flat_photo_may_be_uniform(base: pipeline.Base) -> None:
+    photo = torch.full((1, 64, 64, 3), 0.5) + 0.02 * torch.rand(1, 64, 64, 3)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 24:40, 24:40] = 1
+    # What is under the mask is no part of the surroundings.
+    photo[:, 24:40, 24:40] = 0.9
+    edited = edit(Uniform(base, "removal", strength=0.5), prepare(photo, mask, feather=4)).image
+    assert (edited - 0.5).abs().max() < 0.1
+    black = edit(Uniform(base, "removal", strength=0.0), prepare(photo * 0.01, mask, feather=4))
+    assert black.image.max() < 0.02
 
 
 def test_progress_carries_latents_for_a_preview(base: pipeline.Base, example) -> None:

@@ -41,7 +41,7 @@ class SlotFile:
 
     @property
     def scales_outputs(self) -> bool:
-        """Whether the file is a DoRA, which scales what the base's layers return."""
+        """True for a DoRA, which scales what the base's layers return."""
         return any("gain" in change for change in (self.changes or {}).values())
 
 

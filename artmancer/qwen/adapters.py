@@ -30,7 +30,7 @@ _slots: WeakKeyDictionary[Base, Slots] = WeakKeyDictionary()
 def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -> None:
     """Switch these checkpoints on with these strengths, and all others off.
 
-    A file is read only at its first use, and when it has changed since.
+    A file is read at its first use, when it has changed since, and after KEPT_FILES others.
 
     Parameters
     ----------
@@ -68,6 +68,7 @@ def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -
         )
     elif base.adapters:
         set_adapter_layers(transformer, enabled=False)
+    _detach_least_recent(base, list(strengths))
     _set_norms(base, [(base.adapters[path].norms, strengths[path]) for path in strengths])
     base.memory.adapters_changed()
     base.active = dict(strengths)
@@ -161,6 +162,16 @@ def _ensure_attached(base: Base, path: Path) -> bool:
     scales_outputs = any("magnitude" in change for change in changes.values())
     base.adapters[path] = Adapter(name, stamp, norms, scales_outputs)
     return True
+
+
+def _detach_least_recent(base: Base, used: list[Path]) -> None:
+    """Detach the checkpoints that were used least recently, beyond KEPT_FILES; these are used
+    now.
+    """
+    for path in used:
+        base.adapters[path] = base.adapters.pop(path)
+    for path in list(base.adapters)[: -max(slots.KEPT_FILES, len(used))]:
+        base.pipeline.transformer.delete_adapters(base.adapters.pop(path).name)
 
 
 def _norms(base: Base, changes: dict[str, Change]) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ class Base:
     pipeline : its components
     memory : the placement of its parts
     cache : results of its encoders, by prompt and image content
-    adapters : the checkpoints attached to its transformer, by path
+    adapters : the checkpoints attached to its transformer, by path, the least recently used first
     active : the strength of each checkpoint that is switched on, by path; None: unknown, because a
         change of them did not complete
     attached_count : number of checkpoints attached so far, which makes their names unique

@@ -19,8 +19,8 @@ from .lora_files import Change
 _RANK_STEP = 32
 """Slots have multiples of this rank, so that few files need larger slots than files before them."""
 
-_KEPT_FILES = 4
-"""Number of files whose tensors stay in the CPU's memory."""
+KEPT_FILES = 4
+"""Number of LoRA files whose tensors stay in memory: the least recently used beyond it leave."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Slots:
         """Keep a file, and drop the least recently used beyond the limit."""
         self.files.pop(path, None)
         self.files[path] = file
-        while len(self.files) > _KEPT_FILES:
+        while len(self.files) > KEPT_FILES:
             del self.files[next(iter(self.files))]
 
     def make_room(self, transformer: Any, files: Iterable[dict[str, Change]]) -> bool:

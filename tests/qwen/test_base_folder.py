@@ -290,7 +290,8 @@ def test_the_report_names_a_precision_that_is_not_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # No package here can load a base that is really quantized.
-    monkeypatch.setattr(base_folder, "precision", lambda *_: ("fp32", ("fp8 is not used",)))
+    choice = pipeline.PrecisionChoice("fp32", ("fp8 is not used",))
+    monkeypatch.setattr(pipeline, "precision_for", lambda *_: choice)
     for name in ("coffee", "coffee_mask"):
         Image.open(EXAMPLES / f"{name}.png").resize((150, 100)).save(tmp_path / f"{name}.png")
     command = [

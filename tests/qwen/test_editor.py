@@ -222,6 +222,26 @@ def with_loras(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torc
     return ours(base, *request_for([crop]))
 
 
+def test_only_the_four_loras_used_last_stay_in_memory(
+    tiny_base: Path, loras: list[Path], tmp_path: Path
+) -> None:
+    base = pipeline.load(tiny_base)
+    fifth = tiny_qwen.save_lora(tmp_path / "fifth.safetensors", tiny_base, seed=5)
+    first = with_loras(base, loras[0])
+    kept = []
+    for lora in (*loras[1:], loras[0], fifth):
+        with_loras(base, lora)
+        names = {name for name, _ in base.pipeline.transformer.named_parameters()}
+        kept.append(
+            len({re.findall(r"artmancer_\d+", name)[0] for name in names if "lora" in name})
+        )
+    assert kept == [2, 3, 4, 4, 4]
+    # The second has left and the first has not.
+    assert list(base.adapters) == [*loras[2:], loras[0], fifth]
+    assert torch.equal(with_loras(base, loras[0]), first)
+    assert torch.equal(with_loras(base, loras[1]), with_loras(pipeline.load(tiny_base), loras[1]))
+
+
 @pytest.mark.slow
 def test_after_any_switching_a_lora_gives_the_same_image_as_after_a_fresh_load(
     tiny_base: Path, loras: list[Path]

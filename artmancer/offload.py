@@ -139,6 +139,7 @@ _moved: WeakKeyDictionary[Module, dict[str, _Moved]] = WeakKeyDictionary()
 """Moved tensors of layers that are on a device, by name."""
 
 
+@torch.inference_mode(False)  # ComfyUI's nodes run in that mode, whose tensors have no version
 def _move_layer(layer: Module, device: torch.device) -> None:
     moved = _moved.setdefault(layer, {})
     for name, tensor in _own_tensors(layer).items():
@@ -148,7 +149,8 @@ def _move_layer(layer: Module, device: torch.device) -> None:
         if isinstance(tensor, Parameter):
             copy = Parameter(copy, requires_grad=tensor.requires_grad)
         setattr(layer, name, copy)
-        if tensor.device.type == "cpu":
+        # Between two names of the CPU nothing was copied, and the mode's tensors stay.
+        if tensor.device.type == "cpu" and not copy.is_inference():
             moved[name] = _Moved(tensor, copy, copy._version)
 
 

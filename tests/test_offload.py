@@ -1,5 +1,7 @@
 """Models on a device and back: what is copied, and what stays."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -28,17 +30,28 @@ def test_weights_that_did_not_change_are_not_copied_back() -> None:
             assert torch.equal(value, before[name][1])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("change", ["in place", "replaced"])
-def test_a_weight_that_was_changed_on_the_device_is_copied_back(change: str) -> None:
-    moved = model()
-    move_model(moved, DEVICE, no_progress)
-    with torch.no_grad():
+def test_a_weight_that_was_changed_on_the_device_is_copied_back(change: str, mode: Any) -> None:
+    with mode():
+        moved = model()
+        move_model(moved, DEVICE, no_progress)
         if change == "in place":
             moved[0].weight.fill_(2)
         else:
             moved[0].weight = nn.Parameter(torch.empty(4, 4, device=DEVICE))
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):
+            unload_model(moved)
+
+
+def test_weights_move_in_inference_mode_too() -> None:
+    with torch.inference_mode():
+        moved = model()
+        before = moved.state_dict()
+        move_model(moved, torch.device("cpu", 0), no_progress)
+        move_model(moved, DEVICE, no_progress)
         unload_model(moved)
+        assert all(torch.equal(value, before[name]) for name, value in moved.state_dict().items())
 
 
 def test_a_weight_keeps_its_requirement_of_a_gradient() -> None:

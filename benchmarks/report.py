@@ -23,12 +23,14 @@ class Row:
     value : its value; None: not measured
     unit : unit of the value and of the limit
     limit : largest value, or the smallest where the name says "at least"; None: no limit
+    note : why it was not measured
     """
 
     name: str
     value: float | None
     unit: str
     limit: float | None = None
+    note: str = ""
 
     @property
     def ok(self) -> bool | None:
@@ -58,19 +60,33 @@ def machine() -> str:
 def table(rows: list[Row]) -> str:
     """Return the rows as a table for a terminal."""
     width = max(len(row.name) for row in rows)
-    lines = [machine(), "", f"{'':{width}}  {'measured':>12}  {'limit':>12}"]
-    for row in rows:
-        value = "not measured" if row.value is None else f"{row.value:.2f} {row.unit}"
-        limit = "" if row.limit is None else f"{row.limit:.2f} {row.unit}"
-        missed = "  MISSED" if row.ok is False else ""
-        lines.append(f"{row.name:{width}}  {value:>12}  {limit:>12}{missed}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([heading(width), *(line(row, width) for row in rows)])
+
+
+def heading(width: int) -> str:
+    """Return the lines above the rows, for names of this width."""
+    return f"{machine()}\n\n{'':{width}}  {'measured':>12}  {'limit':>12}"
+
+
+def line(row: Row, width: int) -> str:
+    """Return a row as a line of the table, its name padded to this width."""
+    if row.value is None:
+        value = f"not measured{': ' if row.note else ''}{row.note}"
+    else:
+        value = f"{row.value:.2f} {row.unit}"
+    limit = "" if row.limit is None else f"{row.limit:.2f} {row.unit}"
+    missed = "  MISSED" if row.ok is False else ""
+    return f"{row.name:{width}}  {value:>12}  {limit:>12}{missed}".rstrip()
 
 
 def finish(rows: list[Row], as_json: bool) -> int:
     """Print the rows and return the exit code: 1 where a limit is missed."""
     if as_json:
-        text = json.dumps([{**asdict(row), "ok": row.ok} for row in rows], indent=1)
+        fields = [{**asdict(row), "ok": row.ok} for row in rows]
+        for row in fields:
+            if not row["note"]:
+                del row["note"]
+        text = json.dumps(fields, indent=1)
     else:
         text = table(rows)
     sys.stdout.write(text + "\n")

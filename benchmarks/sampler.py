@@ -1,16 +1,13 @@
 """Benchmark of an edit with Qwen-Image-Edit, compared with diffusers' own pipeline on the same
 components with the same seed.
 
-On the CPU: a base of the real width (24 heads of 128) with one transformer block, a small VAE and
-random weights. On a CUDA GPU also: the real size, 60 blocks of random bfloat16 weights, the real
-VAE and text encoder.
+It runs on the CPU, with a base of the real width (24 heads of 128), one transformer block, a small
+VAE and random weights. benchmarks/gpu.py measures the real size on a GPU.
 
 Usage: python benchmarks/sampler.py [--json] [--tries N] [--save]
 """
 
 import argparse
-import gc
-import itertools
 import statistics
 import sys
 import tempfile
@@ -34,18 +31,15 @@ from artmancer import images
 from artmancer.conditions import prepare
 from artmancer.edit import edit
 from artmancer.offload import Offloader
-from artmancer.options import MEMORY_MODES, ONE_MEGAPIXEL, Sampling
+from artmancer.options import ONE_MEGAPIXEL, Sampling
 from artmancer.progress import no_progress
-from artmancer.qwen import adapters, memory, pipeline, sampler, speed
+from artmancer.qwen import adapters, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
 
 ROOT = Path(__file__).parents[1]
 
 WIDE = {"heads": 24, "head_dim": 128}
 """The real transformer's width."""
-
-REAL_VAE = {"base_dim": 96, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
-"""The real VAE's configuration."""
 
 IMAGES = [
     Image.open(ROOT / "workflows" / "examples" / name).convert("RGB")
@@ -228,166 +222,6 @@ def image_size_rows(base: pipeline.Base) -> Iterator[Row]:
     yield Row("the 8K edit over the 1K edit", times[7680] / times[1024], "x", 1.15)
 
 
-REAL_TEXT_CONFIG = {
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}
-"""The real text encoder's configuration."""
-
-REAL_VISION_CONFIG = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 3584,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
-"""Configuration of the real text encoder's vision part."""
-
-TRANSFORMER_BLOCKS = 60
-"""Blocks of the real transformer."""
-
-
-def real_base(folder: Path, device: torch.device, blocks: int) -> pipeline.Base:
-    """Make the real transformer, VAE and text encoder in bfloat16, with random weights made on the
-    device.
-    """
-    base = pipeline.load(folder, "bf16", Offloader(device))
-    loaded = base.pipeline
-    config = {
-        **loaded.transformer.config,
-        "num_layers": blocks,
-        "joint_attention_dim": REAL_TEXT_CONFIG["hidden_size"],
-    }
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        transformer = type(loaded.transformer).from_config(config)
-        text_encoder = tiny_qwen.text_encoder(
-            loaded.tokenizer, REAL_TEXT_CONFIG, REAL_VISION_CONFIG
-        )
-        vae = type(loaded.vae)(**REAL_VAE)
-    torch.set_default_dtype(torch.float32)
-    loaded.register_modules(
-        transformer=transformer.eval(), text_encoder=text_encoder.eval(), vae=vae.eval()
-    )
-    base.memory = memory.Memory(loaded, Offloader(device))
-    return base
-
-
-def peak_flops(device: torch.device) -> float:
-    """Measure the device's bfloat16 peak, in FLOP a second."""
-    side = 8192
-    matrix = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    products = 10
-
-    def multiply() -> None:
-        # tolist waits for the GPU.
-        torch.stack([(matrix @ matrix)[0, 0] for _ in range(products)]).tolist()
-
-    return products * 2 * side**3 / min(seconds(multiply) for _ in range(5))
-
-
-def forward_flops(tokens: int, blocks: int) -> float:
-    """Return the FLOP of one forward pass of the real transformer: 13.6 GFLOP a token in the linear
-    layers of 60 blocks, and attention over vectors of 3,072.
-    """
-    linear = blocks / TRANSFORMER_BLOCKS * 13.6e9 * tokens
-    attention = blocks * 4 * tokens**2 * 3072
-    return linear + attention
-
-
-def seconds_per_step(call: Callable[[Sampling], torch.Tensor], sampling: Sampling) -> float:
-    """Measure the seconds of one step of an edit.
-
-    Parameters
-    ----------
-    call : makes the edit with these settings
-    """
-    times = {}
-    # The first run, with 2 steps, warms up.
-    for steps in (2, 4, 12):
-        settings = replace(sampling, steps=steps)
-        # The copy to the CPU waits for the GPU.
-        times[steps] = seconds(lambda settings=settings: call(settings).cpu())
-    return (times[12] - times[4]) / (12 - 4)
-
-
-CUDA_FIGURES = ("seconds a step", "share of the bf16 peak", "peak memory")
-"""Figures of each CUDA case, as its rows name them."""
-
-CUDA_CASES: dict[str, tuple[str, Sampling]] = {
-    "bf16, diffusers' pipeline": ("stock", Sampling(condition_pixels=ONE_MEGAPIXEL)),
-    "bf16, diffusers' pipeline at equal condition size": ("stock", Sampling()),
-    "bf16": ("bf16", Sampling()),
-    "bf16, compiled": ("bf16", Sampling(compile=True)),
-    "bf16, step cache 0.1": ("bf16", Sampling(step_cache=0.1)),
-    "bf16, step cache taylor 0.5": ("bf16", Sampling(step_cache=0.5, step_cache_kind="taylor")),
-    "bf16, both halves in one batch": ("batch", Sampling()),
-    "fp8 storage": ("fp8", Sampling()),
-}
-"""Kind of run and settings by the name of the row. The fp8 case is the last: it changes the
-transformer.
-"""
-
-
-def cuda_rows(
-    folder: Path,
-    device: torch.device | None,
-    blocks: int = TRANSFORMER_BLOCKS,
-    side: int = 512,
-) -> Iterator[Row]:
-    """Measure at the real size; device None: there is no GPU, and the rows have no values."""
-    if device is None:
-        for case, figure in itertools.product(CUDA_CASES, CUDA_FIGURES):
-            yield Row(f"CUDA, {side}x{side}, {case}: {figure}", None, "")
-        return
-    peak = peak_flops(device)
-    yield Row("CUDA: measured bf16 peak", peak / 1e12, "TFLOP/s")
-    base = real_base(folder, device, blocks)
-    request = sample_request(side)
-    prompt = sampler._encode_prompt(base, request.prompt, request.conditions, lambda part: None)
-    for case, (kind, sampling) in CUDA_CASES.items():
-        if kind == "fp8":
-            base.pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
-        base.memory.mode = "group offload" if kind == "batch" else MEMORY_MODES[0]
-        # All parts stay on the GPU in every case.
-        load_part = base.memory.load_part
-        base.memory.load_part = lambda *_: None
-        base.memory.offloader.load(base.pipeline.transformer, 0, no_progress)
-        base.memory.offloader.load(base.pipeline.vae, 0, no_progress)
-        base.memory.offloader.load(base.pipeline.text_encoder, 0, no_progress)
-        torch.cuda.reset_peak_memory_stats()
-        with speed.settings(base, sampling):
-            if kind == "stock":
-                area = sampling.condition_pixels or side**2
-                step = seconds_per_step(
-                    lambda settings, area=area: stock(base, request, settings, area), sampling
-                )
-            else:
-                step = seconds_per_step(
-                    lambda settings: sampler.sample(base, request, settings, no_progress), sampling
-                )
-        base.memory.load_part = load_part
-        name = f"CUDA, {side}x{side}, {case}"
-        yield Row(f"{name}: seconds a step", step, "s")
-        if not sampling.step_cache:
-            # A token is a patch of 16 x 16 pixels.
-            tokens = request.pixels(sampling.condition_pixels) // 16**2 + prompt.shape[1]
-            # Two passes a step, for classifier-free guidance.
-            yield Row(
-                f"{name}: share of the bf16 peak",
-                2 * forward_flops(tokens, blocks) / step / peak,
-                "",
-            )
-        yield Row(f"{name}: peak memory", torch.cuda.max_memory_allocated() / 2**30, "GB")
-        gc.collect()
-
-
 def main() -> int:
     """Run all benchmarks and print their rows."""
     parser = argparse.ArgumentParser(
@@ -398,9 +232,6 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="keep the table in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    device = torch.device("cuda") if torch.cuda.is_available() else None
-    if device is None:
-        sys.stderr.write("There is no CUDA GPU: the rows at the real size are not measured.\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny_qwen.save_base(folder / "base", layers=1, **WIDE)
@@ -411,11 +242,8 @@ def main() -> int:
             *switching_rows(folder, base),
             *image_size_rows(base),
         ]
-        del base
-        rows.extend(cuda_rows(folder / "base", device))
     if options.save:
-        gpu = f", {torch.cuda.get_device_name()}" if device else ""
-        (ROOT / "benchmarks" / "results" / f"sampler{gpu}.txt").write_text(table(rows) + "\n")
+        (ROOT / "benchmarks" / "results" / "sampler.txt").write_text(table(rows) + "\n")
     return finish(rows, options.json)
 
 

@@ -1,0 +1,372 @@
+"""The benchmark for a GPU, tried without one: on the CPU with a tiny base, and at the real width on
+a GPU that is not there.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.fake_gpu import FakeGpu, FakeOffloader
+from support.paths import ROOT
+
+from artmancer.offload import Offloader
+from artmancer.options import Sampling
+from artmancer.qwen import adapters, memory, pipeline, speed
+
+pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
+sys.path.append(str(ROOT / "benchmarks"))
+import gpu
+from report import Row
+
+GB = 2**30
+
+
+class NoMeter(gpu.Meter):
+    """A CPU has no memory of its own to measure."""
+
+    def reset_peak(self) -> None:
+        pass
+
+    def allocated(self) -> int:
+        return 0
+
+    def peak(self) -> int:
+        return 0
+
+
+class FakeMeter(gpu.Meter):
+    """The memory of the GPU that is not there."""
+
+    def __init__(self, fake: FakeGpu) -> None:
+        self.fake = fake
+
+    def reset_peak(self) -> None:
+        self.fake.reset_peak()
+
+    def allocated(self) -> int:
+        return self.fake.memory
+
+    def peak(self) -> int:
+        return self.fake.peak
+
+
+@pytest.fixture
+def bench(tiny_base: Path, tmp_path: Path) -> gpu.Bench:
+    """A benchmark of the tiny base on the CPU."""
+    bench = gpu.Bench(
+        torch.device("cpu"), tmp_path, NoMeter(), blocks=2, side=64, steps=(1, 2), matrix_side=64
+    )
+    bench.base = pipeline.load(tiny_base, "fp32", Offloader("cpu"))
+    return bench
+
+
+@pytest.fixture
+def eager_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile without making code: torch traces the graphs and runs them as they are."""
+    from diffusers import QwenImageTransformer2DModel
+
+    compile_blocks = QwenImageTransformer2DModel.compile_repeated_blocks
+
+    def compile_eager(transformer: Any, **options: Any) -> None:
+        compile_blocks(transformer, backend="eager", **options)
+
+    monkeypatch.setattr(QwenImageTransformer2DModel, "compile_repeated_blocks", compile_eager)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def rows_of(bench: gpu.Bench, title: str) -> dict[str, Row]:
+    """Return the rows of a part by name; all are measured."""
+    rows = {row.name: row for row in gpu.PARTS[title](bench)}
+    assert rows
+    assert all(row.value is not None for row in rows.values()), rows
+    return rows
+
+
+def value(rows: dict[str, Row], end: str) -> float:
+    """Return the value of the row whose name ends so."""
+    (row,) = (row for name, row in rows.items() if name.endswith(end))
+    assert row.value is not None
+    return row.value
+
+
+def titles(start: str) -> list[str]:
+    return [title for title in gpu.PARTS if title.startswith(start)]
+
+
+# The run
+
+
+def test_rows_come_as_soon_as_they_are_measured_and_are_kept(
+    bench: gpu.Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "table.txt"
+
+    def first(bench: gpu.Bench) -> Iterator[Row]:
+        yield Row("one", 1.0, "s")
+        assert "one" in file.read_text()
+        assert "one" in capsys.readouterr().out
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gpu.record(gpu.measure({"first": first}, bench, time.monotonic() + 99), file, True)
+    assert f"torch {torch.__version__}" in file.read_text()
+    assert "1.00 s" in file.read_text()
+
+
+def test_a_part_that_fails_is_a_row_and_the_next_part_runs(bench: gpu.Bench) -> None:
+    def broken(bench: gpu.Bench) -> Iterator[Row]:
+        yield Row("before", 1.0, "s")
+        raise RuntimeError("CUDA error\nno kernel image")
+
+    def sound(bench: gpu.Bench) -> Iterator[Row]:
+        yield Row("after", 2.0, "s")
+
+    parts = {"broken": broken, "sound": sound}
+    rows = [*gpu.measure(parts, bench, time.monotonic() + 99)]
+    assert [row.name for row in rows] == ["before", "broken", "after"]
+    assert (rows[1].value, rows[1].note) == (None, "no kernel image")
+
+
+def test_parts_are_skipped_when_the_time_is_used_up(
+    bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now)
+
+    def slow(bench: gpu.Bench) -> Iterator[Row]:
+        nonlocal now
+        now += 8
+        yield Row("slow", 8.0, "s")
+
+    rows = [*gpu.measure({"1": slow, "2": slow, "3": slow}, bench, 10.0)]
+    assert [row.value for row in rows] == [8.0, 8.0, None]
+    assert gpu.line(rows[2], 5) == "3      not measured: no time left"
+
+
+def test_parts_run_in_the_order_of_their_importance() -> None:
+    numbers = [title.split()[0] for title in gpu.PARTS if title not in gpu_extras()]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set("1234567")
+    assert [*gpu.PARTS][-len(gpu_extras()) :] == gpu_extras()
+
+
+def gpu_extras() -> list[str]:
+    return [title for title in gpu.PARTS if title.endswith(tuple(gpu.MORE_CASES))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_without_a_gpu_nothing_is_measured_and_nothing_fails() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
+    run = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=ROOT, check=True)
+    rows = json.loads(run.stdout)
+    assert [row["name"] for row in rows] == [*gpu.PARTS]
+    assert {(row["value"], row["note"]) for row in rows} == {(None, "there is no CUDA GPU")}
+
+
+# The parts, on the CPU
+
+
+@pytest.mark.parametrize("title", titles("1"))
+def test_our_picture_is_that_of_diffusers_pipeline(bench: gpu.Bench, title: str) -> None:
+    rows = rows_of(bench, title)
+    assert value(rows, "largest difference") < 0.1
+    assert value(rows, "deviation of the picture") > 1
+    assert len(bench.base.pipeline.transformer.transformer_blocks) == 2
+
+
+def test_a_picture_that_is_not_that_of_diffusers_pipeline_misses_the_limit(
+    bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "stock", lambda *_: torch.rand(1, 64, 64, 3))
+    rows = rows_of(bench, "1 parity, all blocks")
+    assert [row.ok for row in rows.values()] == [False, True, True]
+
+
+def test_both_pipelines_draw_the_same_noise_in_16_bits(tiny_base: Path, bench: gpu.Bench) -> None:
+    bench.base = pipeline.load(tiny_base, "bf16", Offloader("cpu"))
+    rows = rows_of(bench, "1 parity, all blocks")
+    # Other noise moves it by more than a tenth of the picture's deviation.
+    assert value(rows, "mean difference") < value(rows, "deviation of the picture") / 50
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("eager", "fp8", "diffusers' pipeline at equal size"),
+        *("both passes in one batch", "step cache first block 0.1"),
+    ],
+)
+def test_every_case_of_speed_gives_its_rows_and_leaves_the_base_as_it_was(
+    bench: gpu.Bench, name: str
+) -> None:
+    (title,) = titles(f"2 speed, 512 px, conditions: 3, {name}")
+    transformer = bench.base.pipeline.transformer
+    layers = {key: type(layer) for key, layer in transformer.named_modules()}
+    rows = rows_of(bench, title)
+    assert len(rows) == (2 if "cache" in name else 3)
+    assert {key: type(layer) for key, layer in transformer.named_modules()} == layers
+    assert bench.base.memory.mode == memory.ALL_ON_GPU
+    assert "load_part" not in vars(bench.base.memory)
+
+
+@pytest.mark.slow
+def test_compiled_parts_give_their_rows(bench: gpu.Bench, eager_compiler: None) -> None:
+    rows_of(bench, "2 speed, 1024 px, conditions: 1, compiled")
+    rows_of(bench, "3 Lightning, compiled")
+
+
+def test_a_step_takes_the_time_of_the_steps_between() -> None:
+    clock = iter([0.0, 3.0, 10.0, 21.0])
+
+    def edit(sampling: Sampling) -> torch.Tensor:
+        return torch.zeros(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sampler.time.perf_counter", lambda: next(clock))
+        # 3 seconds for 2 steps and 11 for 6.
+        assert gpu.seconds_per_step(edit, Sampling(), (2, 6)) == 2
+
+
+def test_the_limits_of_speed_are_for_fast_cards(bench: gpu.Bench) -> None:
+    case = gpu.CASES["compiled"]
+    for card, limit in (("NVIDIA H100 80GB HBM3", gpu.LARGEST_STEP), ("NVIDIA L40S", None)):
+        bench.card = card
+        assert bench.limit(gpu.LARGEST_STEP) == limit
+    assert case.sampling.compile
+
+
+def test_the_profile_shares_the_time_among_kinds_of_operations(bench: gpu.Bench) -> None:
+    rows = rows_of(bench, "2 profile")
+    shares = {
+        name.split(": ")[1]: row.value for name, row in rows.items() if "time by operation" in name
+    }
+    assert sum(share or 0 for share in shares.values()) == pytest.approx(100)
+    assert all(shares[kind] for kind in ("matmul", "attention", "elementwise", "copies"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("mm", "matmul"),
+        ("addmm", "matmul"),
+        ("bmm", "matmul"),
+        ("_flash_attention_forward", "attention"),
+        ("_scaled_dot_product_cudnn_attention", "attention"),
+        ("cudnn_convolution", "convolution"),
+        ("copy_", "copies"),
+        ("cat", "copies"),
+        ("mul", "elementwise"),
+        ("native_layer_norm", "elementwise"),
+    ],
+)
+def test_operations_have_their_kind(operation: str, kind: str) -> None:
+    assert gpu.kind_of(operation) == kind
+
+
+def test_an_edit_like_lightnings_is_timed_with_and_without_its_encoders(
+    bench: gpu.Bench,
+) -> None:
+    rows = rows_of(bench, "3 Lightning, eager")
+    assert len(rows) == 2
+    (adapter,) = bench.base.adapters.values()
+    # 12 layers in each of 2 blocks.
+    names = [name for name, _ in bench.base.pipeline.transformer.named_parameters()]
+    assert sum(f"lora_A.{adapter.name}" in name for name in names) == 24
+    assert bench.base.active == {}
+
+
+@pytest.mark.slow
+def test_switching_counts_the_graphs_that_are_compiled(
+    bench: gpu.Bench, eager_compiler: None
+) -> None:
+    rows = rows_of(bench, "4 switching LoRAs")
+    assert value(rows, "graphs compiled in 9 switches") == 0
+    assert bench.base.active == {}
+
+
+def test_the_cost_of_loras_is_measured_for_none_one_and_two(
+    bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    activate = adapters.activate
+
+    def count(base: pipeline.Base, strengths: dict[Path, float]) -> None:
+        counts.append(len(strengths))
+        activate(base, strengths)
+
+    monkeypatch.setattr(adapters, "activate", count)
+    assert len(rows_of(bench, "4 cost of LoRAs")) == 3
+    assert counts == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("title", titles("5"))
+def test_the_memory_of_each_model_has_a_row(bench: gpu.Bench, title: str) -> None:
+    rows = rows_of(bench, title)
+    assert [name.split("of the ")[1] for name in rows] == ["text encoder", "transformer", "vae"]
+
+
+@pytest.mark.parametrize("title", titles("6"))
+def test_the_leaner_modes_leave_no_private_memory_behind(bench: gpu.Bench, title: str) -> None:
+    rows = rows_of(bench, title)
+    assert len(rows) == 6
+    assert all(row.ok for row in rows.values())
+    assert bench.base.memory.mode == memory.ALL_ON_GPU
+
+
+def test_a_cancel_in_a_step_leaves_the_next_edit_exact(bench: gpu.Bench) -> None:
+    rows = rows_of(bench, "7 cancel")
+    assert all(row.ok for row in rows.values())
+
+
+# The real width, on a GPU that is not there
+
+
+@pytest.fixture
+def fake_bench(tmp_path: Path) -> Iterator[gpu.Bench]:
+    """The real models with two blocks on a GPU of 80 GB."""
+    gpu.tiny_qwen.save_base(tmp_path / "base")
+    fake = FakeGpu()
+    with fake:
+        bench = gpu.Bench(gpu.torch.device("cuda", 0), tmp_path, FakeMeter(fake), blocks=2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gpu, "Offloader", lambda _: FakeOffloader(fake, 80 * GB))
+            assert bench.base
+        bench.peak_flops = 1e15
+        yield bench
+
+
+@pytest.mark.slow
+def test_the_real_models_are_made_and_measured_on_the_gpu(fake_bench: gpu.Bench) -> None:
+    models = fake_bench.base.memory.parts
+    for model in models.values():
+        assert {(p.device.type, p.dtype) for p in model.parameters()} == {("cuda", torch.bfloat16)}
+    # 8.3 billion weights of the text encoder.
+    size = sum(parameter.numel() for parameter in models["text_encoder"].parameters())
+    assert size == pytest.approx(8.3e9, rel=0.01)
+    for name in ("eager", "attention cudnn", "fp8"):
+        rows_of(fake_bench, f"2 speed, 512 px, conditions: 3, {name}")
+    for title in titles("5 memory, 512"):
+        rows = rows_of(fake_bench, title)
+        assert all(row.ok and row.value for row in rows.values()), rows
+
+
+@pytest.mark.slow
+def test_one_model_at_a_time_sends_what_has_to_go_and_no_more(fake_bench: gpu.Bench) -> None:
+    rows = rows_of(fake_bench, f"6 {memory.ONE_AT_A_TIME}")
+    sizes = {
+        name: sum(p.nbytes for p in part.parameters()) / GB
+        for name, part in fake_bench.base.memory.parts.items()
+    }
+    assert value(rows, "first edit: weights sent to the GPU") == pytest.approx(
+        sum(sizes.values()), rel=0.01
+    )
+    assert speed.ATTENTION

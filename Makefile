@@ -20,7 +20,7 @@ endif
 JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
-.PHONY: demo check test coverage lint serve bench locales contract comfyui browser requirements clean
+.PHONY: demo check test coverage lint serve bench gpu gpu-wheels locales contract comfyui browser requirements clean
 
 demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 	@$(BIN)/python docs/demo.py build/demo
@@ -58,6 +58,25 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/hosting.py
+
+# Not a part of bench: it needs a CUDA GPU. PYTHON has torch, torchvision, transformers and peft, which stay as they are.
+gpu:  ## measure the real size on a GPU with PYTHON=python3; GPU_OPTIONS="--seconds 300"
+	@test ! -d $(WHEELS) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade \
+		--find-links $(WHEELS) --target build/gpu-packages $(WHEELS)/*.whl
+	PYTHONPATH="$(CURDIR)/build/gpu-packages:$(CURDIR)" $(PYTHON) benchmarks/gpu.py $(GPU_OPTIONS)
+
+WHEELS := build/wheels
+# The packages of the Qwen editor that torch, torchvision, transformers and peft do not bring. All are plain Python.
+GPU_PACKAGES := diffusers importlib-metadata zipp requests urllib3 idna certifi charset-normalizer
+MAX_BYTES := 67108864
+
+gpu-wheels:  ## collect what `make gpu` lacks on a machine with Python 3.12 and no internet; 64 MB at most with the code
+	@rm -rf $(WHEELS)
+	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		--implementation py --abi none --platform any --constraint requirements-dev.txt --dest $(WHEELS) $(GPU_PACKAGES)
+	@size=$$({ git ls-files -z; printf '%s\0' $(WHEELS)/*; } | xargs -0 cat | wc -c); \
+		echo "$(WHEELS): $$(cat $(WHEELS)/* | wc -c) bytes; with the code: $$size bytes, at most $(MAX_BYTES)"; \
+		test $$size -le $(MAX_BYTES)
 
 locales: comfyui  ## write the English texts from the nodes' schemas
 	$(BIN)/python docs/locales.py

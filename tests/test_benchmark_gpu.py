@@ -3,6 +3,8 @@ a GPU that is not there.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -11,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
+
 import torch
-from support.fake_gpu import FakeGpu, FakeOffloader
+from support import tiny_qwen
+from support.fake_gpu import DEVICE, FakeGpu, FakeOffloader
 from support.paths import ROOT
 
 from artmancer.offload import Offloader
 from artmancer.options import Sampling
-from artmancer.qwen import adapters, memory, pipeline, speed
+from artmancer.qwen import adapters, memory, pipeline
 
-pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
 sys.path.append(str(ROOT / "benchmarks"))
 import gpu
 from report import Row
@@ -67,18 +72,23 @@ def bench(tiny_base: Path, tmp_path: Path) -> gpu.Bench:
 
 
 @pytest.fixture
-def eager_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile without making code: torch traces the graphs and runs them as they are."""
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Run the graphs that torch traces as they are, without making code; collect them."""
     from diffusers import QwenImageTransformer2DModel
 
     compile_blocks = QwenImageTransformer2DModel.compile_repeated_blocks
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
 
     def compile_eager(transformer: Any, **options: Any) -> None:
-        compile_blocks(transformer, backend="eager", **options)
+        compile_blocks(transformer, backend=backend, **options)
 
     monkeypatch.setattr(QwenImageTransformer2DModel, "compile_repeated_blocks", compile_eager)
     torch.compiler.reset()
-    yield
+    yield graphs
     torch.compiler.reset()
 
 
@@ -219,9 +229,9 @@ def test_every_case_of_speed_gives_its_rows_and_leaves_the_base_as_it_was(
 
 
 @pytest.mark.slow
-def test_compiled_parts_give_their_rows(bench: gpu.Bench, eager_compiler: None) -> None:
+def test_a_compiled_step_is_measured(bench: gpu.Bench, graphs: list[Any]) -> None:
     rows_of(bench, "2 speed, 1024 px, conditions: 1, compiled")
-    rows_of(bench, "3 Lightning, compiled")
+    assert graphs
 
 
 def test_a_step_takes_the_time_of_the_steps_between() -> None:
@@ -236,12 +246,13 @@ def test_a_step_takes_the_time_of_the_steps_between() -> None:
         assert gpu.seconds_per_step(edit, Sampling(), (2, 6)) == 2
 
 
-def test_the_limits_of_speed_are_for_fast_cards(bench: gpu.Bench) -> None:
-    case = gpu.CASES["compiled"]
-    for card, limit in (("NVIDIA H100 80GB HBM3", gpu.LARGEST_STEP), ("NVIDIA L40S", None)):
+@pytest.mark.slow
+def test_the_limits_of_speed_are_for_fast_cards(bench: gpu.Bench, graphs: list[Any]) -> None:
+    for card, limit in (("NVIDIA H100 80GB HBM3", gpu.LARGEST_EDIT), ("NVIDIA L40S", None)):
         bench.card = card
-        assert bench.limit(gpu.LARGEST_STEP) == limit
-    assert case.sampling.compile
+        rows = gpu.PARTS["3 Lightning, compiled"](bench)
+        assert next(rows).limit == limit
+        rows.close()
 
 
 def test_the_profile_shares_the_time_among_kinds_of_operations(bench: gpu.Bench) -> None:
@@ -285,11 +296,13 @@ def test_an_edit_like_lightnings_is_timed_with_and_without_its_encoders(
 
 
 @pytest.mark.slow
-def test_switching_counts_the_graphs_that_are_compiled(
-    bench: gpu.Bench, eager_compiler: None
-) -> None:
-    rows = rows_of(bench, "4 switching LoRAs")
-    assert value(rows, "graphs compiled in 9 switches") == 0
+def test_switching_counts_the_graphs_that_are_compiled(bench: gpu.Bench, graphs: list[Any]) -> None:
+    part = gpu.PARTS["4 switching LoRAs"](bench)
+    next(part)
+    before = len(graphs)
+    rows = {row.name: row for row in part}
+    assert before > 0
+    assert value(rows, "graphs compiled in 9 switches") == len(graphs) - before
     assert bench.base.active == {}
 
 
@@ -330,43 +343,79 @@ def test_a_cancel_in_a_step_leaves_the_next_edit_exact(bench: gpu.Bench) -> None
 # The real width, on a GPU that is not there
 
 
-@pytest.fixture
-def fake_bench(tmp_path: Path) -> Iterator[gpu.Bench]:
-    """The real models with two blocks on a GPU of 80 GB."""
-    gpu.tiny_qwen.save_base(tmp_path / "base")
+@pytest.fixture(scope="module")
+def real_bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
+    """The real models with two blocks, made on a GPU of 80 GB."""
+    folder = tmp_path_factory.mktemp("real")
+    tiny_qwen.save_base(folder / "base")
     fake = FakeGpu()
-    with fake:
-        bench = gpu.Bench(gpu.torch.device("cuda", 0), tmp_path, FakeMeter(fake), blocks=2)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gpu, "Offloader", lambda _: FakeOffloader(fake, 80 * GB))
-            assert bench.base
-        bench.peak_flops = 1e15
-        yield bench
+    bench = gpu.Bench(DEVICE, folder, FakeMeter(fake), blocks=2)
+    bench.peak_flops = 1e15
+    with fake, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "Offloader", lambda _: FakeOffloader(fake, 80 * GB))
+        assert bench.base.device == DEVICE
+    return bench
+
+
+@pytest.fixture
+def fake_bench(real_bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[gpu.Bench]:
+    # Weights that are not there need no room.
+    monkeypatch.setattr(gpu, "check_room", lambda base: None)
+    with real_bench.meter.fake:
+        yield real_bench
+
+
+def gigabytes(bench: gpu.Bench) -> float:
+    """Return the size of all models' weights."""
+    models = bench.base.memory.parts.values()
+    return sum(weight.nbytes for model in models for weight in model.parameters()) / GB
 
 
 @pytest.mark.slow
-def test_the_real_models_are_made_and_measured_on_the_gpu(fake_bench: gpu.Bench) -> None:
+def test_the_real_models_stay_below_the_estimates_of_memory(fake_bench: gpu.Bench) -> None:
     models = fake_bench.base.memory.parts
     for model in models.values():
-        assert {(p.device.type, p.dtype) for p in model.parameters()} == {("cuda", torch.bfloat16)}
-    # 8.3 billion weights of the text encoder.
-    size = sum(parameter.numel() for parameter in models["text_encoder"].parameters())
-    assert size == pytest.approx(8.3e9, rel=0.01)
-    for name in ("eager", "attention cudnn", "fp8"):
-        rows_of(fake_bench, f"2 speed, 512 px, conditions: 3, {name}")
-    for title in titles("5 memory, 512"):
-        rows = rows_of(fake_bench, title)
-        assert all(row.ok and row.value for row in rows.values()), rows
+        assert {(p.device, p.dtype) for p in model.parameters()} == {(DEVICE, torch.bfloat16)}
+    # The real text encoder has 8.3 billion weights, a block of the transformer 0.34 billion.
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    assert counts["text_encoder"] == pytest.approx(8.3e9, rel=0.01)
+    assert counts["transformer"] == pytest.approx(2 * 0.34e9, rel=0.1)
+    rows = rows_of(fake_bench, "5 memory, 512 px, conditions: 3")
+    assert all(row.ok and row.value for row in rows.values()), rows
 
 
 @pytest.mark.slow
-def test_one_model_at_a_time_sends_what_has_to_go_and_no_more(fake_bench: gpu.Bench) -> None:
-    rows = rows_of(fake_bench, f"6 {memory.ONE_AT_A_TIME}")
-    sizes = {
-        name: sum(p.nbytes for p in part.parameters()) / GB
-        for name, part in fake_bench.base.memory.parts.items()
-    }
-    assert value(rows, "first edit: weights sent to the GPU") == pytest.approx(
-        sum(sizes.values()), rel=0.01
+@pytest.mark.parametrize("name", ["eager", "attention cudnn", "fp8"])
+def test_speed_is_measured_at_the_real_width(fake_bench: gpu.Bench, name: str) -> None:
+    rows = rows_of(fake_bench, f"2 speed, 512 px, conditions: 3, {name}")
+    sent = value(rows, "first edit: weights sent to the GPU")
+    assert sent == pytest.approx(gigabytes(fake_bench), rel=0.01)
+
+
+# The machine
+
+
+@pytest.mark.slow
+def test_a_machine_with_the_wheels_has_all_that_is_needed(tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (packages,) = re.findall(r"^GPU_PACKAGES := (.+)$", makefile, re.MULTILINE)
+    code = f"""
+from support import bare_machine, tiny_qwen
+bare_machine.hide(["torch", "torchvision", "transformers", "peft"], {packages.split()})
+from pathlib import Path
+import gpu
+folder = Path({str(tmp_path)!r})
+tiny_qwen.save_base(folder / "base")
+bench = gpu.Bench(gpu.torch.device("cpu"), folder, gpu.Meter(), blocks=2, side=64)
+bench.base = gpu.pipeline.load(folder / "base", "fp32", gpu.Offloader("cpu"))
+for title in ("1 parity, 1 block", "3 Lightning, eager", "7 cancel"):
+    print(len([*gpu.PARTS[title](bench)]))
+"""
+    path = os.pathsep.join(str(ROOT / name) for name in ("tests", "benchmarks", "."))
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
-    assert speed.ATTENTION
+    assert run.stdout.split() == ["3", "2", "2"], run.stderr[-2000:]

@@ -192,11 +192,10 @@ def save_lora(path: Path, transformer: nn.Module, rank: int, layers: tuple[str, 
         # PEFT's layer around a layer has the same name.
         if not name.startswith("transformer_blocks.") or not name.endswith(layers):
             continue
-        device = next(module.parameters()).device
-        down = torch.randn(rank, module.in_features, device=device) / module.in_features**0.5
-        up = torch.randn(module.out_features, rank, device=device) / 100
-        weights[f"transformer.{name}.lora_A.weight"] = down.bfloat16().cpu()
-        weights[f"transformer.{name}.lora_B.weight"] = up.bfloat16().cpu()
+        down = torch.randn(rank, module.in_features) / module.in_features**0.5
+        up = torch.randn(module.out_features, rank) / 100
+        weights[f"transformer.{name}.lora_A.weight"] = down.bfloat16()
+        weights[f"transformer.{name}.lora_B.weight"] = up.bfloat16()
     save_file(weights, path)
 
 
@@ -272,7 +271,7 @@ def parity_rows(bench: Bench, blocks: int) -> Iterator[Row]:
         ours = sample(base, request, sampling)
         expected = stock(base, request, sampling, bench.side**2).float().cpu()
     difference = 255 * (ours - expected).abs()
-    name = f"{size_name(request)}, {blocks} blocks: ours and diffusers'"
+    name = f"{size_name(request)}, blocks: {blocks}: ours and diffusers'"
     yield Row(f"{name}, mean difference", float(difference.mean()), "levels", 1.0)
     yield Row(f"{name}, largest difference", float(difference.max()), "levels")
     yield Row(f"{name}, deviation of the picture", 255 * float(expected.std()), "levels")
@@ -455,7 +454,7 @@ def lightning_rows(bench: Bench, compiled: bool) -> Iterator[Row]:
     base = bench.loaded()
     request = replace(bench.request(), shift=ACCELERATED_SHIFT)
     sampling = Sampling(steps=4, cfg=1.0, compile=compiled)
-    adapters.activate(base, {bench.acceleration(): 1.0})
+    adapters.activate(base, {bench.acceleration(): 1.0}, in_slots=compiled)
     try:
         sample(base, request, sampling)
         again = seconds(lambda: sample(base, replace(request, seed=1), sampling))
@@ -486,20 +485,23 @@ def switching_rows(bench: Bench) -> Iterator[Row]:
     def edit() -> None:
         sample(base, request, sampling)
 
+    def activate(file: Path) -> None:
+        adapters.activate(base, {file: 1.0}, in_slots=True)
+
     def attach() -> None:
         for file in files:
-            adapters.activate(base, {file: 1.0})
+            activate(file)
             edit()
 
     try:
         # Without it torch would stop to compile after some changes, and count no more graphs.
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-            yield Row("compiled: attaching three LoRAs, an edit after each", seconds(attach), "s")
+            yield Row("compiled: reading three LoRAs, an edit after each", seconds(attach), "s")
             steady = statistics.median(seconds(edit) for _ in range(3))
             graphs = counters["stats"]["unique_graphs"]
             switches, edits = [], []
             for file in files * 3:
-                switches.append(seconds(lambda file=file: adapters.activate(base, {file: 1.0})))
+                switches.append(seconds(partial(activate, file)))
                 edits.append(seconds(edit))
             graphs = counters["stats"]["unique_graphs"] - graphs
     finally:
@@ -754,7 +756,7 @@ def measure(parts: dict[str, Part], bench: Bench, deadline: float) -> Iterator[R
             yield from part(bench)
         # Whatever fails, the next part may work.
         except Exception as error:  # noqa: BLE001
-            traceback.print_exc()
+            traceback.print_exc(limit=-6)
             last_line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
             yield Row(title, None, "", note=last_line)
         gc.collect()

@@ -7,7 +7,7 @@ values, such as token ids and positions, keep their data on the CPU, because mod
 
 import math
 import weakref
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class FakeGpu(TorchDispatchMode):
         self.sent = 0
         self.fetched = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FakeGpu":
         # torch calls it before it makes the first tensor on cuda.
         self._lazy_init = torch.cuda._lazy_init
         torch.cuda._lazy_init = lambda: None

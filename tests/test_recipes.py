@@ -238,7 +238,9 @@ def test_the_frame_photo_is_the_scaled_photo_on_black(
 
 
 class Paint:
-    """An editor that paints the whole crop in one color, its padding too."""
+    """An editor that paints over the whole crop, its padding too, in a color that grows lighter
+    downwards.
+    """
 
     name = "paint"
     variant = "removal"
@@ -246,7 +248,8 @@ class Paint:
     notes = ()
 
     def edit(self, request, progress) -> Tensor:
-        return torch.full_like(request.conditions.crop.image, 0.9)
+        crop = request.conditions.crop.image
+        return torch.linspace(0.894, 0.906, crop.shape[1])[:, None, None].expand_as(crop).clone()
 
 
 @pytest.mark.parametrize("size", [(97, 131), (300, 200), (61, 517)])

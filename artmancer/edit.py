@@ -28,15 +28,17 @@ REALIGNED_PIXELS = (0.1, 16.0)
 another image.
 """
 
+_UNIFORM = 2 / 255
+"""Largest range of each channel's values in an edit that counts as one color."""
+
 _BLACK = 2 / 255
-"""Brightest value of an edit that counts as black, and largest range of the values of each channel
-in an edit that counts as uniform.
-"""
+"""Brightest value of an edit that counts as black."""
 
 _NOT_BLACK = 0.1
-"""Brightness of the surroundings above which a black edit is a failure, range of their values above
-which they do not have one color, and largest distance of colors that count as one.
-"""
+"""Brightness of the surroundings above which a black edit is a failure."""
+
+_NEAR = 0.1
+"""Largest difference of colors that count as one, in any channel."""
 
 
 def edit(
@@ -213,13 +215,16 @@ def _check_edit(editor: Editor, edited: Tensor, conditions: Conditions) -> None:
     crop = conditions.crop
     outside = (crop.feathered == 0) & crop.region.shows_image()
     for new, old, area in zip(edited, crop.image, outside, strict=True):
-        around = old[area] if area.any() else old.flatten(0, 1)
-        if _range(new.flatten(0, 1)) > _BLACK:
+        if _range(new.flatten(0, 1)) > _UNIFORM:
             continue
-        is_black = new.max() < _BLACK
-        is_near = (around - new[0, 0]).abs().amax(-1) <= _NOT_BLACK
-        is_flat = is_near.float().mean() >= 0.5 or _range(around) <= _NOT_BLACK
-        if around.max() > _NOT_BLACK if is_black else not is_flat:
+        around = old[area] if area.any() else old.flatten(0, 1)
+        is_black = bool(new.max() < _BLACK)
+        if is_black:
+            is_right = bool(around.max() <= _NOT_BLACK)
+        else:
+            near = (around - new[0, 0]).abs().amax(-1) <= _NEAR
+            is_right = bool(near.float().mean() >= 0.5) or _range(around) <= _NEAR
+        if not is_right:
             raise ArtMancerError(
                 "generation_failed",
                 f"{editor.name} returned {'a black image' if is_black else 'a single color'}. "

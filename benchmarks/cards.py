@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 from PIL import Image
-from report import Row, finish
+from report import Row, finish, private_memory
 from support import real_size
 from support.fake_gpu import FakeGpu, FakeOffloader
 
@@ -30,12 +30,6 @@ CARDS = (24, 32, 40, 48, 80)
 
 SIDES = (512, 1024)
 """Sides of the edited squares, in pixels. Each has three conditioning images."""
-
-
-def private_memory() -> int:
-    """Return the bytes of this process's memory that belong to no file."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 
 
 def load(folder: Path, gpu: FakeGpu, precision: str) -> pipeline.Base:
@@ -58,7 +52,7 @@ def card_rows(folder: Path, bases: dict[str, pipeline.Base], gpu: FakeGpu) -> It
                 placed = bases[precision].memory
                 placed.offloader = offloader
                 placed.mode = MEMORY_MODES[0]
-                mode, _ = placed._fitting_mode(4 * side**2)
+                mode, _ = placed.fitting_mode(4 * side**2)
                 weights = memory.model_bytes(placed.parts["transformer"])
                 sent = weights if mode == MEMORY_MODES[2] else 0
                 name = f"{card} GB, {side} px, {label}, {mode}: sent in each step"
@@ -74,7 +68,7 @@ def moving_rows(base: pipeline.Base, gpu: FakeGpu) -> Iterator[Row]:
             base.memory.set_mode(mode, 4 * 512 * 512)
             base.cache.clear()
             gpu.sent = gpu.fetched = 0
-            before = private_memory()
+            before = private_memory() or 0
             for seed in range(3):
                 request = sampler.SampleRequest(f"edit {seed}", images, 512, 512, seed)
                 sampler.sample(base, request, Sampling(steps=1, cfg=1.0), no_progress)
@@ -83,12 +77,12 @@ def moving_rows(base: pipeline.Base, gpu: FakeGpu) -> Iterator[Row]:
             name = f"three edits with new prompts, {mode}"
             yield Row(f"{name}: sent to the GPU", gpu.sent / GB, "GB")
             yield Row(f"{name}: copied back", gpu.fetched / GB, "GB", 0.1)
-            grown = private_memory() - before
+            grown = (private_memory() or 0) - before
             yield Row(f"{name}: more private memory afterwards", grown / GB, "GB", 1)
 
 
 def peak_rows(base: pipeline.Base, gpu: FakeGpu) -> Iterator[Row]:
-    """Show the weights, and the most bytes on the GPU at once, by precision and mode."""
+    """Show the most bytes on the GPU at once, and what "auto" asks for, by mode."""
     images = [Image.new("RGB", (512, 512), (shade, 99, 1)) for shade in range(3)]
     request = sampler.SampleRequest("edit 2", images, 512, 512, 0)
     precision = "fp8" if memory.model_bytes(base.memory.parts["transformer"]) < 30 * GB else "bf16"
@@ -104,7 +98,10 @@ def peak_rows(base: pipeline.Base, gpu: FakeGpu) -> Iterator[Row]:
             sampler.sample(base, request, Sampling(steps=1, cfg=1.0), no_progress)
             for part in base.memory.parts.values():
                 base.memory.offloader.unload(part)
-            yield Row(f"512 px, {precision}, {mode}: peak", (gpu.peak - start) / GB, "GB")
+            name = f"512 px, {precision}, {mode}"
+            yield Row(f"{name}: peak", (gpu.peak - start) / GB, "GB")
+            needed = base.memory.needed_bytes(4 * 512 * 512)[mode]
+            yield Row(f"{name}: free memory that auto asks for", needed / GB, "GB")
 
 
 def main() -> int:

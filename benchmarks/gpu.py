@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
-from report import THREADS, Row, finish, heading, line, table
+from report import THREADS, Row, finish, heading, line, private_memory, table
 from safetensors.torch import save_file
 from sampler import ROOT, sample_request, seconds, stock
 from support import real_size, tiny_qwen
@@ -367,7 +367,7 @@ def speed_rows(bench: Bench, name: str, case: Case, scale: int, conditions: int)
     base = bench.loaded()
     request = bench.request(scale, conditions)
     sampling = case.sampling
-    prompt = sampler._encode_prompt(base, request.prompt, request.conditions, lambda part: None)
+    prompt = sampler._encode_prompt(base, request.prompt, request.conditions, lambda *_: None)
 
     def edit(settings: Sampling) -> Tensor:
         if case.kind == "stock":
@@ -540,16 +540,18 @@ def memory_rows(bench: Bench, scale: int, conditions: int) -> Iterator[Row]:
     request = bench.request(scale, conditions)
     weights = bench.meter.allocated()
     peaks = dict.fromkeys(memory.PARTS, 0)
+    estimates = dict.fromkeys(memory.PARTS, 0)
     running = ""
     load_part = base.memory.load_part
 
-    def note(name: str = "", *options: Any) -> None:
+    def note(name: str = "", pixels: int = 0, progress: Progress = no_progress) -> None:
         nonlocal running
         if running:
             peaks[running] = max(peaks[running], bench.meter.peak() - weights)
         running = name
         if name:
-            load_part(name, *options)
+            load_part(name, pixels, progress)
+            estimates[name] = max(estimates[name], memory.activation_bytes(name, pixels))
             bench.meter.reset_peak()
 
     base.cache.clear()
@@ -560,9 +562,8 @@ def memory_rows(bench: Bench, scale: int, conditions: int) -> Iterator[Row]:
     finally:
         del base.memory.load_part
     for part, peak in peaks.items():
-        estimate = memory.activation_bytes(part, request.pixels(None)) / GB
         name = f"{size_name(request)}: activations of the {part.replace('_', ' ')}"
-        yield Row(name, peak / GB, "GB", estimate)
+        yield Row(name, peak / GB, "GB", estimates[part] / GB)
 
 
 # 6 and 7: leaner memory modes
@@ -603,17 +604,6 @@ def counted_moves(base: pipeline.Base, capacity: int) -> Iterator[Moves]:
         del offloader.load, offloader.available_memory
         for hook in hooks:
             hook.remove()
-
-
-def private_memory() -> int | None:
-    """Return the bytes that only this process holds, without those of mapped files; None: this
-    system does not tell.
-    """
-    path = Path("/proc/self/smaps_rollup")
-    if not path.exists():
-        return None
-    lines = path.read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("Private_Dirty")).split()[1])
 
 
 def check_room(base: pipeline.Base) -> None:

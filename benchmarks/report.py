@@ -91,3 +91,14 @@ def finish(rows: list[Row], as_json: bool) -> int:
         text = table(rows)
     sys.stdout.write(text + "\n")
     return 1 if any(row.ok is False for row in rows) else 0
+
+
+def private_memory() -> int | None:
+    """Return the bytes that only this process holds, without those of mapped files; None: this
+    system does not tell.
+    """
+    path = Path("/proc/self/smaps_rollup")
+    if not path.exists():
+        return None
+    lines = path.read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("Private_Dirty")).split()[1])

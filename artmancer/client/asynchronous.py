@@ -80,6 +80,7 @@ class AsyncClient:
         except GatewayLost:
             # The job goes on, and the error says how to get its result.
             raise
+        # Ctrl-C, a cancelled task, or an exception of on_progress.
         except BaseException:
             await self._cancel_if_possible(task_id)
             raise

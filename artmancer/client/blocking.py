@@ -98,6 +98,7 @@ class Client:
         except GatewayLost:
             # The job goes on, and the error says how to get its result.
             raise
+        # Ctrl-C, a cancelled task, or an exception of on_progress.
         except BaseException:
             self._cancel_if_possible(task_id)
             raise

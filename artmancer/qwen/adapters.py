@@ -6,7 +6,6 @@ For compiled blocks they are copied into slots instead, see slots.py.
 import logging
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,15 +15,12 @@ from . import eight_bits, lora_files, slots
 from .checkpoints import missing
 from .lora_files import Change
 from .pipeline import Adapter, Base
-from .slots import Gain, SlotFile, Slots
+from .slots import Gain, SlotFile
 
 logger = logging.getLogger(__name__)
 
 _FACTORS = ("lokr_", "hada_")
 """Beginnings of the tensors' names of LoKr and LoHa."""
-
-_slots: WeakKeyDictionary[Base, Slots] = WeakKeyDictionary()
-"""The slots of the bases that have any."""
 
 
 def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -> None:
@@ -45,9 +41,9 @@ def activate(base: Base, strengths: dict[Path, float], in_slots: bool = False) -
     """
     if in_slots and _activate_slots(base, strengths):
         return
-    if base in _slots and _slots[base].installed:
+    if base.slots.installed:
         base.active = None
-        _slots[base].installed = False
+        base.slots.installed = False
         slots.restore(base.pipeline.transformer)
     # The model's own methods read PEFT's version from a file at each call.
     from diffusers.utils.peft_utils import set_adapter_layers, set_weights_and_activate_adapters
@@ -79,9 +75,8 @@ def _activate_slots(base: Base, strengths: dict[Path, float]) -> bool:
     file's changes.
     """
     transformer = base.pipeline.transformer
-    state = _slots.setdefault(base, Slots())
-    read = [_ensure_read(base, state, path) for path in strengths]
-    files = {path: state.files[path] for path in strengths}
+    read = [_ensure_read(base, path) for path in strengths]
+    files = {path: base.slots.files[path] for path in strengths}
     changes = {path: file.changes for path, file in files.items() if file.changes is not None}
     if len(changes) < len(files) or sum(file.scales_outputs for file in files.values()) > 1:
         logger.warning(
@@ -90,10 +85,10 @@ def _activate_slots(base: Base, strengths: dict[Path, float]) -> bool:
             " and ".join(path.name for path in strengths),
         )
         return False
-    if state.installed and base.active == strengths and not any(read):
+    if base.slots.installed and base.active == strengths and not any(read):
         return True
     base.active = None
-    if state.make_room(transformer, changes.values()):
+    if base.slots.make_room(transformer, changes.values()):
         # The slots have taken the places of all attached adapters.
         base.adapters.clear()
         logger.info("The next edit compiles the blocks: their slots for LoRAs are new.")
@@ -105,11 +100,11 @@ def _activate_slots(base: Base, strengths: dict[Path, float]) -> bool:
     return True
 
 
-def _ensure_read(base: Base, state: Slots, path: Path) -> bool:
+def _ensure_read(base: Base, path: Path) -> bool:
     """Read a checkpoint for slots, unless it is in memory and its file has not changed; return True
     if it was read now.
     """
-    file = state.files.get(path)
+    file = base.slots.files.get(path)
     stamp = _stamp(path)
     is_new = file is None or stamp not in (file.stamp, None)
     if file is None or is_new:
@@ -126,7 +121,7 @@ def _ensure_read(base: Base, state: Slots, path: Path) -> bool:
                 if "weight" not in change
             }
         file = SlotFile(stamp, low_rank, norms)
-    state.keep(path, file)
+    base.slots.keep(path, file)
     return is_new
 
 

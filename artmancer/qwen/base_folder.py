@@ -170,6 +170,16 @@ def precision_note(folder: Path, precision: str) -> str:
     )
 
 
+def tensors(folder: Path, part: str) -> dict[str, dict[str, Any]]:
+    """Return the headers' entries of a part's weights, by the tensor's name; see Header.tensors.
+
+    Raises
+    ------
+    ArtMancerError : checkpoint_missing, generation_failed
+    """
+    return {name: entry for file in _headers(folder, part) for name, entry in file.tensors.items()}
+
+
 def _headers(folder: Path, part: str) -> list[Header]:
     """Read the headers of a part's weights.
 
@@ -178,7 +188,7 @@ def _headers(folder: Path, part: str) -> list[Header]:
     ArtMancerError : checkpoint_missing, generation_failed
     """
     headers = []
-    for path in _weight_files(folder, part):
+    for path in weight_files(folder, part):
         try:
             with path.open("rb") as file:
                 header = read_header(file_parts(file))
@@ -195,7 +205,7 @@ def _headers(folder: Path, part: str) -> list[Header]:
     return headers
 
 
-def _weight_files(folder: Path, part: str) -> list[Path]:
+def weight_files(folder: Path, part: str) -> list[Path]:
     """List the files that a part's weights are loaded from, which need not exist."""
     place, name = folder / part, _WEIGHTS[part]
     index = place / f"{name}.index.json"

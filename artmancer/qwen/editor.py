@@ -112,14 +112,13 @@ class QwenEditor:
             try:
                 return self._edit(request, self.memory, progress)
             except torch.OutOfMemoryError:
+                full = self.base.memory.mode
+            if self.memory == "auto":
+                self.base.memory.ran_out()
+                leaner = "auto"
+            else:
                 leaner = self.base.memory.leaner_mode()
-                if self.memory == "auto":
-                    self.base.memory.ran_out()
-                    leaner = "auto"
-            logger.warning(
-                "Out of GPU memory in the memory mode '%s'; retrying in a leaner one.",
-                self.base.memory.mode,
-            )
+            logger.warning("Out of GPU memory in the memory mode '%s'; retrying once.", full)
             gc.collect()
             self.base.memory.offloader.empty_cache()
             return self._edit(request, leaner, progress, separate_passes=True)

@@ -2,13 +2,13 @@
 
 Half the bytes of bfloat16 hold a weight with 4 significant bits instead of 8. A scale for each
 layer brings its weights into the range that 8 bits hold best: without one, weights below 0.016 are
-rounded to steps of 0.002, and a LoRA for few steps shows a grid in the image.
+rounded to steps of 0.002. Users report a grid in the images of a LoRA for few steps then.
 
 The layer casts its weight in its forward, and keeps nothing afterwards: no hook, so that a compiled
 block is one graph.
 """
 
-from contextlib import suppress
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..progress import Progress
-from ..safetensors_header import file_parts, read_header
 
 FLOAT8 = torch.float8_e4m3fn
 """The type that weights are rounded to: 4 exponent bits, 3 fraction bits, at most 448."""
@@ -33,6 +32,10 @@ UNUSED_KEYS = ("scale_input", "input_scale", "scaled_fp8")
 
 _FILE_TYPES = ("F8_E4M3", "F8_E5M2")
 """Names of 8-bit floats in a safetensors header."""
+
+
+Entries = dict[str, dict[str, Any]]
+"""Entries of a file's header by the tensor's name, see safetensors_header.Header.tensors."""
 
 
 class EightBitLinear(nn.Linear):
@@ -103,7 +106,7 @@ def round_blocks(transformer: Any, dtype: torch.dtype, progress: Progress) -> No
     for done, name in enumerate(names):
         progress(done, len(names), "rounding the transformer to 8 bits")
         layer = transformer.get_submodule(name)
-        _replace(transformer, name, rounded(layer, dtype))
+        transformer.set_submodule(name, rounded(layer, dtype))
 
 
 def restore(transformer: Any, dtype: torch.dtype) -> None:
@@ -114,45 +117,30 @@ def restore(transformer: Any, dtype: torch.dtype) -> None:
             weight = layer.weight.to(dtype) * layer.scale.to(dtype)
             plain.weight = nn.Parameter(weight, requires_grad=False)
             plain.bias = layer.bias
-            _replace(transformer, name, plain)
+            transformer.set_submodule(name, plain)
 
 
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)
+def is_stored(tensors: Entries) -> bool:
+    """Tell whether a file of weights has linear layers in 8 bits, by its header."""
+    return any(entry["dtype"] in _FILE_TYPES for entry in tensors.values())
 
 
-def is_stored(folder: Path) -> bool:
-    """Tell whether files of weights in a folder have linear layers in 8 bits."""
-    return any(entry["dtype"] in _FILE_TYPES for entry in _entries(folder).values())
-
-
-def extra_keys(folder: Path) -> list[str]:
-    """Return the names in the files of a folder that belong to weights in 8 bits, and that the
-    model does not have.
+def extra_keys(tensors: Entries) -> list[str]:
+    """Return the names in a file that belong to weights in 8 bits, and that the model does not
+    have.
     """
     names = (*SCALE_KEYS, *UNUSED_KEYS)
-    return [name for name in _entries(folder) if name.rpartition(".")[2] in names]
+    return [name for name in tensors if name.rpartition(".")[2] in names]
 
 
-def bfloat16_bytes(folder: Path) -> int:
-    """Return the bytes of the weights of a folder's files in bfloat16, by their headers."""
-    return sum(2 * prod(entry["shape"]) for entry in _entries(folder).values())
+def bfloat16_bytes(tensors: Entries) -> int:
+    """Return the bytes of a file's weights in bfloat16, by its header."""
+    return sum(2 * prod(entry["shape"]) for entry in tensors.values())
 
 
-def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the header entries of all files of weights in a folder, by the tensor's name.
-
-    A file that cannot be read has none: it is reported when the base is loaded.
-    """
-    entries: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with suppress(OSError, ValueError), path.open("rb") as file:
-            entries.update(read_header(file_parts(file)).tensors)
-    return entries
-
-
-def load(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str], list[str]]:
+def load(
+    model_class: Any, folder: Path, files: Iterable[Path], dtype: torch.dtype
+) -> tuple[Any, list[str], list[str]]:
     """Load a transformer whose files have linear layers in 8 bits, with their scales; diffusers
     casts such weights and drops the scales.
 
@@ -161,6 +149,8 @@ def load(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[
     Parameters
     ----------
     model_class : a class of diffusers
+    folder : folder of the model's config.json
+    files : the files of weights
     dtype : type to compute in
 
     Returns
@@ -173,7 +163,7 @@ def load(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[
     with init_empty_weights():
         model = model_class.from_config(model_class.load_config(folder, local_files_only=True))
     weights: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         weights.update(load_file(path))
     stored = set()
     for name, module in [*model.named_modules()]:
@@ -182,7 +172,7 @@ def load(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[
             continue
         scales = [weights.pop(f"{name}.{key}") for key in SCALE_KEYS if f"{name}.{key}" in weights]
         scale = scales[0].float().reshape(()) if scales else torch.ones(())
-        _replace(model, name, EightBitLinear(weight.to("meta"), scale, module.bias, dtype))
+        model.set_submodule(name, EightBitLinear(weight.to("meta"), scale, module.bias, dtype))
         weights[f"{name}.scale"] = scale
         stored.add(f"{name}.weight")
     weights = {

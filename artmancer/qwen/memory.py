@@ -55,7 +55,7 @@ class Memory:
         self.note = ""
         self._pixels = pixels
         if mode == "auto":
-            mode, self.note = self._fitting_mode(pixels)
+            mode, self.note = self.fitting_mode(pixels)
         if mode == self.mode:
             return
         for model in (self.parts["text_encoder"], self.parts["transformer"]):
@@ -72,7 +72,7 @@ class Memory:
         Parameters
         ----------
         name : one of PARTS
-        pixels : as for `set_mode`
+        pixels : area of the images that it works on at once
         progress : called while the part is loaded; raising in it cancels
         """
         if self.mode != ALL_ON_GPU:
@@ -138,21 +138,26 @@ class Memory:
     def _is_streamed(self, name: str) -> bool:
         return self.mode == GROUP_OFFLOAD and name != "vae"
 
-    def _fitting_mode(self, pixels: int) -> tuple[str, str]:
+    def needed_bytes(self, pixels: int) -> dict[str, int]:
+        """Return the bytes of the device that an edit needs in the modes that load whole models, at
+        most: the VAE's activations are those of an image as large as all together.
+        """
+        weights = {name: model_bytes(model) for name, model in self.parts.items()}
+        activations = {name: activation_bytes(name, pixels) for name in PARTS}
+        return {
+            ALL_ON_GPU: sum(weights.values()) + max(activations.values()),
+            ONE_AT_A_TIME: max(weights[name] + activations[name] for name in PARTS),
+        }
+
+    def fitting_mode(self, pixels: int) -> tuple[str, str]:
         """Return the first mode that fits, and a note on the memory where it is not the first."""
         available = self.offloader.available_memory()
         if available is None:
             return ALL_ON_GPU, ""
         device = self.offloader.device
-        weights = {name: model_bytes(model) for name, model in self.parts.items()}
-        activations = {name: activation_bytes(name, pixels) for name in PARTS}
         available += sum(model_bytes(model, device) for model in self.parts.values())
-        needed = {
-            ALL_ON_GPU: sum(weights.values()) + max(activations.values()),
-            ONE_AT_A_TIME: max(weights[name] + activations[name] for name in PARTS),
-        }
         note = ""
-        for mode, size in needed.items():
+        for mode, size in self.needed_bytes(pixels).items():
             if pixels >= self._too_large.get(mode, pixels + 1):
                 note = f"'{mode}' ran out of memory at this size before"
             elif size > available:
@@ -178,12 +183,13 @@ def activation_bytes(name: str, pixels: int) -> int:
     Parameters
     ----------
     name : one of PARTS
-    pixels : area of the result and all conditions together
+    pixels : area of the images that it works on at once: the transformer on the result and all
+        conditions, the VAE on one image
     """
     return {
         "text_encoder": 2 * 2**30,
         "transformer": 2**29 + 800 * pixels,
-        "vae": 2**29 + 3000 * pixels,
+        "vae": 2**29 + 3200 * pixels,
     }[name]
 
 

@@ -18,6 +18,7 @@ from ..offload import Offloader
 from ..progress import Progress, no_progress
 from . import base_folder, eight_bits
 from .memory import Memory, activation_bytes, gigabytes
+from .slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Base:
     norms : the base's own weights of the norms that checkpoints change, by the parameter's name
     lock : held during an edit, which switches the adapters
     loading_notes : sentences for the report on the precision
+    slots : room for checkpoints in compiled blocks
     """
 
     pipeline: Pipeline
@@ -73,6 +75,7 @@ class Base:
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     loading_notes: tuple[str, ...] = ()
+    slots: Slots = field(default_factory=Slots)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -145,7 +148,7 @@ def precision_for(folder: Path, precision: str, offloader: Offloader) -> Precisi
         return PrecisionChoice("bf16", notes)
     if precision != "auto":
         return PrecisionChoice(precision)
-    weights = folder / "transformer"
+    weights = base_folder.tensors(folder, "transformer")
     if eight_bits.is_stored(weights):
         return PrecisionChoice("fp8", ("Precision fp8: the base's files have it.",))
     if offloader.device.type == "cpu":
@@ -210,7 +213,7 @@ def load(
         "vae": (diffusers.AutoencoderKLQwenImage, weights),
         "transformer": (diffusers.QwenImageTransformer2DModel, weights),
     }
-    scales = eight_bits.extra_keys(folder / "transformer")
+    scales = eight_bits.extra_keys(base_folder.tensors(folder, "transformer"))
     base_folder.check_keys(folder, "transformer", classes["transformer"][0], scales)
     base_folder.check_keys(folder, "vae", classes["vae"][0])
     parts: dict[str, Any] = {}
@@ -231,8 +234,10 @@ def _load_part(folder: Path, name: str, part_class: Any, options: dict[str, Any]
     from safetensors import SafetensorError
 
     try:
-        if name == "transformer" and eight_bits.is_stored(folder / name):
-            part, missing, unexpected = eight_bits.load(part_class, folder / name, options["dtype"])
+        if name == "transformer" and eight_bits.is_stored(base_folder.tensors(folder, name)):
+            part, missing, unexpected = eight_bits.load(
+                part_class, folder / name, base_folder.weight_files(folder, name), options["dtype"]
+            )
         else:
             part = part_class.from_pretrained(folder / name, local_files_only=True, **options)
             if not options:

@@ -46,8 +46,10 @@ _SIDE_MULTIPLE = 32
 _TIMESTEPS = 1000
 """Timesteps of the noise schedule; the transformer takes a timestep as a share of them."""
 
-LoadPart = Callable[[str], None]
-"""A function that makes a part of the base, by its name in memory.PARTS, ready to run."""
+LoadPart = Callable[[str, int], None]
+"""A function that makes a part of the base, by its name in memory.PARTS, ready to run on images of
+this area in pixels.
+"""
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,13 @@ def sample(
     IMAGE [1, height, width, 3] in 0..1, float32, on the CPU
     """
     steps = sampling.steps
-    pixels = request.pixels(sampling.condition_pixels)
 
-    def load_encoder(name: str) -> None:
+    def load_encoder(name: str, pixels: int) -> None:
         progress(0, steps, "encoding")
         base.memory.load_part(name, pixels, progress)
 
     inputs = _inputs(base, request, sampling, load_encoder)
+    pixels = request.pixels(sampling.condition_pixels)
     base.memory.load_part("transformer", pixels, progress)
     if not separate_passes and _is_batch_faster(base, sampling):
         passes = [_batched_pass(inputs)]
@@ -173,7 +175,7 @@ def sample(
     )
     latents = _denoise(base, inputs, passes, scheduler, sampling, progress)
     progress(steps, steps, "decoding")
-    base.memory.load_part("vae", pixels, progress)
+    base.memory.load_part("vae", request.height * request.width, progress)
     return _decode(base, unpack(latents, inputs.grid))
 
 
@@ -382,7 +384,7 @@ def _encode_prompt(
     """Encode a prompt together with the conditioning images; return it on the CPU."""
 
     def encode() -> Tensor:
-        load_part("text_encoder")
+        load_part("text_encoder", len(conditions) * VISION_PIXELS)
         resize = base.pipeline.image_processor.resize
         images = [
             resize(image, *size_for_area(image.height, image.width, VISION_PIXELS))
@@ -402,7 +404,7 @@ def _encode_image(base: Base, image: Image.Image, area: int | None, load_part: L
         size = size_for_area(*size, area)
 
     def encode() -> Tensor:
-        load_part("vae")
+        load_part("vae", math.prod(size))
         vae = base.pipeline.vae
         pixels = base.pipeline.image_processor.preprocess(image, *size).unsqueeze(2)
         mean, deviation = _statistics(vae, base.device)

@@ -79,7 +79,7 @@ class Slots:
         restore(transformer)
         for name, module in list(transformer.named_modules()):
             if isinstance(module, Linear) and (rank := ranks.get(_kind(name), 0)):
-                _replace(transformer, name, Slot(module, rank, transformer.dtype))
+                transformer.set_submodule(name, Slot(module, rank, transformer.dtype))
         self.ranks = ranks
         self.installed = True
         return True
@@ -156,7 +156,7 @@ def restore(transformer: Any) -> None:
     """Put the base's own layers back, in place of slots and of PEFT's layers around them."""
     for name, module in list(transformer.named_modules()):
         if hasattr(module, "base_layer") and ".base_layer" not in name:
-            _replace(transformer, name, base_layer(module))
+            transformer.set_submodule(name, base_layer(module))
 
 
 def base_layer(module: Any) -> Any:
@@ -184,8 +184,3 @@ def _kind(layer: str) -> str:
     they need equal slots.
     """
     return re.sub(r"^transformer_blocks\.\d+\.", "transformer_blocks.*.", layer)
-
-
-def _replace(transformer: Any, name: str, module: Module) -> None:
-    path, _, attribute = name.rpartition(".")
-    setattr(transformer.get_submodule(path), attribute, module)

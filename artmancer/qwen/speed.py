@@ -175,7 +175,7 @@ def _compiled(transformer: Any, sampling: Sampling) -> Iterator[None]:
     """Run a block with the transformer's blocks compiled; torch keeps compiled code for the next
     time.
     """
-    # Hooks break the graph: those of the step cache, of group offload and of casts from 8 bits.
+    # Hooks break the graph: those of the step cache and of group offload.
     hooked = sampling.step_cache or any(
         hasattr(module, "_diffusers_hook") for module in transformer.modules()
     )

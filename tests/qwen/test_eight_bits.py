@@ -143,14 +143,17 @@ def test_a_block_in_eight_bits_is_one_graph(tiny_base: Path) -> None:
 
 
 def save_headers(folder: Path, bf16_bytes: int) -> Path:
-    """Write a base folder of which only the header of the transformer's weights can be read."""
+    """Write a base folder with nothing but a transformer's weights of this size, all zeros."""
     for part in ("transformer", "text_encoder", "vae"):
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text("{}")
     entry = {"dtype": "BF16", "shape": [bf16_bytes // 2], "data_offsets": [0, bf16_bytes]}
     header = json.dumps({"transformer_blocks.0.attn.to_q.weight": entry}).encode()
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(header)) + header)
+        # A hole, which takes no room.
+        opened.truncate(8 + len(header) + bf16_bytes)
     return folder
 
 

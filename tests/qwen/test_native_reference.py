@@ -155,7 +155,7 @@ def test_latents_are_normalized_as_by_comfyui(
         lambda scaled, return_dict: decoded.append(scaled) or (torch.zeros(1, 3, 1, 64, 64),),
     )
     image = Image.new("RGB", (64, 64))
-    ours = sampler._encode_image(loaded, image, None, lambda part: None)
+    ours = sampler._encode_image(loaded, image, None, lambda *_: None)
     assert (ours - native["normalized"]).abs().max() <= 1e-5
     sampler._decode(loaded, latents)
     assert (decoded[0] - native["denormalized"]).abs().max() <= 1e-5
@@ -185,7 +185,7 @@ def test_images_are_encoded_and_decoded_as_by_comfyuis_vae(
     vae.load_state_dict(convert_wan_vae_to_diffusers(weights), strict=True)
     loaded.pipeline.vae = vae
     with torch.no_grad():
-        encoded = sampler._encode_image(loaded, image, None, lambda part: None)
+        encoded = sampler._encode_image(loaded, image, None, lambda *_: None)
         decoded = sampler._decode(loaded, latents)
     assert native["latents"].std() > 0.05
     assert (encoded - native["latents"]).abs().max() <= TOLERANCE

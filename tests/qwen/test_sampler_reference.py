@@ -183,7 +183,7 @@ def test_the_vae_reads_pixels_from_minus_one_to_one(
 
     monkeypatch.setattr(loaded.pipeline.vae, "encode", record)
     image = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize(size)
-    sampler._encode_image(loaded, image, 96 * 96, lambda part: None)
+    sampler._encode_image(loaded, image, 96 * 96, lambda *_: None)
     height, width = pixels[0].shape[-2:]
     scaled = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS), np.float32)
     expected = scaled.transpose(2, 0, 1)[None, :, None] / 127.5 - 1

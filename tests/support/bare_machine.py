@@ -39,6 +39,7 @@ def hide(packages: Iterable[str], extra: Iterable[str]) -> None:
     importlib.util.find_spec = lambda name, package=None: (
         None if name.split(".")[0] in hidden else find_spec(name, package)
     )
+    # A class with the two methods is a finder; its stub asks for more.
     sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
 
 

@@ -175,6 +175,7 @@ class FakeGpu(TorchDispatchMode):
                 fake = torch.empty_strided(
                     leaf.shape, leaf.stride(), dtype=leaf.dtype, device=device
                 )
+            # An attribute of ours on a class of torch.
             fake.known = leaf  # type: ignore[attr-defined]
             return fake
 

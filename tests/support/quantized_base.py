@@ -90,6 +90,7 @@ def _add_weight(path: Path, name: str) -> None:
 
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
+        # The open file cannot be iterated.
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     save_file({**weights, name: torch.ones(3)}, path, metadata)
 

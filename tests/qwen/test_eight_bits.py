@@ -125,6 +125,15 @@ def test_files_in_eight_bits_are_loaded_with_their_scales(
     assert (sampled(as_bf16) - sampled(stored)).abs().max() <= 1e-2
 
 
+def test_a_file_that_the_loader_does_not_use_is_not_read(tiny_base: Path, tmp_path: Path) -> None:
+    folder = save_in_eight_bits(tiny_base, tmp_path / "base", "scale_weight")
+    expected = sampled(pipeline.load(folder))
+    (file,) = (folder / "transformer").glob("*.safetensors")
+    stale = {name: torch.zeros_like(value) for name, value in load_file(file).items()}
+    save_file(stale, folder / "transformer" / "old.safetensors")
+    assert torch.equal(sampled(pipeline.load(folder)), expected)
+
+
 @pytest.mark.slow
 def test_a_block_in_eight_bits_is_one_graph(tiny_base: Path) -> None:
     base = pipeline.load(tiny_base, "fp8")

@@ -202,6 +202,18 @@ def test_one_model_at_a_time_unloads_only_what_has_to_go(
     assert gone == unloaded
 
 
+def test_room_for_the_vae_is_made_for_one_image_and_for_the_transformer_for_all(
+    base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    areas: dict[str, int] = {}
+    monkeypatch.setattr(
+        base.memory, "load_part", lambda name, pixels, progress: areas.update({name: pixels})
+    )
+    sampled(base, {"conditions": [IMAGE] * 3})
+    assert areas["vae"] == 96 * 96
+    assert areas["transformer"] == 4 * 96 * 96
+
+
 def test_a_canceled_move_is_undone(base: pipeline.Base) -> None:
     transformer = base.pipeline.transformer
     before = {name: value.data_ptr() for name, value in transformer.state_dict().items()}

@@ -16,6 +16,9 @@ PARTS = ("text_encoder", "transformer", "vae")
 
 ALL_ON_GPU, ONE_AT_A_TIME, GROUP_OFFLOAD = MEMORY_MODES
 
+_SPARE_MEMORY = 8 * 2**30
+"""Bytes of the computer's memory that stay free for others when a model is pinned."""
+
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 """Hooks of diffusers' group offloading. They are removed by name: diffusers has no call for it."""
 
@@ -61,7 +64,7 @@ class Memory:
         for model in (self.parts["text_encoder"], self.parts["transformer"]):
             if mode == GROUP_OFFLOAD:
                 self.offloader.unload(model)
-                _start_streaming(model, self.offloader.device)
+                self._start_streaming(model)
             elif self.mode == GROUP_OFFLOAD:
                 _stop_streaming(model)
         self.mode = mode
@@ -88,7 +91,7 @@ class Memory:
         """
         if self._is_streamed("transformer"):
             _stop_streaming(self.parts["transformer"])
-            _start_streaming(self.parts["transformer"], self.offloader.device)
+            self._start_streaming(self.parts["transformer"])
 
     def leaner_mode(self) -> str:
         """Return the next mode, which needs less memory; the last mode returns itself."""
@@ -98,6 +101,11 @@ class Memory:
         """Let "auto" choose a leaner mode for edits of the last size, and for larger ones."""
         smallest = self._too_large.get(self.mode, self._pixels)
         self._too_large[self.mode] = min(smallest, self._pixels)
+
+    def _start_streaming(self, model: Module) -> None:
+        # Only the transformer runs in every step. Weights that are pinned already stay as they are.
+        pinned = model is self.parts["transformer"] and _can_pin(model)
+        _start_streaming(model, self.offloader.device, pinned)
 
     def _make_room(self, name: str, pixels: int) -> None:
         """Unload the other parts that have to go, and no more: the small VAE does not push out the
@@ -193,19 +201,36 @@ def activation_bytes(name: str, pixels: int) -> int:
     }[name]
 
 
-def _start_streaming(model: Module, device: torch.device) -> None:
-    """Keep a model's weights on the CPU, and send each layer to the device when it runs. The
-    factors of PEFT's LoKr and LoHa stay on the device: they are in a ParameterDict, which never
-    runs itself.
+def _can_pin(model: Module) -> bool:
+    """Tell whether the computer has the memory to pin a model's weights, which then cannot be
+    swapped out. Windows pins half of the memory at most.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()
+    size = model_bytes(model)
+    return size <= memory.total // 2 and size <= memory.available - _SPARE_MEMORY
+
+
+def _start_streaming(model: Module, device: torch.device, pinned: bool) -> None:
+    """Keep a model's weights on the CPU, and send each layer to the device while the layer before
+    it runs. The factors of PEFT's LoKr and LoHa stay on the device: they are in a ParameterDict,
+    which never runs itself.
+
+    Parameters
+    ----------
+    pinned : pin all weights once; otherwise each layer is pinned every time it is sent
     """
     from diffusers.hooks.group_offloading import apply_group_offloading
     from diffusers.hooks.hooks import HookRegistry
 
-    # low_cpu_mem_usage pins weights only while they are sent: pinning all of them would lock 57 GB
-    # of the CPU's memory.
     streams = device.type == "cuda"
     apply_group_offloading(
-        model, device, offload_type="leaf_level", use_stream=streams, low_cpu_mem_usage=streams
+        model,
+        device,
+        offload_type="leaf_level",
+        use_stream=streams,
+        low_cpu_mem_usage=streams and not pinned,
     )
     for module in model.modules():
         if isinstance(module, ParameterDict):

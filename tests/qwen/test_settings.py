@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +92,43 @@ def test_lora_layers_attached_during_group_offload_are_offloaded_too(
         getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()
     ]
     assert not any(hook and hook.get_hook("group_offloading") for hook in hooks)
+
+
+@pytest.mark.parametrize(
+    ("total", "available", "pinned"),
+    [
+        # The transformer has 100 bytes, and 8 GB stay free.
+        (2**40, 100 + 8 * 2**30, True),
+        (2**40, 99 + 8 * 2**30, False),
+        (199, 100 + 8 * 2**30, False),
+    ],
+)
+def test_group_offload_pins_the_transformer_where_the_memory_allows(
+    base: pipeline.Base,
+    monkeypatch: pytest.MonkeyPatch,
+    total: int,
+    available: int,
+    pinned: bool,
+) -> None:
+    import psutil
+    from diffusers.hooks import group_offloading
+
+    options: dict[int, dict[str, Any]] = {}
+    computer = SimpleNamespace(total=total, available=available)
+    base.memory.offloader.device = torch.device("cuda", 0)
+    monkeypatch.setattr(memory, "model_bytes", lambda model: 100)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: computer)
+    monkeypatch.setattr(
+        group_offloading,
+        "apply_group_offloading",
+        lambda model, device, **changes: options.update({id(model): changes}),
+    )
+    base.memory.set_mode("group offload", 0)
+    encoder, transformer = (options[id(base.memory.parts[name])] for name in memory.PARTS[:2])
+    assert encoder["use_stream"] and transformer["use_stream"]
+    assert transformer["low_cpu_mem_usage"] is not pinned
+    # The encoder runs once for a prompt.
+    assert encoder["low_cpu_mem_usage"] is True
 
 
 def test_one_model_at_a_time_unloads_the_other_models(base: pipeline.Base) -> None:

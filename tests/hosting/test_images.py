@@ -125,9 +125,10 @@ class ImageFolder:
                 assert all(map(shutil.which, programs.split())), line
             return
         line = self.inside(line)
-        # Not needed: a virtual environment is no system Python, and the cache saves a download.
-        line = line.replace(" --system", f" --python {self.python}").replace(" --no-cache ", " ")
-        self.shell(line)
+        # A virtual environment is no system Python, the cache saves a download, and most of the
+        # bytecode would take a minute and never run here.
+        line = line.replace(" --system", f" --python {self.python}")
+        self.shell(re.sub(r" --(no-cache|compile-bytecode)(?= )", "", line))
 
     def shell(self, line: str) -> None:
         """Run a line of shell in the image's environment."""

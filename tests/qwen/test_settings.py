@@ -431,13 +431,12 @@ def test_compiled_blocks_give_the_same_image_and_are_left(
     base: pipeline.Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sampled(base)
-    with speed.settings(base, Sampling(compile=True)):
-        assert (sampled(base) - expected).abs().max() <= 1e-4
-    # The hooks matter for the graph and not for its code, which takes long to generate.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    # The graphs are torch's, and ours to keep whole. Code for the CPU takes a minute to generate.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     # A threshold so small that the cache skips no block.
-    with speed.settings(base, Sampling(compile=True, step_cache=0.01)):
-        assert (sampled(base) - expected).abs().max() <= 1e-4
+    for step_cache in (0.0, 0.01):
+        with speed.settings(base, Sampling(compile=True, step_cache=step_cache)):
+            assert (sampled(base) - expected).abs().max() <= 1e-4
     with speed.settings(base, Sampling()):
         assert torch.equal(sampled(base), expected)
 

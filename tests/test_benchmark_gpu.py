@@ -30,6 +30,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import gpu
 from report import Row
 
+pytestmark = pytest.mark.slow
+
 GB = 2**30
 
 
@@ -173,7 +175,6 @@ def gpu_extras() -> list[str]:
     return [title for title in gpu.PARTS if title.endswith(tuple(gpu.MORE_CASES))]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
 def test_without_a_gpu_nothing_is_measured_and_nothing_fails() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
@@ -186,7 +187,6 @@ def test_without_a_gpu_nothing_is_measured_and_nothing_fails() -> None:
 # The parts, on the CPU
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("title", titles("1"))
 def test_our_picture_is_that_of_diffusers_pipeline(bench: gpu.Bench, title: str) -> None:
     rows = rows_of(bench, title)
@@ -203,7 +203,6 @@ def test_a_picture_that_is_not_that_of_diffusers_pipeline_misses_the_limit(
     assert [row.ok for row in rows.values()] == [False, True, True]
 
 
-@pytest.mark.slow
 def test_both_pipelines_draw_the_same_noise_in_16_bits(tiny_base: Path, bench: gpu.Bench) -> None:
     bench.base = pipeline.load(tiny_base, "bf16", Offloader("cpu"))
     rows = rows_of(bench, "1 parity, all blocks")
@@ -211,7 +210,6 @@ def test_both_pipelines_draw_the_same_noise_in_16_bits(tiny_base: Path, bench: g
     assert value(rows, "mean difference") < value(rows, "deviation of the picture") / 50
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -232,7 +230,6 @@ def test_every_case_of_speed_gives_its_rows_and_leaves_the_base_as_it_was(
     assert "load_part" not in vars(bench.base.memory)
 
 
-@pytest.mark.slow
 def test_a_compiled_step_is_measured(bench: gpu.Bench, graphs: list[Any]) -> None:
     rows_of(bench, "2 speed, 1024 px, conditions: 1, compiled")
     assert graphs
@@ -250,7 +247,6 @@ def test_a_step_takes_the_time_of_the_steps_between() -> None:
         assert gpu.seconds_per_step(edit, Sampling(), (2, 6)) == 2
 
 
-@pytest.mark.slow
 def test_the_limits_of_speed_are_for_fast_cards(bench: gpu.Bench, graphs: list[Any]) -> None:
     for card, limit in (("NVIDIA H100 80GB HBM3", gpu.LARGEST_EDIT), ("NVIDIA L40S", None)):
         bench.card = card
@@ -299,7 +295,6 @@ def test_an_edit_like_lightnings_is_timed_with_and_without_its_encoders(
     assert bench.base.active == {}
 
 
-@pytest.mark.slow
 def test_switching_counts_the_graphs_that_are_compiled(bench: gpu.Bench, graphs: list[Any]) -> None:
     part = gpu.PARTS["4 switching LoRAs"](bench)
     next(part)
@@ -377,7 +372,6 @@ def gigabytes(bench: gpu.Bench) -> float:
     return sum(weight.nbytes for model in models for weight in model.parameters()) / GB
 
 
-@pytest.mark.slow
 def test_the_real_models_stay_below_the_estimates_of_memory(fake_bench: gpu.Bench) -> None:
     models = fake_bench.base.memory.parts
     for model in models.values():
@@ -390,7 +384,6 @@ def test_the_real_models_stay_below_the_estimates_of_memory(fake_bench: gpu.Benc
     assert all(row.ok and row.value for row in rows.values()), rows
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eager", "attention cudnn", "fp8"])
 def test_speed_is_measured_at_the_real_width(fake_bench: gpu.Bench, name: str) -> None:
     weights = gigabytes(fake_bench)
@@ -398,7 +391,6 @@ def test_speed_is_measured_at_the_real_width(fake_bench: gpu.Bench, name: str) -
     assert weights < value(rows, "peak memory") < weights + 3
 
 
-@pytest.mark.slow
 def test_the_cost_of_loras_is_measured_at_the_real_width(fake_bench: gpu.Bench) -> None:
     assert len(rows_of(fake_bench, "4 cost of LoRAs")) == 3
     lora = load_file(fake_bench.acceleration())
@@ -406,7 +398,6 @@ def test_the_cost_of_loras_is_measured_at_the_real_width(fake_bench: gpu.Bench) 
     assert down.shape == (64, 4 * 3072)
 
 
-@pytest.mark.slow
 def test_one_model_at_a_time_sends_each_model_once(fake_bench: gpu.Bench) -> None:
     rows = rows_of(fake_bench, f"6 {memory.ONE_AT_A_TIME}")
     sent = value(rows, "first edit: weights sent to the GPU")
@@ -416,7 +407,6 @@ def test_one_model_at_a_time_sends_each_model_once(fake_bench: gpu.Bench) -> Non
 # The machine
 
 
-@pytest.mark.slow
 def test_a_machine_with_the_wheels_has_all_that_is_needed(tmp_path: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     (packages,) = re.findall(r"^GPU_PACKAGES := (.+)$", makefile, re.MULTILINE)

@@ -54,6 +54,7 @@ def red_disc_on_green() -> Tensor:
     return torch.lerp(GREEN.expand(size), RED.expand(size), mask.unsqueeze(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha_matting", [False, True])
 def test_the_astronaut_is_cut_out(example, remover: Remover, alpha_matting: bool) -> None:
     mask = remover.cut_out(example("astronaut"), alpha_matting=alpha_matting).mask[0]

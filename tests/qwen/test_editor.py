@@ -651,6 +651,7 @@ def test_a_cancel_does_not_affect_later_edits(
     assert torch.equal(edit(editor, conditions, sampling=three_steps).image, expected)
 
 
+@pytest.mark.slow
 def test_a_base_is_loaded_once_and_unloaded_with_its_last_editor(tiny_base: Path) -> None:
     loads: list[int] = []
 

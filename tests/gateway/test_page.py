@@ -135,6 +135,28 @@ class TestPage:
         assert not problems
         page.close()
 
+    def test_a_mask_over_all_but_the_middle_is_questioned(self, real: Served, browser: Any) -> None:
+        from playwright.sync_api import expect
+
+        page, problems = open_page(browser, real.url, viewport={"width": 1280, "height": 900})
+        choose(page, "photo-input", "coffee")
+        page.get_by_test_id("tool-brush").check()
+        page.get_by_test_id("brush-size").evaluate(
+            "(slider) => { slider.value = slider.max; slider.dispatchEvent(new Event('input')); }"
+        )
+        box = page.get_by_test_id("canvas").bounding_box()
+        around = [(0.03, 0.03), (0.97, 0.03), (0.97, 0.97), (0.03, 0.97), (0.03, 0.03)]
+        for index, (x, y) in enumerate(around):
+            page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y, steps=5)
+            if index == 0:
+                page.mouse.down()
+        page.mouse.up()
+        expect(page.get_by_test_id("mask-status")).to_contain_text("the wrong way round?")
+        page.get_by_test_id("undo").click()
+        expect(page.get_by_test_id("mask-status")).not_to_contain_text("the wrong way round?")
+        assert not problems
+        page.close()
+
     def test_the_page_works_on_a_phone(self, real: Served, browser: Any) -> None:
         from playwright.sync_api import expect
 

@@ -20,6 +20,8 @@ export class Mask {
   marks = [];
   /** The share of the photo that is marked, 0..1. */
   coverage = 0;
+  /** True if more than half of the photo, but not all, and its four corners are marked. */
+  mayBeInverted = false;
   /** Earlier values of `marks`, for undo. */
   #history = [];
 
@@ -92,7 +94,7 @@ export class Mask {
       if ("stencil" in mark) this.context.drawImage(mark.stencil, 0, 0);
       else mark.points.forEach((_, index) => this.#drawStroke(mark, index));
     }
-    this.coverage = this.#measureCoverage();
+    this.#measureCoverage();
     this.onChange();
   }
 
@@ -128,11 +130,16 @@ export class Mask {
     return alpha;
   }
 
+  /** Set `coverage` and `mayBeInverted`. */
   #measureCoverage() {
     const alpha = this.#alpha();
     let sum = 0;
     for (const value of alpha) sum += value;
-    return sum / 255 / alpha.length;
+    this.coverage = sum / 255 / alpha.length;
+    const { width } = this.canvas;
+    const corners = [0, width - 1, alpha.length - width, alpha.length - 1];
+    const cornersMarked = corners.every((index) => alpha[index] > 127);
+    this.mayBeInverted = cornersMarked && this.coverage > 0.5 && this.coverage < 1;
   }
 
   /** Return the mask as a PNG of the photo's size; white = edit. Each pixel is that of the canvas at the same place. */

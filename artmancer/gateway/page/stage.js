@@ -236,6 +236,7 @@ export class Stage {
     if (!this.mask.coverage) return this.#instructions[chosen("tool")];
     const percent = 100 * this.mask.coverage;
     const share = `${percent < 1 ? "Under 1" : Math.round(percent)} % marked.`;
+    if (this.mask.mayBeInverted) return `${share} Is it the wrong way round? What is marked changes, the rest stays.`;
     if (!object) return share;
     const { candidate, candidates } = object;
     const position = candidates > 1 ? ` Candidate ${candidate + 1} of ${candidates}.` : "";

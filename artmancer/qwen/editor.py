@@ -98,7 +98,7 @@ class QwenEditor:
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Edit the crop, see Editor.edit. The images of a batch are edited one by one, with seeds
-        counting up.
+        counting up; one whose mask is black is not edited.
 
         When the GPU's memory runs out, the edit is retried once: in the next memory mode, which
         needs less, and with separate passes for classifier-free guidance. "auto" stays with that
@@ -139,7 +139,11 @@ class QwenEditor:
         adapters.activate(self.base, strengths, in_slots=sampling.compile)
         self.base.memory.set_mode(memory, sample_requests[0].pixels(sampling.condition_pixels))
         images = []
+        crop = request.conditions.crop
         for index, sample_request in enumerate(sample_requests):
+            if not crop.mask[index].any():
+                images.append(crop.image[index : index + 1])
+                continue
             image_progress = _image_progress(progress, index, len(sample_requests))
             with speed.settings(self.base, sampling):
                 image = sampler.sample(

@@ -614,6 +614,22 @@ def test_the_editor_edits_each_image_of_a_batch_and_changes_nothing_outside_the_
     assert steps_done == [0, 1, 2, 2, 3, 4]
 
 
+def test_an_image_with_a_black_mask_is_not_edited(base: pipeline.Base, example) -> None:
+    photo, mask = example("coffee"), example("coffee_mask")
+    passes: list[int] = []
+
+    def record(done: int, total: int, stage: str, latents: object = None) -> None:
+        if stage == "sampling":
+            passes.append(done)
+
+    conditions = prepare(photo.repeat(2, 1, 1, 1), torch.cat([mask * 0, mask]))
+    sampling = Sampling(steps=1, cfg=1.0)
+    result = edit(QwenEditor(base, "removal"), conditions, sampling=sampling, progress=record)
+    assert torch.equal(result.image[0], photo[0])
+    assert not torch.equal(result.image[1], photo[0])
+    assert passes == [1, 2], "only the second of two images takes a step"
+
+
 def test_extra_images_reach_the_transformer_in_their_order(base: pipeline.Base, example) -> None:
     plain = prepare(example("coffee"), example("coffee_mask"))
     first = example("chelsea")

@@ -5,12 +5,33 @@ Imports no torch: the command line checks files with these before it loads torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .errors import ArtMancerError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NEAR_BLACK = 8.5 / 255
+"""Largest value of a mask that counts as black: JPEG writes up to 5 of 255 where a mask was black.
+See mask_ops.clean.
+"""
+
+NEAR_WHITE = 1 - NEAR_BLACK
+"""Smallest value of a mask that counts as white."""
+
+_GRAY = (0.1, 0.9)
+"""Values of a mask between these are gray: a photo has mostly such values, a mask few."""
+
+_GRAY_SHARE = 0.5
+"""Share of gray pixels from which a mask is questioned."""
+
+_GRAY_RANGE = 0.1
+"""Smallest range of a mask that is questioned: an evenly gray mask asks for a weaker edit."""
+
+_STEP = 4
+"""Step in pixels at which a mask is sampled for its share of gray."""
 
 
 def check_image(image: Tensor, name: str = "image") -> None:
@@ -46,6 +67,12 @@ def check_mask(mask: Tensor, image: Tensor, name: str = "image") -> None:
     ArtMancerError : invalid_request
     """
     _check_dtype(mask, f"The mask of the {name}")
+    if mask.ndim == 4 and mask.shape[-1] in (3, 4):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The mask of the {name} has shape {list(mask.shape)}: it is an image, with colors. Is "
+            "it a photo? Convert a black and white image with Convert Image to Mask.",
+        )
     if mask.ndim != 3 or mask.shape[0] not in (1, image.shape[0]):
         raise ArtMancerError(
             "invalid_request",
@@ -67,6 +94,10 @@ def check_mask_size(
     if mask_size == image_size:
         return
     advice = f"Resize the mask, or use the mask that belongs to this {name}."
+    if not scales_exactly(mask_size, image_size):
+        advice = f"The aspect ratios differ, so the mask cannot be scaled exactly. {advice}"
+    if mask_size == image_size[::-1]:
+        advice = "Its sides are exchanged: turn the mask by 90 degrees."
     if mask_size == (64, 64):  # the size that ComfyUI's Load Image gives an absent mask
         advice = "A mask of 64x64 means that none was painted: paint one, or connect another."
     raise ArtMancerError(
@@ -90,17 +121,78 @@ def check_mask_given(variant: str, has_mask: bool) -> None:
         )
 
 
-def check_mask_painted(is_black: bool, name: str = "The mask") -> None:
-    """Refuse a mask that is black everywhere.
-
-    Raises
-    ------
-    ArtMancerError : mask_empty
+def scales_exactly(mask_size: Sequence[int], image_size: Sequence[int]) -> bool:
+    """Tell whether a mask of this size has exactly the image's aspect ratio, so that it can be
+    scaled to the image. Both are (width, height), or both (height, width).
     """
-    if is_black:
-        raise ArtMancerError(
+    return mask_size[0] * image_size[1] == mask_size[1] * image_size[0]
+
+
+def empty_mask(brightest: float, name: str = "The mask") -> ArtMancerError:
+    """Make the error for a mask that is black, or nearly black, everywhere.
+
+    Parameters
+    ----------
+    brightest : its largest value, 0..1
+    """
+    if brightest <= 0:
+        return ArtMancerError(
             "mask_empty", f"{name} is black everywhere; paint what should change white."
         )
+    return ArtMancerError(
+        "mask_empty",
+        f"{name} is nearly black everywhere: its brightest value is {brightest * 255:.2g} of 255, "
+        f"and values up to {NEAR_BLACK * 255:.0f} count as black. Paint what should change white, "
+        "or scale the mask's values so that white is 255.",
+    )
+
+
+def mask_notes(mask: Tensor) -> tuple[str, ...]:
+    """Return sentences for the report on a mask that may not be what was meant.
+
+    They name the pixels that count as black or white although they are not (see mask_ops.clean),
+    black masks of a batch, a mask that may be inverted (more than half white, and white in all four
+    corners), and one that may be a photo (more than half gray).
+
+    Parameters
+    ----------
+    mask : MASK [B, H, W]
+    """
+    notes = []
+    dark = int(((mask > 0) & (mask <= NEAR_BLACK)).sum())
+    light = int(((mask >= NEAR_WHITE) & (mask < 1)).sum())
+    if dark or light:
+        notes.append(
+            f"Mask values within {NEAR_BLACK * 255:.0f} of 255 levels of black or white count as "
+            f"black or white: {dark:,} and {light:,} pixels."
+        )
+    empty = [number for number, plane in enumerate(mask, 1) if not bool((plane > NEAR_BLACK).any())]
+    if empty:
+        notes.append(
+            f"{len(empty)} of the {len(mask)} masks are black everywhere (the first is number "
+            f"{empty[0]}): these images stay as they are."
+        )
+    if any(_may_be_inverted(plane) for plane in mask):
+        notes.append(
+            "The mask may be inverted: more than half of it is white, and all four corners are. "
+            "White is what changes. If you meant the rest, invert the mask."
+        )
+    samples = mask[:, ::_STEP, ::_STEP]
+    gray = (samples > _GRAY[0]) & (samples < _GRAY[1])
+    if gray.float().mean() > _GRAY_SHARE and samples.max() - samples.min() > _GRAY_RANGE:
+        notes.append(
+            "More than half of the mask is gray. Is it a photo? Expected an image that is white "
+            "where the photo should change, and black elsewhere."
+        )
+    return tuple(notes)
+
+
+def _may_be_inverted(mask: Tensor) -> bool:
+    """Tell whether a mask [H, W] is white in its corners and in more than half, but not all."""
+    if bool((mask[:: max(1, len(mask) - 1), :: max(1, mask.shape[1] - 1)] < 0.5).any()):
+        return False
+    share = float((mask >= 0.5).float().mean())
+    return 0.5 < share < 1
 
 
 def draft_needs_reference() -> ArtMancerError:

@@ -99,7 +99,7 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
 
     Parameters
     ----------
-    before, after : colors [..., 3] in 0..1 of the same pixels
+    before, after : colors [..., 3] in 0..1 of the same pixels; without any, nothing changes
     """
     old, new = before.reshape(-1, 3), after.reshape(-1, 3)
     # A clipped value does not say how far the change went.
@@ -107,9 +107,11 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
     kept = ((new > darkest) & (new < brightest)).all(1).nonzero()[:, 0]
     if len(kept) < _MIN_PIXELS:
         kept = torch.arange(len(new))
-    kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
     no_change = torch.zeros(10, 3)
     no_change[1:4] = torch.eye(3)
+    if len(kept) == 0:
+        return ColorChange(no_change)
+    kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
     return ColorChange(
         _fit(_terms(to_linear(old[kept])), to_linear(new[kept]), no_change, _CHANGE_RIDGE)
     )

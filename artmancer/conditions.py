@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import mask_ops, region
-from .checks import check_finite, check_image, check_mask
+from .checks import (
+    NEAR_BLACK,
+    check_finite,
+    check_image,
+    check_mask,
+    mask_notes,
+    scales_exactly,
+)
 from .errors import ArtMancerError
 from .fill import choose, fill
 from .images import to_uint8
@@ -160,7 +167,7 @@ def prepare(
     ArtMancerError : invalid_request, mask_empty
     """
     _check_choices(recipe, resolution, frame)
-    image, area = _checked(image, mask)
+    image, area, mask_size_note = _checked(image, mask)
     seconds: dict[str, float] = {}
     with timed(seconds, "crop"):
         crop = region.crop(
@@ -181,6 +188,7 @@ def prepare(
         images = split(sources, recipe)
     fills_here = "fill" in images and fill is None
     _, note = choose("lama", lama is not None) if fills_here else ("", "")
+    notes = (note, mask_size_note, *(() if mask is None else mask_notes(area)))
     return Conditions(
         image=image,
         masked=mask is not None,
@@ -195,18 +203,27 @@ def prepare(
         resolution=resolution,
         context=context,
         default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, notes)),
     )
 
 
-def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, str]:
     """Return the image and its mask on the CPU, in 32 bits; without a mask, one that is 1
-    everywhere.
+    everywhere. A mask of exactly the image's aspect ratio is scaled to its size, and a sentence for
+    the report says so; else it is empty.
     """
     check_image(image)
     area = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
+    note, (height, width) = "", image.shape[1:3]
+    if area.ndim == 3 and area.is_floating_point() and area.shape[1:] != (height, width):
+        own = (area.shape[2], area.shape[1])
+        # Load Image gives an absent mask as a black one of 64x64, which check_mask explains.
+        if scales_exactly(own, (width, height)) and area.max() > NEAR_BLACK:
+            area = area.to("cpu", torch.float32).unsqueeze(-1)
+            area = region.resample(area, (height, width), "bilinear")[..., 0]
+            note = f"The mask was scaled from {own[0]}x{own[1]} to the photo's {width}x{height}."
     check_mask(area, image)
-    return image.to("cpu", torch.float32), area.to("cpu", torch.float32)
+    return image.to("cpu", torch.float32), area.to("cpu", torch.float32), note
 
 
 def _check_choices(recipe: str, resolution: str, frame: str) -> None:
@@ -314,10 +331,9 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
             "invalid_request", f"The reference holds {len(image)} images; expected one."
         )
     check_finite(image, "reference")
-    box = bounds(mask[0], "The mask of the reference")
-    return Reference(
-        box.view(image[0]).unsqueeze(0), box.view(mask[0]).unsqueeze(0).clamp(0, 1), whole
-    )
+    box = bounds(mask[0], "The mask of the reference", NEAR_BLACK)
+    shape = mask_ops.clean(box.view(mask[0]).unsqueeze(0))
+    return Reference(box.view(image[0]).unsqueeze(0), shape, whole)
 
 
 def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
@@ -373,18 +389,25 @@ def fill_crop(
     mask : MASK [B, h, w], the hole
     lama : the loaded LaMa; None: PatchMatch fills
     """
-    if not crop.region.black_padding:
-        return fill(crop.image.contiguous(), mask.contiguous(), seed, progress, lama=lama)
-    rows, columns = _photo_slices(crop)
+    rows, columns = slice(None), slice(None)
+    if crop.region.black_padding:
+        rows, columns = _photo_slices(crop)
+    image = crop.image[:, rows, columns].contiguous()
+    hole = mask[:, rows, columns].contiguous()
+    _check_grow(hole, crop.region.grow)
     filled = crop.image.clone()
-    filled[:, rows, columns] = fill(
-        crop.image[:, rows, columns].contiguous(),
-        mask[:, rows, columns].contiguous(),
-        seed,
-        progress,
-        lama=lama,
-    )
+    filled[:, rows, columns] = fill(image, hole, seed, progress, lama=lama)
     return filled
+
+
+def _check_grow(hole: Tensor, grow: int) -> None:
+    """Refuse a hole [B, h, w] that is everywhere in an image because the mask was dilated."""
+    if grow and bool((hole > 0).flatten(1).all(1).any()):
+        raise ArtMancerError(
+            "invalid_request",
+            f"The mask, grown by {grow} pixels (grow; on the command line --grow), covers the "
+            "whole image, so there is nothing to fill from. Grow it less.",
+        )
 
 
 def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference:
@@ -501,6 +524,7 @@ def _fill(sources: Sources) -> Tensor:
         return sources.fill
     mask = sources.crop.mask if sources.fill_mask is None else sources.fill_mask
     image = sources.crop.image.contiguous()
+    _check_grow(mask, sources.crop.region.grow)
     return fill(image, mask.contiguous(), 0, sources.progress, lama=sources.lama)
 
 

@@ -103,6 +103,8 @@ def insert(crop: Crop, reference: Reference) -> Tensor:
     """
     inserted = crop.image.clone()
     for index, (plane, mask) in enumerate(zip(inserted, crop.mask, strict=True)):
+        if not mask.any():
+            continue
         box = bounds(mask).clip(crop.region.image_in_crop(index))
         placed = place(reference, crop.region.size, box)
         source, shape = placed.image[0], placed.mask[0]

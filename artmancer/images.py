@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from .errors import ArtMancerError
 
@@ -124,8 +125,8 @@ def read_size(path: str | Path, kind: str = "image") -> tuple[int, int]:
     return width, height
 
 
-def is_black(path: str | Path) -> bool:
-    """Tell whether a mask file is black everywhere, that is, `load_mask` would return zeros only.
+def brightest(path: str | Path) -> float:
+    """Return the largest value of the mask that `load_mask` would return, in 0..1.
 
     Raises
     ------
@@ -133,10 +134,8 @@ def is_black(path: str | Path) -> bool:
     """
     image = _open(_read(path, "mask"), Path(path).name)
     if _is_deep_gray(image):
-        return not (np.nan_to_num(np.asarray(image)) > 0).any()
-    if image.has_transparency_data:
-        image = _flatten(image, "black")
-    return image.convert("RGB").getbbox() is None
+        return float(_gray_values(image).max())
+    return float(np.asarray(_mask_layer(image)).max()) / 255
 
 
 def decode(data: bytes, *, name: str = "the image") -> DecodedImage:
@@ -168,7 +167,7 @@ def decode(data: bytes, *, name: str = "the image") -> DecodedImage:
 
 def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
     """Decode an image file of a mask: white (or any bright color) = edit, black = keep,
-    transparent = keep.
+    transparent = keep. Where all colors are black, the mask is the opacity: opaque = edit.
 
     Returns
     -------
@@ -181,9 +180,7 @@ def decode_mask(data: bytes, *, name: str = "the mask") -> Tensor:
     image = _open(data, name)
     if _is_deep_gray(image):
         return _decode_gray(image).unsqueeze(0)
-    if image.has_transparency_data:
-        image = _flatten(image, "black")
-    return _to_float(image.convert("RGB")).amax(-1).unsqueeze(0)
+    return _to_float(_mask_layer(image)).amax(-1).unsqueeze(0)
 
 
 def inspect(data: bytes, *, name: str = "the image") -> tuple[str, int, int]:
@@ -393,10 +390,27 @@ def _decode_gray(image: Image.Image) -> Tensor:
     """Convert a 16-bit or floating-point gray image to [H, W] in 0..1."""
     import torch
 
+    return torch.from_numpy(_gray_values(image))
+
+
+def _gray_values(image: Image.Image) -> NDArray[np.float32]:
+    """Return the values of a 16-bit or floating-point gray image, [H, W] in 0..1."""
     values = np.asarray(image, dtype=np.float32)
     if image.mode != "F":
         values = values / np.float32(2**16 - 1)
-    return torch.from_numpy(np.clip(np.nan_to_num(values), 0, 1))
+    return np.clip(np.nan_to_num(values), 0, 1)
+
+
+def _mask_layer(image: Image.Image) -> Image.Image:
+    """Return a mask's image in RGB, laid over black; its opacity where it is black without it."""
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        opacity = layer.getchannel("A")
+        is_opaque = ImageChops.invert(opacity).getbbox() is None
+        if layer.convert("RGB").getbbox() is None and not is_opaque:
+            return opacity.convert("RGB")
+        image = _flatten(layer, "black")
+    return image.convert("RGB")
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import mask_ops
-from .checks import check_finite, check_image, check_mask, check_mask_painted
+from .checks import NEAR_BLACK, check_finite, check_image, check_mask, empty_mask
 from .errors import ArtMancerError
 
 MULTIPLE = 32
@@ -102,6 +102,7 @@ class Region:
     feather : pixels of the image over which the edit fades out around the mask
     fades : the feathered mask of each image
     black_padding : True where the padding is black
+    grow : pixels by which the mask was dilated, for messages
     """
 
     image_size: tuple[int, int]
@@ -111,6 +112,7 @@ class Region:
     feather: int
     fades: tuple[Fade, ...] = ()
     black_padding: bool = False
+    grow: int = 0
 
     @property
     def scale(self) -> float:
@@ -187,7 +189,9 @@ def crop(
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
-    mask : MASK [B, H, W], or [1, H, W] for all images of the batch; 1 = edit here
+    mask : MASK [B, H, W], or [1, H, W] for all images of the batch; 1 = edit here. It is cleaned,
+        see mask_ops.clean. A mask of a batch may be black: its image has the box of the first that
+        is not, and a crop whose mask is 0
     longest_side : longest side of the crop in pixels, for an editor trained at that size; rounded
         to a multiple of 32
     pixels : largest area of the crop in pixels. With neither, the crop keeps the image's resolution
@@ -201,7 +205,8 @@ def crop(
 
     Raises
     ------
-    ArtMancerError : invalid_request (shapes that do not match, NaN), mask_empty
+    ArtMancerError : invalid_request (shapes that do not match, NaN), mask_empty where all masks are
+        black
     """
     check_image(image)
     check_mask(mask, image)
@@ -224,12 +229,11 @@ def crop(
         )
         for box in boxes
     )
-    region = Region(
-        (height, width), box_size, corners, size, feather, black_padding=frame == "photo"
-    )
+    black_padding = frame == "photo"
+    region = Region((height, width), box_size, corners, size, feather, (), black_padding, grow)
     pixels_in_box = _extract(image, region)
     check_finite(pixels_in_box, "image")
-    hole = _extract(mask.expand(len(image), -1, -1), region).clamp_(0, 1)
+    hole = mask_ops.clean(_extract(mask.expand(len(image), -1, -1), region))
     hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
     fades = [
         _fade(plane, box, corner, region)
@@ -410,23 +414,32 @@ def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
     return total / count
 
 
-def bounds(mask: Tensor, name: str = "The mask") -> Window:
-    """Return the bounding box of the values above 0 in a mask [H, W].
+def bounds(mask: Tensor, name: str = "The mask", above: float = 0.0) -> Window:
+    """Return the bounding box of the values above a threshold in a mask [H, W].
 
     Raises
     ------
     ArtMancerError : mask_empty, or invalid_request where the mask holds NaN
     """
+    box = _find_bounds(mask, name, above)
+    if box is None:
+        raise empty_mask(float(mask.max()), name)
+    return box
+
+
+def _find_bounds(mask: Tensor, name: str, above: float) -> Window | None:
+    """Return the bounding box as `bounds` does; None for an empty mask."""
     rows = mask.amax(1)
     if rows.isnan().any():
         raise ArtMancerError(
             "invalid_request",
             f"{name} holds NaN values; expected 0..1. Check the node it comes from.",
         )
-    filled = torch.nonzero(rows > 0)
-    check_mask_painted(len(filled) == 0, name)
+    filled = torch.nonzero(rows > above)
+    if len(filled) == 0:
+        return None
     top, bottom = int(filled[0]), int(filled[-1]) + 1
-    columns = torch.nonzero(mask[top:bottom].amax(0) > 0)
+    columns = torch.nonzero(mask[top:bottom].amax(0) > above)
     return Window(top, int(columns[0]), bottom, int(columns[-1]) + 1)
 
 
@@ -439,13 +452,19 @@ def resample(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Ten
 
 
 def _mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
-    """Return the bounding box of the mask of each of `count` images, with `grow` pixels more."""
-    single = len(mask) == 1
+    """Return the bounding box of the mask of each of `count` images, with `grow` pixels more. For
+    an empty mask of a batch it is that of the first that is not empty.
+    """
+    if len(mask) == 1:
+        return [bounds(mask[0], above=NEAR_BLACK).widen(grow)] * count
     boxes = [
-        bounds(plane, "The mask" if single else f"Mask {number} of the batch").widen(grow)
+        _find_bounds(plane, f"Mask {number} of the batch", NEAR_BLACK)
         for number, plane in enumerate(mask, 1)
     ]
-    return boxes * count if single else boxes
+    first = next(filter(None, boxes), None)
+    if first is None:
+        raise empty_mask(float(mask.max()), "Every mask of the batch")
+    return [(box or first).widen(grow) for box in boxes]
 
 
 def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:

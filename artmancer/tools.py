@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import mask_ops
-from .checks import check_image, check_mask
+from .checks import check_image, check_mask, scales_exactly
 from .color import LUMINANCE, to_linear, to_srgb
 from .errors import ArtMancerError
 from .images import MAX_PIXELS, MAX_SIDE
@@ -54,7 +54,8 @@ def resize(
     Parameters
     ----------
     image : IMAGE [B, H, W, 3]
-    mask : MASK [B or 1, H, W]
+    mask : MASK [B or 1, H, W], or one of exactly the image's aspect ratio at another size, which
+        stays as it is where the image does
     width, height : in pixels; if one is 0, it follows the other, keeping the aspect ratio; if both
         are 0, the size stays
     max_pixels : largest area, to which the size is then reduced; 0 = no limit
@@ -68,16 +69,21 @@ def resize(
     ArtMancerError : invalid_request, image_too_large
     """
     check_image(image)
-    if mask is not None:
+    own_size = (image.shape[1], image.shape[2])
+    if mask is not None and (
+        mask.shape[1:] == own_size or not scales_exactly(mask.shape[1:], own_size)
+    ):
         check_mask(mask, image)
-    size = fit((image.shape[1], image.shape[2]), width, height, max_pixels)
+    size = fit(own_size, width, height, max_pixels)
     if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise ArtMancerError(
             "image_too_large",
             f"The photo would become {size[1]}x{size[0]}; at most {MAX_SIDE:,} pixels a side and "
             f"{MAX_PIXELS:,} in all are allowed. Choose a smaller size.",
         )
-    if mask is not None:
+    if mask is not None and size == own_size:
+        mask = _on_cpu(mask)
+    elif mask is not None:
         mask = resample(_on_cpu(mask).unsqueeze(-1), size, "bilinear")[..., 0]
     return resample(_on_cpu(image), size), mask
 
@@ -122,7 +128,7 @@ def extract_object(image: Tensor, mask: Tensor, side: int = 1024, margin: float 
     """
     check_image(image, "object")
     check_mask(mask, image, "object")
-    image, mask = _on_cpu(image), _on_cpu(mask).expand(len(image), -1, -1)
+    image, mask = _on_cpu(image), mask_ops.clean(_on_cpu(mask)).expand(len(image), -1, -1)
     boxes = [bounds(plane) for plane in mask]
     if side == 0:
         longest = max(max(box.bottom - box.top, box.right - box.left) for box in boxes)

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer import fill, tools
+from ..artmancer import fill, mask_ops, tools
 from ..artmancer.checks import check_finite, check_image, check_mask
 from .comfy_host.folders import lama_time
 from .comfy_host.memory import load_lama
@@ -50,7 +50,7 @@ class FillHole(io.ComfyNode):
         image = tools.opaque(image)
         check_image(image)
         check_mask(mask, image)
-        mask = mask.to(image).expand(len(image), -1, -1)
+        mask = mask_ops.clean(mask.to(image)).expand(len(image), -1, -1)
         check_finite(image, "image")
         lama = load_lama() if method in (AUTO, "lama") else None
         return io.NodeOutput(fill.fill(image, mask, 0, node_progress(), method=method, lama=lama))

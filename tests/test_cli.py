@@ -295,13 +295,13 @@ COMMANDS_WITHOUT_TORCH = [
 def test_refused_edits_doctor_and_models_do_not_import_torch(
     tmp_path: Path, arguments: list[str]
 ) -> None:
-    for name, side, color in (
+    for name, height, color in (
         ("photo", 64, "gray"),
         ("black", 64, "black"),
         ("white", 64, "white"),
         ("small", 32, "white"),
     ):
-        Image.new("RGB", (side, side), color).save(tmp_path / f"{name}.png")
+        Image.new("RGB", (64, height), color).save(tmp_path / f"{name}.png")
     script = (
         "import sys; from artmancer import cli; cli.main(sys.argv[1:]); "
         "sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"

@@ -226,8 +226,8 @@ def test_a_crop_of_another_size_is_refused() -> None:
         (torch.zeros(1, 50, 60, 3), torch.zeros(1, 50, 60), "mask_empty", "black everywhere"),
         (
             torch.zeros(2, 50, 60, 3),
-            torch.stack([torch.ones(50, 60), torch.zeros(50, 60)]),
-            "mask_empty",
+            torch.stack([torch.ones(50, 60), torch.full((50, 60), torch.nan)]),
+            "invalid_request",
             "Mask 2",
         ),
         (

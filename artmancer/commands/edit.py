@@ -319,9 +319,11 @@ def check_inputs(options: argparse.Namespace) -> None:
         mask_size = images.read_size(options.mask, "mask")
         # A photo whose rotation stands after its pixels has its sides exchanged here. The decoded
         # images are compared later.
-        if mask_size != size[::-1]:
+        if mask_size != size[::-1] and not checks.scales_exactly(mask_size, size):
             checks.check_mask_size(mask_size, size)
-        checks.check_mask_painted(images.is_black(options.mask))
+        brightest = images.brightest(options.mask)
+        if brightest <= checks.NEAR_BLACK:
+            raise checks.empty_mask(brightest)
     if options.reference_mask and not options.reference:
         raise ArtMancerError(
             "reference_missing",

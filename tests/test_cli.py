@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from support.images import disc
 from support.paths import EXAMPLES, ROOT
 
 from artmancer import cli, fill, images, mask_ops
@@ -330,6 +331,26 @@ def test_a_prompt_for_the_draft_editor_gives_a_warning(tmp_path: Path, caplog) -
     options = ["--task=white-balance", "--prompt=warmer", "-o", tmp_path / "out.png"]
     assert run("edit", EXAMPLES / "chelsea.png", *options) == 0
     assert "--prompt is ignored" in caplog.text
+
+
+def test_the_command_fills_holes_and_widens(tmp_path: Path, capsys) -> None:
+    photo = torch.rand(1, 240, 320, 3, generator=torch.Generator().manual_seed(0))
+    images.save(tmp_path / "photo.png", photo)
+    ring = disc(240, 320, 120, 160, 50) - disc(240, 320, 120, 160, 35)
+    images.save(tmp_path / "ring.png", ring[0])
+    options = ["--task=white-balance", "--mask", tmp_path / "ring.png", "--feather=0"]
+
+    def middle_changes(*more: str) -> bool:
+        output = tmp_path / "out.png"
+        command = [tmp_path / "photo.png", *options, *more, "-o", output, "--json"]
+        assert run("edit", *command) == 0
+        report = json.loads(capsys.readouterr().out)["report"]
+        assert report["widened"] == ("--widen" in more)
+        result = images.load(output).image
+        return not torch.equal(result[0, 120, 160], images.load(command[0]).image[0, 120, 160])
+
+    assert not middle_changes("--widen")
+    assert middle_changes("--fill-holes")
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -89,6 +89,14 @@ def add_parser(commands: Subparsers) -> None:
         help="an image, white where the object is in the reference; default: where the reference "
         "is not transparent",
     )
+    parser.add_argument(
+        "--fill-holes", action="store_true", help="fill the holes that the mask encloses"
+    )
+    parser.add_argument(
+        "--widen",
+        action="store_true",
+        help="also keep what the edit changed just around the mask, such as a shadow",
+    )
     _add_qwen_options(parser)
     _add_recipe_options(parser)
     parser.add_argument(
@@ -291,6 +299,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             sampling=_overrides(options).sampling(conditions.recipe),
             transfer=options.transfer,
+            widen=options.widen,
             progress=show,
         )
     images.save(options.output, result.image, photo.icc_profile)
@@ -357,6 +366,7 @@ def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any
     return {
         "context": options.context,
         "grow": options.grow,
+        "fill_holes": options.fill_holes,
         "feather": options.feather,
         "brushed": options.brush_mask,
         "silhouette": not options.no_silhouette,

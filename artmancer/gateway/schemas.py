@@ -14,6 +14,7 @@ from ..options import (
     EDITORS,
     FRAMES,
     MAX_SEED,
+    RESOLUTIONS,
     STEPS,
 )
 from ..recipes import CONDITION_SIZES, RECIPES
@@ -201,6 +202,17 @@ class GenerateRequest(OpenRequest):
         le=CONTEXT[1],
         description="Size of the crop divided by the size of the mask. "
         f"Default: {DEFAULT_CONTEXT:g}.",
+    )
+    resolution: Literal[tuple(RESOLUTIONS)] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="Size of the crop: native, the photo's own, or the longest side in pixels. "
+        "Default: as the checkpoint or the recipe says.",
+    )
+    fill_holes: bool | None = Field(None, description="Fill the holes that the mask encloses.")
+    widen: bool | None = Field(
+        None,
+        description="Also stitch what the edit changed just around the mask, such as a shadow or a "
+        "reflection.",
     )
     angle: Any = None
     background_preset: Any = None

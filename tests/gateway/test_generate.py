@@ -131,6 +131,9 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
         frame="photo",
         condition_size=0.5,
         context=2,
+        resolution="768",
+        fill_holes=True,
+        widen=True,
     )
     assert quick.http.post("/api/generate", json=body).status_code == 200
     graph = fake.fake.posted[-1]["prompt"]
@@ -146,6 +149,7 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
     assert values["grow_mask"] == 0 and values["brush_mask"] is True
     assert (values["recipe"], values["frame"], values["context"]) == ("image_edges", "photo", 2)
     assert (values["condition_size"], values["condition_megapixels"]) == ("megapixels", 0.5)
+    assert (values["resolution"], values["fill_holes"], values["widen"]) == ("768", True, True)
     assert values["extra_1"].startswith("artmancer/") and values["extra_2"] == "(none)"
 
 

@@ -34,6 +34,9 @@ _ECHOED = (
     "true_cfg_scale",
     "frame",
     "context",
+    "resolution",
+    "fill_holes",
+    "widen",
     "editor",
 )
 """Inputs of the workflow that `parameters_used` repeats where the request sets them."""
@@ -193,6 +196,9 @@ def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
         "condition_size": size,
         "condition_megapixels": megapixels,
         "context": request.context,
+        "resolution": request.resolution,
+        "fill_holes": request.fill_holes,
+        "widen": request.widen,
     }
 
 

@@ -37,6 +37,15 @@ NATIVE_LIMIT = 1536
 MIN_MARGIN = 32
 """Least padding around the mask's bounding box, in pixels of the image."""
 
+_EDGE_POWER = 16
+"""Power of the unmasked share of a crop's pixel that is its weight in the change around it."""
+
+_EDGE_BLUR = 1.0
+"""Standard deviation, in pixels of the crop, of the Gaussian that averages the change there."""
+
+_MIN_WEIGHT = 1e-5
+"""Smallest weight there: between the parts of a mask, all pixels of a crop may be masked."""
+
 _STRIP_ROWS = 128
 """Rows that are blended at a time, which keeps the memory beside the image small."""
 
@@ -80,10 +89,12 @@ class Fade(NamedTuple):
     ----------
     window : Window of the image
     alpha : [h, w] in 0..1, how much of the edit shows
+    mask : [h, w] in 0..1, the mask before it was feathered
     """
 
     window: Window
     alpha: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,20 +298,26 @@ def repeat_edge(crop: Tensor, region: Region) -> Tensor:
     return crop[:, rows][:, :, columns]
 
 
-def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
+def stitch(edited: Tensor, image: Tensor, region: Region, before: Tensor | None = None) -> Tensor:
     """Paste an edited crop back into the image it came from.
+
+    A crop that was resampled has lost details of the image. Around the mask, where the edit fades
+    out, the change of the crop is therefore added to the image's own pixels; the edit itself is
+    pasted inside the mask only.
 
     Parameters
     ----------
     edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size, finite
     image : IMAGE [B, H, W, 3], the untouched original
-    region : as `crop` returned it; it holds the feathered mask
+    region : as `crop` returned it; it holds the mask and the feathered mask
+    before : IMAGE [B, h, w, 3], the crop before the edit; None: the edit itself is pasted around
+        the mask, too
 
     Returns
     -------
     IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit. An unchanged
-    crop gives `image` exactly where nothing was resampled, else within 2 of 255 levels for content
-    without details finer than 40 of its pixels.
+    crop gives `image` exactly where nothing was resampled, and with `before` also where the mask
+    is 0; else within 2 of 255 levels for content without details finer than 40 of its pixels.
 
     Raises
     ------
@@ -311,14 +328,20 @@ def stitch(edited: Tensor, image: Tensor, region: Region) -> Tensor:
             f"stitch: the edited crop is {list(edited.shape)}, the region's is {region.size}."
         )
     edited = repeat_edge(edited, region)
+    changes = None
+    if before is not None and region.size != region.box_size:
+        changes = edited - repeat_edge(before, region)
     result = image.clone()
-    for index, ((window, alpha), (top, left)) in enumerate(
-        zip(region.fades, region.corners, strict=True)
-    ):
+    for index, (fade, (top, left)) in enumerate(zip(region.fades, region.corners, strict=True)):
+        inside, target = fade.window.shift(-top, -left), fade.window.view(result[index])
         box = resample(edited[index : index + 1], region.box_size)[0].to(image)
-        patch, target = window.shift(-top, -left).view(box), window.view(result[index])
-        for rows in _strips(target):
-            _blend(target[rows], patch[rows], alpha[rows])
+        patch = inside.view(box)
+        if changes is None:
+            for rows in _strips(target):
+                _blend(target[rows], patch[rows], fade.alpha[rows])
+        else:
+            change = _enlarge_change(changes[index], fade.mask, inside, region).to(image)
+            _add_change(target, change, patch, fade)
     return result
 
 
@@ -353,7 +376,7 @@ def _extra_fade(extra: Tensor, fade: Fade, window: Window, feather: int) -> Fade
     extra = torch.maximum(extra, between)
     around = bounds(extra).shift(window.top, window.left).widen(feather).clip(window)
     inside = around.shift(-window.top, -window.left).view(extra)
-    return Fade(around, mask_ops.feather(inside.unsqueeze(0), feather)[0])
+    return Fade(around, mask_ops.feather(inside.unsqueeze(0), feather)[0], inside)
 
 
 def uncrop(mask: Tensor, region: Region) -> Tensor:
@@ -388,7 +411,7 @@ def recolor(changes: Sequence[Callable[[Tensor], Tensor]], image: Tensor, region
     IMAGE [B, H, W, 3]; where the feathered mask is 0, equal to `image` bit for bit
     """
     result = image.clone()
-    for plane, change, (window, alpha) in zip(result, changes, region.fades, strict=True):
+    for plane, change, (window, alpha, _) in zip(result, changes, region.fades, strict=True):
         target = window.view(plane)
         for rows in _strips(target):
             _blend(target[rows], change(target[rows]), alpha[rows])
@@ -405,7 +428,7 @@ def outside_error(result: Tensor, image: Tensor, region: Region) -> Tensor:
     scalar; NaN where the feathered mask is 0 nowhere
     """
     total, count = torch.zeros(()), torch.zeros(())
-    for new, old, (window, alpha) in zip(result, image, region.fades, strict=True):
+    for new, old, (window, alpha, _) in zip(result, image, region.fades, strict=True):
         new, old = window.view(new), window.view(old)
         for rows in _strips(alpha):
             outside = alpha[rows] == 0
@@ -447,8 +470,13 @@ def resample(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Ten
     """Resize [B, H, W, C] in 0..1 to this (height, width), antialiased."""
     if tuple(image.shape[1:3]) == size:
         return image
+    return _interpolate(image, size, mode).clamp(0, 1)
+
+
+def _interpolate(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Resize [B, H, W, C] to this (height, width), antialiased. Bicubic values may overshoot."""
     planes = functional.interpolate(image.permute(0, 3, 1, 2), size, mode=mode, antialias=True)
-    return planes.permute(0, 2, 3, 1).clamp(0, 1)
+    return planes.permute(0, 2, 3, 1)
 
 
 def _mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
@@ -567,7 +595,8 @@ def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) ->
     """Return the feathered mask around `box`, from the mask [h, w] of the crop's box."""
     window = box.widen(region.feather).clip(Window(0, 0, *region.image_size))
     inside = window.shift(-corner[0], -corner[1]).view(hole)
-    return Fade(window, mask_ops.feather(inside.unsqueeze(0), region.feather)[0])
+    # A copy, so that the mask of the box is not kept.
+    return Fade(window, mask_ops.feather(inside.unsqueeze(0), region.feather)[0], inside.clone())
 
 
 def _union(first: Fade, second: Fade) -> Fade:
@@ -577,11 +606,52 @@ def _union(first: Fade, second: Fade) -> Fade:
         max(first.window.bottom, second.window.bottom),
         max(first.window.right, second.window.right),
     )
-    alpha = torch.zeros(window.bottom - window.top, window.right - window.left)
+    alpha, mask = torch.zeros(2, window.bottom - window.top, window.right - window.left)
     for fade in (first, second):
-        target = fade.window.shift(-window.top, -window.left).view(alpha)
-        torch.maximum(target, fade.alpha, out=target)
-    return Fade(window, alpha)
+        inside = fade.window.shift(-window.top, -window.left)
+        for whole, part in ((alpha, fade.alpha), (mask, fade.mask)):
+            target = inside.view(whole)
+            torch.maximum(target, part, out=target)
+    return Fade(window, alpha, mask)
+
+
+def _enlarge_change(change: Tensor, mask: Tensor, inside: Window, region: Region) -> Tensor:
+    """Enlarge the change of a crop, for the pixels around its mask.
+
+    A pixel of the crop at the mask's edge mixes both sides of it. It takes the change of the
+    pixels around it that lie outside, so that what was removed leaves no rim in its surroundings.
+
+    Parameters
+    ----------
+    change : [h, w, 3], the crop after the edit minus the crop before it
+    mask : [m, n], the mask inside the window
+    inside : window of the box, in pixels of the image
+
+    Returns
+    -------
+    [m, n, 3]; only what is around the mask is of use
+    """
+    import cv2
+
+    box = torch.zeros(region.box_size)
+    inside.view(box).copy_(mask)
+    covered = _interpolate(box[None, ..., None], region.size, "bilinear")[0]
+    weight = (1 - covered.clamp(0, 1)) ** _EDGE_POWER + _MIN_WEIGHT
+    planes = torch.cat([change * weight, weight], -1).numpy()
+    near = torch.from_numpy(cv2.GaussianBlur(planes, (0, 0), _EDGE_BLUR))
+    change = torch.lerp(near[..., :3] / near[..., 3:], change, weight.clamp(max=1))
+    return inside.view(_interpolate(change.unsqueeze(0), region.box_size, "bilinear")[0])
+
+
+def _add_change(target: Tensor, change: Tensor, patch: Tensor, fade: Fade) -> None:
+    """Add the change around the mask to the target, and paste the patch inside the mask, all
+    [h, w, 3], in place.
+    """
+    low, high = min(0.0, float(target.min())), max(1.0, float(target.max()))
+    for rows in _strips(target):
+        photo, inside = target[rows], fade.mask[rows].unsqueeze(-1).to(target)
+        step = torch.lerp(change[rows], patch[rows] - photo, inside)
+        photo.addcmul_(step, fade.alpha[rows].unsqueeze(-1).to(target)).clamp_(low, high)
 
 
 def _strips(image: Tensor) -> Iterator[slice]:

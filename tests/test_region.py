@@ -121,6 +121,72 @@ def test_resampling_keeps_smooth_images_within_two_levels(
     assert (result - image).abs().max() <= 2 / 255
 
 
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    height=st.integers(8, 700),
+    width=st.integers(8, 700),
+    feather=st.integers(0, 40),
+    frame=st.sampled_from(["crop", "photo"]),
+    target=st.sampled_from(TARGETS),
+)
+def test_an_unchanged_crop_gives_every_bit_around_the_mask_back(
+    data: st.DataObject,
+    height: int,
+    width: int,
+    feather: int,
+    frame: str,
+    target: dict[str, int],
+) -> None:
+    mask = data.draw(masks(height, width))
+    image = torch.randn(1, height, width, 3, generator=torch.Generator().manual_seed(0))
+    crop = region.crop(image, mask, feather=feather, frame=frame, **target)
+    result = region.stitch(crop.image, image, crop.region, crop.image)
+    assert same_bits(result, image)[mask == 0].all()
+
+
+BAR = (140, 230)
+"""First row and the row after the last of a mask that is a bar across a photo of 400 rows."""
+
+
+def bar(width: int) -> Tensor:
+    mask = torch.zeros(1, 400, width)
+    mask[:, BAR[0] : BAR[1]] = 1
+    return mask
+
+
+@pytest.mark.parametrize("side", [96, 256, 512, 1024])
+def test_around_the_mask_the_change_is_added_to_the_photos_own_pixels(side: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    photo = 0.3 + 0.3 * torch.rand(1, 400, 500, 3, generator=random)
+    crop = region.crop(photo, bar(500), longest_side=side, feather=20)
+    # A change that rises along the photo, by its columns: 0.1 at the left, 0.3 at the right.
+    rising = torch.linspace(0.1, 0.3, 500).view(1, 1, -1, 1)
+    edited = crop.image + region.crop_like(rising.expand_as(photo).contiguous(), crop.region)
+    result = region.stitch(edited, photo, crop.region, crop.image)
+    rows = torch.arange(400)
+    distance = torch.maximum(BAR[0] - rows, rows - BAR[1] + 1).clamp(min=0)
+    near = (1 - distance / 20).clamp(min=0)
+    expected = photo + (3 * near**2 - 2 * near**3).view(1, -1, 1, 1) * rising
+    outside = distance > 0
+    # Past the photo's end its edge is repeated, which the crop's first and last columns show.
+    error = (result - expected)[:, outside, 20:-20]
+    assert error.abs().max() < 0.5 / 255
+
+
+@pytest.mark.parametrize("side", [96, 256, 384])
+def test_what_was_removed_leaves_no_rim_in_its_surroundings(side: int) -> None:
+    wall, mask = torch.full((1, 400, 500, 3), 0.4), bar(500)
+    photo = torch.where(mask.unsqueeze(-1) > 0, torch.ones(3), wall)
+    crop = region.crop(photo, mask, longest_side=side)
+    filled = torch.full_like(crop.image, 0.4)
+    result = region.stitch(filled, photo, crop.region, crop.image)
+    # What was removed was 0.6 brighter; pasted with its rim, up to half of that would show.
+    assert (result - wall).abs().max() < 0.05
+    assert (result - wall)[mask > 0].abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("height", "width", "radius"), [(700, 900, 200), (333, 517, 90), (1500, 1501, 700)]

@@ -97,7 +97,7 @@ def edit(
                 spilled = _spill(pasted, conditions)
             if widen:
                 target_region = region.widen(crop.region, spilled)
-            result = region.stitch(pasted, conditions.image, target_region)
+            result = region.stitch(pasted, conditions.image, target_region, before)
     report = Report(
         editor=editor.name,
         variant=editor.variant,

@@ -135,11 +135,13 @@ def prepare(
     lama: Lama | None = None,
     silhouette: bool = True,
     shadow: bool = True,
+    any_size: bool = False,
     progress: Progress = no_progress,
 ) -> Conditions:
     """Crop an image to its mask and make the recipe's conditioning images.
 
-    `editor.plan` returns recipe, recipe_reason, default_prompt, resolution and frame for an editor.
+    `editor.plan` returns recipe, recipe_reason, default_prompt, resolution, frame and any_size for
+    an editor.
 
     Parameters
     ----------
@@ -160,6 +162,7 @@ def prepare(
         fill_growth, in pixels of the crop; no other image changes
     lama : the loaded LaMa for the fill; None: PatchMatch fills, and the report says so
     silhouette, shadow : hints for recipes that use them, see Sources
+    any_size : see region.crop
     progress : called while PatchMatch fills; raising in it cancels
 
     Raises
@@ -178,6 +181,7 @@ def prepare(
             fill_holes=fill_holes,
             feather=feather,
             frame=frame,
+            any_size=any_size,
             **RESOLUTIONS[resolution],
         )
     with timed(seconds, "split"):
@@ -186,9 +190,7 @@ def prepare(
         filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
         sources = Sources(crop, reference_object, filled, hole, lama, silhouette, shadow, progress)
         images = split(sources, recipe)
-    fills_here = "fill" in images and fill is None
-    _, note = choose("lama", lama is not None) if fills_here else ("", "")
-    notes = (note, mask_size_note, *(() if mask is None else mask_notes(area)))
+    notes = (*_fill_notes(images, fill, lama), *((mask_size_note,) if mask_size_note else ()))
     return Conditions(
         image=image,
         masked=mask is not None,
@@ -203,8 +205,17 @@ def prepare(
         resolution=resolution,
         context=context,
         default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
-        notes=tuple(filter(None, notes)),
+        notes=notes if mask is None else (*notes, *mask_notes(area)),
     )
+
+
+def _fill_notes(
+    images: dict[str, Tensor], fill: Tensor | None, lama: Lama | None
+) -> tuple[str, ...]:
+    """Return sentences for the report on how a hole was filled here."""
+    fills_here = "fill" in images and fill is None
+    _, note = choose("lama", lama is not None) if fills_here else ("", "")
+    return (note,) if note else ()
 
 
 def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, str]:

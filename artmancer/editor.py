@@ -42,6 +42,7 @@ class Editor(Protocol):
     recipe : how its checkpoint was trained, a key of RECIPES
     recipe_reason : why it has this recipe, see recipes.RecipeChoice
     resolution : size of its crops, a key of RESOLUTIONS; None: the recipe's
+    any_size : whether it takes crops of any size, because it was not trained at one
     default_prompt : prompt of its checkpoint for an edit that brings none; None: the recipe's
     adapters : file names of the LoRAs on its base, the checkpoint first
     notes : sentences for the report
@@ -63,6 +64,9 @@ class Editor(Protocol):
     def resolution(self) -> str | None: ...
 
     @property
+    def any_size(self) -> bool: ...
+
+    @property
     def default_prompt(self) -> str | None: ...
 
     @property
@@ -82,6 +86,7 @@ class EditorWithoutCheckpoint:
     recipe = DEFAULT_RECIPE
     recipe_reason = "default"
     resolution = "native"
+    any_size = True
     default_prompt = None
     adapters: tuple[str, ...] = ()
 
@@ -95,7 +100,7 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    recipe, recipe_reason, default_prompt, resolution, frame : see conditions.prepare
+    recipe, recipe_reason, default_prompt, resolution, frame, any_size : see conditions.prepare
     """
 
     recipe: str
@@ -103,6 +108,7 @@ class Plan(NamedTuple):
     default_prompt: str
     resolution: str
     frame: str
+    any_size: bool
 
 
 def plan(
@@ -140,6 +146,7 @@ def plan(
         row.prompt if own_prompt is None else own_prompt,
         resolution or own_resolution or row.resolution,
         frame or row.frame,
+        editor is not None and editor.any_size,
     )
 
 
@@ -158,6 +165,7 @@ class PrecomputedEdit:
     recipe: str = DEFAULT_RECIPE
     recipe_reason: str = "default"
     resolution: str | None = "native"
+    any_size: bool = False
     default_prompt: str | None = None
     adapters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

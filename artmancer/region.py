@@ -25,6 +25,7 @@ from torch.nn import functional
 from . import mask_ops
 from .checks import NEAR_BLACK, check_finite, check_image, check_mask, empty_mask
 from .errors import ArtMancerError
+from .options import ONE_MEGAPIXEL
 
 MULTIPLE = 32
 """Sides of a crop are multiples of this many pixels: Qwen-Image's VAE and transformer work on
@@ -33,6 +34,16 @@ patches of 16 pixels, in pairs.
 
 NATIVE_LIMIT = 1536
 """Longest side, in pixels, up to which a crop keeps the image's own resolution."""
+
+LARGE_CROP = 4 * ONE_MEGAPIXEL
+"""Largest area, in pixels, up to which a longer crop keeps it too, for an editor of any size. On
+two cores PatchMatch removes a line of 4 pixels from such a crop in 7 s, in 0.7 GB of memory.
+"""
+
+LARGE_HOLE = ONE_MEGAPIXEL
+"""Most masked pixels in such a crop: as many as in a crop of NATIVE_LIMIT whose mask is a square.
+PatchMatch's time grows with them: 37 s here, 99 s for 1.8 megapixels.
+"""
 
 MIN_MARGIN = 32
 """Least padding around the mask's bounding box, in pixels of the image."""
@@ -189,6 +200,7 @@ def crop(
     fill_holes: bool = False,
     feather: int = 16,
     frame: str = "crop",
+    any_size: bool = False,
 ) -> Crop:
     """Crop an image to the part that an edit needs to see.
 
@@ -206,13 +218,15 @@ def crop(
     longest_side : longest side of the crop in pixels, for an editor trained at that size; rounded
         to a multiple of 32
     pixels : largest area of the crop in pixels. With neither, the crop keeps the image's resolution
-        as long as its longest side is at most NATIVE_LIMIT
+        as long as its longest side is at most NATIVE_LIMIT; see any_size
     context : size of the box over the size of the mask's bounding box, at least 1; there are always
         MIN_MARGIN pixels around the mask
     grow : pixels by which the mask is dilated
     fill_holes : fill the holes that the mask encloses
     feather : pixels over which the edit fades into the image, outwards from the mask
     frame : one of options.FRAMES; `context` is for the frame `crop` only
+    any_size : the editor takes crops of any size: without `longest_side` and `pixels`, a crop
+        around a thin or small mask keeps the image's resolution up to an area of LARGE_CROP
 
     Raises
     ------
@@ -232,6 +246,7 @@ def crop(
             _needed([box.right - box.left for box in boxes], width, context, margin),
             longest_side,
             pixels,
+            LARGE_CROP if any_size and _small_hole(mask, grow, fill_holes) else 0,
         )
     corners = tuple(
         (
@@ -504,18 +519,32 @@ def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:
     )
 
 
+def _small_hole(mask: Tensor, grow: int, fill_holes: bool) -> bool:
+    """Return whether at most LARGE_HOLE pixels of each mask are to be edited."""
+    for plane in mask:
+        hole = plane.unsqueeze(0)
+        hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
+        if int((hole > 0).sum()) > LARGE_HOLE:
+            return False
+    return True
+
+
 def _plan(
-    height: int, width: int, longest_side: int | None, pixels: int | None
+    height: int, width: int, longest_side: int | None, pixels: int | None, native_area: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the crop's size and the box's size: of one aspect ratio, the box at least
     height x width.
+
+    Parameters
+    ----------
+    native_area : area up to which a crop longer than NATIVE_LIMIT is not scaled
     """
+    native = (_round_up(height), _round_up(width))
     if pixels is not None:
         scale = math.sqrt(pixels / (height * width))
         size = (_round_down(height * scale), _round_down(width * scale))
-    elif longest_side is None and _round_up(max(height, width)) <= NATIVE_LIMIT:
-        size = (_round_up(height), _round_up(width))
-        return size, size
+    elif longest_side is None and (max(native) <= NATIVE_LIMIT or math.prod(native) <= native_area):
+        return native, native
     else:
         longest_side = _round_down(longest_side or NATIVE_LIMIT)
         scale = longest_side / max(height, width)

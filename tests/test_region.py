@@ -271,6 +271,25 @@ def test_the_crop_keeps_to_its_longest_side(options: dict[str, int], longest: in
     assert max(crop.region.size) == longest
 
 
+def test_an_editor_of_any_size_sees_a_thin_mask_at_the_photos_resolution() -> None:
+    photo, line = torch.zeros(1, 1600, 2560, 3), torch.zeros(1, 1600, 2560)
+    for column in range(2560):
+        row = 100 + column // 2
+        line[:, row : row + 4, column] = 1
+    assert region.crop(photo, line, any_size=True).region.scale == 1
+    assert max(region.crop(photo, line).region.size) == region.NATIVE_LIMIT
+    assert region.crop(photo, line, any_size=True, longest_side=512).region.size[1] == 512
+    large = torch.zeros(1, 1600, 2560)
+    large[:, 200:1200, 200:1400] = 1
+    for options in ({"mask": large}, {"mask": line, "grow": 300}):
+        crop = region.crop(photo, any_size=True, **options)
+        assert max(crop.region.size) == region.NATIVE_LIMIT, "a large hole takes minutes to fill"
+    wide = torch.zeros(1, 1600, 3000)
+    wide[:, 0, 0] = wide[:, -1, -1] = 1
+    crop = region.crop(torch.zeros(1, 1600, 3000, 3), wide, any_size=True)
+    assert max(crop.region.size) == region.NATIVE_LIMIT, "more than four megapixels"
+
+
 def test_the_crop_keeps_to_its_pixel_budget() -> None:
     for height, width in [(3000, 2500), (500, 4000), (40, 40), (100, 1)]:
         crop = region.crop(

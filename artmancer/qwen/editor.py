@@ -52,6 +52,7 @@ class QwenEditor:
     acceleration: Path | None = None
     memory: str = "auto"
     file_notes: tuple[str, ...] = ()
+    any_size = False
 
     def __post_init__(self) -> None:
         if self.acceleration and self.acceleration == self.checkpoint.path:

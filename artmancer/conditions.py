@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import mask_ops, region
+from . import islands, mask_ops, region
 from .checks import (
     NEAR_BLACK,
     check_finite,
@@ -23,7 +24,7 @@ from .errors import ArtMancerError
 from .fill import choose, fill
 from .images import to_uint8
 from .lama import Lama
-from .options import DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
+from .options import DEFAULT_CONTEXT, FRAMES, REGIONS, RESOLUTIONS
 from .progress import Progress, no_progress
 from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
 from .region import Crop, Window, bounds
@@ -31,6 +32,9 @@ from .silhouette import shadow_strength, silhouette_mask
 
 _BILATERAL = (9, 75, 75)
 """Bilateral filter before Canny: diameter in pixels, sigma of the values, sigma in pixels."""
+
+_EXTRA = "extra "
+"""Start of the names of conditioning images that the user adds."""
 
 _CANNY_RANGE = 0.33
 """Distance of Canny's thresholds from the median of the values, as a share of it."""
@@ -93,10 +97,12 @@ class Conditions:
     reference : the object to insert
     seconds : seconds it took to make them, by stage
     fill_mask : MASK [B, h, w], the hole that a fill replaces: the crop's mask, or a larger one
+    sources : what the images were made of
     recipe_reason : why the recipe was chosen, see recipes.RecipeChoice
     frame, resolution, context : see prepare
     default_prompt : prompt of an edit that brings none
     notes : sentences for the report
+    following : the conditions of the next parts of the mask, see islands.split
     """
 
     image: Tensor
@@ -107,12 +113,19 @@ class Conditions:
     reference: Reference | None
     seconds: dict[str, float]
     fill_mask: Tensor
+    sources: Sources
     recipe_reason: str = "asked"
     frame: str = "crop"
     resolution: str = "native"
     context: float = DEFAULT_CONTEXT
     default_prompt: str = ""
     notes: tuple[str, ...] = ()
+    following: "tuple[Conditions, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Conditions, ...]":
+        """The conditions of all parts of the mask, in the order in which they are edited."""
+        return (self, *self.following)
 
 
 def prepare(
@@ -136,12 +149,14 @@ def prepare(
     silhouette: bool = True,
     shadow: bool = True,
     any_size: bool = False,
+    regions: str = REGIONS[0],
     progress: Progress = no_progress,
 ) -> Conditions:
-    """Crop an image to its mask and make the recipe's conditioning images.
+    """Crop an image to its mask and make the recipe's conditioning images, for each part of the
+    mask that is edited by itself.
 
-    `editor.plan` returns recipe, recipe_reason, default_prompt, resolution, frame and any_size for
-    an editor.
+    `editor.plan` returns recipe, recipe_reason, default_prompt, resolution, frame, any_size and
+    regions for an editor.
 
     Parameters
     ----------
@@ -163,50 +178,80 @@ def prepare(
     lama : the loaded LaMa for the fill; None: PatchMatch fills, and the report says so
     silhouette, shadow : hints for recipes that use them, see Sources
     any_size : see region.crop
+    regions : one of REGIONS, see islands.split; a long thin mask is cut too, unless there is a
+        reference, which would be inserted into each piece
     progress : called while PatchMatch fills; raising in it cancels
 
     Raises
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    _check_choices(recipe, resolution, frame)
-    image, area, mask_size_note = _checked(image, mask)
-    seconds: dict[str, float] = {}
-    with timed(seconds, "crop"):
-        crop = region.crop(
-            image,
-            area,
-            context=context,
-            grow=grow,
-            fill_holes=fill_holes,
-            feather=feather,
+    _check_choices(recipe, resolution, frame, regions)
+    image, area, size_note = _checked(image, mask)
+    inserted = None if reference is None else cut_out(reference, reference_mask)
+    size: dict[str, Any] = {"context": context, "feather": feather, "frame": frame}
+    size |= RESOLUTIONS[resolution]
+
+    def place(window: Window) -> region.Region:
+        return region.plan([window.widen(grow)], image.shape[1:3], large=any_size, **size)
+
+    def prepare_part(part: islands.Part) -> Conditions:
+        seconds: dict[str, float] = {}
+        with timed(seconds, "crop"):
+            crop = region.crop(
+                image,
+                part.mask,
+                grow=grow,
+                fill_holes=fill_holes,
+                any_size=any_size,
+                box=part.box,
+                **size,
+            )
+        with timed(seconds, "split"):
+            growth = RECIPES[recipe].fill_growth if brushed else 0
+            filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
+            fill_mask = _fill_mask(crop, growth)
+            sources = Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow, progress)
+            images = split(sources, recipe)
+        return Conditions(
+            image=image,
+            masked=mask is not None,
+            crop=crop,
+            recipe=recipe,
+            images=images,
+            reference=inserted,
+            seconds=seconds,
+            fill_mask=fill_mask,
+            recipe_reason=recipe_reason,
             frame=frame,
-            any_size=any_size,
-            **RESOLUTIONS[resolution],
+            resolution=resolution,
+            context=context,
+            default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
+            sources=sources,
         )
-    with timed(seconds, "split"):
-        hole = _fill_mask(crop, RECIPES[recipe].fill_growth) if brushed else crop.mask
-        reference_object = None if reference is None else cut_out(reference, reference_mask)
-        filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
-        sources = Sources(crop, reference_object, filled, hole, lama, silhouette, shadow, progress)
-        images = split(sources, recipe)
-    notes = (*_fill_notes(images, fill, lama), *((mask_size_note,) if mask_size_note else ()))
-    return Conditions(
-        image=image,
-        masked=mask is not None,
-        crop=crop,
-        recipe=recipe,
-        images=images,
-        reference=reference_object,
-        seconds=seconds,
-        fill_mask=hole,
-        recipe_reason=recipe_reason,
-        frame=frame,
-        resolution=resolution,
-        context=context,
-        default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
-        notes=notes if mask is None else (*notes, *mask_notes(area)),
-    )
+
+    # Without a mask there are no islands.
+    cut = reference is None
+    parts = islands.split(area, place, regions, cut=cut) if mask is not None else [(area, None)]
+    first, *others = [prepare_part(islands.Part(*part)) for part in parts]
+    notes = [size_note, *([] if mask is None else mask_notes(area))]
+    notes += _fill_notes(first.images, fill, lama)
+    return replace(first, following=tuple(others), notes=tuple(filter(None, notes)))
+
+
+def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Conditions:
+    """Return the conditions of the same crop of another image, a result of edits before this one.
+
+    Parameters
+    ----------
+    image : IMAGE [B, H, W, 3] of the size of the conditions' image
+    progress : called while PatchMatch fills
+    """
+    crop = conditions.crop._replace(image=region.crop_like(image, conditions.crop.region))
+    sources = replace(conditions.sources, crop=crop, progress=progress)
+    extra = {name: old for name, old in conditions.images.items() if name.startswith(_EXTRA)}
+    images = {**split(sources, conditions.recipe), **extra}
+    return replace(conditions, image=image, crop=crop, images=images)
 
 
 def _fill_notes(
@@ -237,7 +282,7 @@ def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, str]:
     return image.to("cpu", torch.float32), area.to("cpu", torch.float32), note
 
 
-def _check_choices(recipe: str, resolution: str, frame: str) -> None:
+def _check_choices(recipe: str, resolution: str, frame: str, regions: str) -> None:
     """Refuse unknown choices.
 
     Raises
@@ -248,6 +293,7 @@ def _check_choices(recipe: str, resolution: str, frame: str) -> None:
     for name, value, choices in (
         ("resolution", resolution, tuple(RESOLUTIONS)),
         ("frame", frame, FRAMES),
+        ("regions", regions, REGIONS),
     ):
         if value not in choices:
             raise ArtMancerError(
@@ -298,9 +344,10 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
         Window(0, 0, height, width),
     )
     on_white = torch.lerp(torch.ones(()), placed.image, placed.mask.unsqueeze(-1))
-    number = sum(name.startswith("extra ") for name in conditions.images) + 1
-    images = {**conditions.images, f"extra {number}": on_white.expand(count, -1, -1, -1)}
-    return replace(conditions, images=images)
+    number = sum(name.startswith(_EXTRA) for name in conditions.images) + 1
+    images = {**conditions.images, f"{_EXTRA}{number}": on_white.expand(count, -1, -1, -1)}
+    following = tuple(with_extra(part, image) for part in conditions.following)
+    return replace(conditions, images=images, following=following)
 
 
 @contextmanager

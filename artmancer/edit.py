@@ -6,6 +6,8 @@ then call `edit`.
 
 import math
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,14 +15,14 @@ from torch import Tensor
 
 from . import color, region
 from .checks import check_mask_given
-from .conditions import Conditions, timed
+from .conditions import Conditions, on_image, timed
 from .drift import drift, realign
 from .editor import Editor, EditRequest
 from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
 from .progress import Progress, no_progress
 from .recipes import RECIPES
-from .report import EditResult, Report
+from .report import REGION_FIELDS, EditResult, Report
 from .spill import spill
 
 REALIGNED_PIXELS = (0.1, 16.0)
@@ -53,13 +55,14 @@ def edit(
     widen: bool = False,
     progress: Progress = no_progress,
 ) -> EditResult:
-    """Edit the crop, stitch the edit into the image, and report.
+    """Edit the crop of each part of the mask, stitch the edits into the image, and report.
 
     Parameters
     ----------
     conditions : from conditions.prepare
     prompt : see EditRequest; empty: the default of the conditions
-    seed, sampling : see EditRequest; recipes.Overrides makes a sampling that follows a recipe
+    seed : see EditRequest; each part of the mask uses the next seeds
+    sampling : see EditRequest; recipes.Overrides makes a sampling that follows a recipe
     match : match the edit's colors to the image's at the rim of the mask
     transfer : one of TRANSFERS, for white balance. "colors": the edit's change of colors is fitted
         and applied to the image's own pixels, at full resolution. "pixels": the edit is stitched,
@@ -74,12 +77,106 @@ def edit(
         what the editor raises
     """
     check_mask_given(editor.variant, conditions.masked)
-    crop, seconds = conditions.crop, dict(conditions.seconds)
-    prompt = prompt or conditions.default_prompt
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    parts, image = conditions.parts, conditions.image
+    results: list[EditResult] = []
+    for index, part in enumerate(parts):
+        own_progress = part_progress(progress, index, len(parts))
+        if any(_overlap(part, earlier) for earlier in parts[:index]):
+            part = on_image(part, image, own_progress)
+        request = EditRequest(
+            replace(part, image=image),
+            prompt or part.default_prompt,
+            seed + index * len(image),
+            sampling,
+            index,
+        )
+        results.append(
+            _edit_part(
+                editor,
+                request,
+                match=match,
+                transfer=transfer,
+                widen=widen,
+                progress=own_progress,
+            )
+        )
+        image = results[-1].image
+    return _join(results, conditions.notes)
+
+
+def part_progress(progress: Progress, index: int, count: int) -> Progress:
+    """Return a progress of one of `count` parts, on one scale over all."""
+
+    def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        if count > 1:
+            stage = f"{stage} ({index + 1} of {count})"
+        progress(index * total + done, count * total, stage, latents)
+
+    return update
+
+
+def _overlap(part: Conditions, earlier: Conditions) -> bool:
+    """Tell whether the crop of a part shows pixels of another part's crop."""
+    regions = part.crop.region, earlier.crop.region
+    return any(
+        regions[0].box_in_image(index).overlaps(regions[1].box_in_image(index))
+        for index in range(len(part.image))
+    )
+
+
+def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
+    """Return the result of all parts of the mask."""
+    reports = [result.report for result in results]
+    first = reports[0]
+    stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
+    joined = replace(
+        first,
+        seconds={
+            stage: round(sum(report.seconds.get(stage, 0) for report in reports), 4)
+            for stage in stages
+        },
+        peak_memory=max(report.peak_memory for report in reports),
+        outside_psnr_raw=_least(report.outside_psnr_raw for report in reports),
+        outside_psnr=_least(report.outside_psnr for report in reports),
+        drift_px=max(
+            (report.drift_px for report in reports if report.drift_px is not None), default=None
+        ),
+        realigned=any(report.realigned for report in reports),
+        spill=max(report.spill for report in reports),
+        notes=tuple(
+            dict.fromkeys([note for report in reports for note in report.notes] + [*notes])
+        ),
+        regions=tuple(_row(report) for report in reports),
+    )
+    spilled = torch.stack([result.spill for result in results]).amax(0)
+    return EditResult(results[-1].image, spilled, joined)
+
+
+def _least(values: Iterable[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _row(report: Report) -> dict[str, Any]:
+    """Return what differs among the parts of a mask, for Report.regions."""
+    return {name: value for name, value in report.as_dict().items() if name in REGION_FIELDS}
+
+
+def _edit_part(
+    editor: Editor,
+    request: EditRequest,
+    *,
+    match: bool,
+    transfer: str,
+    widen: bool,
+    progress: Progress,
+) -> EditResult:
+    """Edit the crop of one part of the mask, see `edit`."""
+    conditions = request.conditions
+    crop, seconds = conditions.crop, dict(conditions.seconds)
     with timed(seconds, "edit"):
-        edited = editor.edit(EditRequest(conditions, prompt, seed, sampling), progress)
+        edited = editor.edit(request, progress)
     _check_edit(editor, edited, conditions)
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
@@ -104,7 +201,7 @@ def edit(
         adapters=editor.adapters,
         recipe=conditions.recipe,
         conditions=tuple(conditions.images),
-        seed=seed,
+        seed=request.seed,
         crop_size=crop.region.size,
         box=(*crop.region.corners[0], *crop.region.box_size),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
@@ -115,23 +212,24 @@ def edit(
         realigned=aligned.moved,
         spill=round(float(spilled.mean()), 4),
         widened=widen,
-        notes=(*editor.notes, *conditions.notes),
+        notes=tuple(editor.notes),
         recipe_reason=conditions.recipe_reason,
-        settings=_settings(conditions, prompt, sampling),
+        settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
     )
     return EditResult(result, region.uncrop(spilled, crop.region), report)
 
 
-def _settings(conditions: Conditions, prompt: str, sampling: Sampling) -> dict[str, Any]:
+def _settings(request: EditRequest) -> dict[str, Any]:
     """Return the settings that an edit used, see Report.settings."""
+    conditions, sampling = request.conditions, request.sampling
     pixels = sampling.condition_pixels
     return {
         "frame": conditions.frame,
         "resolution": conditions.resolution,
         "context": conditions.context,
         "condition_size": "crop" if pixels is None else round(pixels / ONE_MEGAPIXEL, 4),
-        "prompt": prompt,
+        "prompt": request.prompt,
         "negative": sampling.negative,
         "steps": sampling.steps,
         "cfg": sampling.cfg,

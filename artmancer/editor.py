@@ -1,5 +1,6 @@
 """The interface of an editor: the model that edits a crop, or a stand-in for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from .conditions import Conditions
 from .errors import ArtMancerError
-from .options import DEFAULT_SAMPLING, Sampling
+from .options import DEFAULT_SAMPLING, REGIONS, Sampling
 from .progress import Progress
 from .recipes import DEFAULT_RECIPE, RECIPES, RecipeChoice, choose
 
@@ -23,12 +24,14 @@ class EditRequest:
     prompt : the edit in words
     seed : seed of the first image of a batch; the next images count up from it
     sampling : sampler settings
+    part : index of the part of the mask that the conditions are of
     """
 
     conditions: Conditions
     prompt: str = ""
     seed: int = 0
     sampling: Sampling = DEFAULT_SAMPLING
+    part: int = 0
 
 
 class Editor(Protocol):
@@ -100,7 +103,8 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    recipe, recipe_reason, default_prompt, resolution, frame, any_size : see conditions.prepare
+    recipe, recipe_reason, default_prompt, resolution, frame, any_size, regions : see
+        conditions.prepare
     """
 
     recipe: str
@@ -109,6 +113,7 @@ class Plan(NamedTuple):
     resolution: str
     frame: str
     any_size: bool
+    regions: str
 
 
 def plan(
@@ -117,6 +122,7 @@ def plan(
     recipe: str | None = None,
     resolution: str | None = None,
     frame: str | None = None,
+    regions: str = REGIONS[0],
 ) -> Plan:
     """Return how to prepare an edit: as the user sets it, else as the editor's checkpoint was
     trained, else as the recipe says.
@@ -125,6 +131,8 @@ def plan(
     ----------
     editor : None: not known yet; its resolution is then "native"
     recipe, resolution, frame : set by the user; None: not set
+    regions : set by the user; "auto" is "together" for white balance, whose change of colors is the
+        same for all islands
 
     Raises
     ------
@@ -137,6 +145,7 @@ def plan(
     else:
         choice = RecipeChoice(editor.recipe, editor.recipe_reason)
     row = RECIPES[choice.name]
+    variant = "" if editor is None else editor.variant
     own_resolution = "native" if editor is None else editor.resolution
     # A checkpoint's own prompt belongs to its own recipe.
     own_prompt = editor.default_prompt if editor and editor.recipe == choice.name else None
@@ -147,6 +156,7 @@ def plan(
         resolution or own_resolution or row.resolution,
         frame or row.frame,
         editor is not None and editor.any_size,
+        "together" if regions == "auto" and variant == "white_balance" else regions,
     )
 
 
@@ -156,10 +166,10 @@ class PrecomputedEdit:
 
     Attributes
     ----------
-    image : IMAGE [B, h, w, 3], the crop after the edit
+    images : IMAGE [B, h, w, 3] for each part of the mask, the crop after the edit
     """
 
-    image: Tensor
+    images: Sequence[Tensor]
     variant: str
     name: str = "ComfyUI"
     recipe: str = DEFAULT_RECIPE
@@ -177,11 +187,12 @@ class PrecomputedEdit:
         ------
         ArtMancerError : invalid_request where it is not an edit of this crop
         """
+        image = self.images[request.part]
         expected = list(request.conditions.crop.image.shape)
-        if list(self.image.shape) != expected:
+        if list(image.shape) != expected:
             raise ArtMancerError(
                 "invalid_request",
-                f"The edited crop has shape {list(self.image.shape)}; expected {expected}. "
+                f"The edited crop has shape {list(image.shape)}; expected {expected}. "
                 "Connect the edit of these conditions, at their size.",
             )
-        return self.image.to("cpu", torch.float32)
+        return image.to("cpu", torch.float32)

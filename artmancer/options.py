@@ -41,6 +41,11 @@ FRAMES = ("crop", "photo")
 black to a square.
 """
 
+REGIONS = ("auto", "together", "apart")
+"""Ways to edit a mask of several islands: in one crop around all, each island that lies apart in a
+crop of its own, or, "auto", apart where that crops fewer pixels of the photo.
+"""
+
 CONTEXT = (1.0, 8.0)
 """Smallest and largest size of a crop over the size of the mask's bounding box."""
 

@@ -84,6 +84,20 @@ class Window(NamedTuple):
             min(self.right, other.right),
         )
 
+    def join(self, other: "Window") -> "Window":
+        """Return the smallest window that holds both."""
+        return Window(
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
+
+    def overlaps(self, other: "Window") -> bool:
+        """Tell whether both have a pixel in common."""
+        both = self.clip(other)
+        return both.top < both.bottom and both.left < both.right
+
     def shift(self, down: int, right: int) -> "Window":
         """Return the window moved by this many pixels."""
         return Window(self.top + down, self.left + right, self.bottom + down, self.right + right)
@@ -201,6 +215,7 @@ def crop(
     feather: int = 16,
     frame: str = "crop",
     any_size: bool = False,
+    box: Window | None = None,
 ) -> Crop:
     """Crop an image to the part that an edit needs to see.
 
@@ -227,6 +242,8 @@ def crop(
     frame : one of options.FRAMES; `context` is for the frame `crop` only
     any_size : the editor takes crops of any size: without `longest_side` and `pixels`, a crop
         around a thin or small mask keeps the image's resolution up to an area of LARGE_CROP
+    box : the bounding box that the crop is made around, for all images; None: the mask's. Of a mask
+        that reaches past the crop, the part inside is edited
 
     Raises
     ------
@@ -235,8 +252,53 @@ def crop(
     """
     check_image(image)
     check_mask(mask, image)
-    height, width = image.shape[1:3]
-    boxes = _mask_boxes(mask, grow, len(image))
+    boxes = _mask_boxes(mask, grow, len(image)) if box is None else [box.widen(grow)] * len(image)
+    region = plan(
+        boxes,
+        image.shape[1:3],
+        longest_side=longest_side,
+        pixels=pixels,
+        context=context,
+        feather=feather,
+        frame=frame,
+        large=any_size and _small_hole(mask, boxes, grow, fill_holes),
+    )
+    pixels_in_box = _extract(image, region)
+    check_finite(pixels_in_box, "image")
+    hole = mask_ops.clean(_extract(mask.expand(len(image), -1, -1), region))
+    hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
+    fades = []
+    for index, (plane, around) in enumerate(zip(hole, boxes, strict=True)):
+        # A part of a mask may reach past the box that its crop is made around.
+        fades.append(_fade(plane, around if box is None else None, index, region))
+    return Crop(
+        _blacken(resample(pixels_in_box, region.size), region),
+        _blacken(resample(hole.unsqueeze(-1), region.size, "bilinear"), region)[..., 0],
+        replace(region, fades=tuple(fades), grow=grow),
+    )
+
+
+def plan(
+    boxes: Sequence[Window],
+    image_size: Sequence[int],
+    *,
+    longest_side: int | None = None,
+    pixels: int | None = None,
+    context: float = 1.5,
+    feather: int = 16,
+    frame: str = "crop",
+    large: bool = False,
+) -> Region:
+    """Return the region of a crop, without fades.
+
+    Parameters
+    ----------
+    boxes : bounding box of the dilated mask for each image
+    image_size : (height, width) of the images
+    large : the crop may be as large as LARGE_CROP
+    longest_side, pixels, context, feather, frame : see `crop`
+    """
+    height, width = image_size
     if frame == "photo":
         size, box_size = _square(max(height, width), longest_side, pixels)
     else:
@@ -246,7 +308,7 @@ def crop(
             _needed([box.right - box.left for box in boxes], width, context, margin),
             longest_side,
             pixels,
-            LARGE_CROP if any_size and _small_hole(mask, grow, fill_holes) else 0,
+            LARGE_CROP if large else 0,
         )
     corners = tuple(
         (
@@ -255,21 +317,7 @@ def crop(
         )
         for box in boxes
     )
-    black_padding = frame == "photo"
-    region = Region((height, width), box_size, corners, size, feather, (), black_padding, grow)
-    pixels_in_box = _extract(image, region)
-    check_finite(pixels_in_box, "image")
-    hole = mask_ops.clean(_extract(mask.expand(len(image), -1, -1), region))
-    hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
-    fades = [
-        _fade(plane, box, corner, region)
-        for plane, box, corner in zip(hole, boxes, corners, strict=True)
-    ]
-    return Crop(
-        _blacken(resample(pixels_in_box, size), region),
-        _blacken(resample(hole.unsqueeze(-1), size, "bilinear"), region)[..., 0],
-        replace(region, fades=tuple(fades)),
-    )
+    return Region((height, width), box_size, corners, size, feather, (), frame == "photo")
 
 
 def crop_like(image: Tensor, region: Region, name: str = "image") -> Tensor:
@@ -519,12 +567,15 @@ def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:
     )
 
 
-def _small_hole(mask: Tensor, grow: int, fill_holes: bool) -> bool:
-    """Return whether at most LARGE_HOLE pixels of each mask are to be edited."""
-    for plane in mask:
-        hole = plane.unsqueeze(0)
+def _small_hole(mask: Tensor, boxes: list[Window], grow: int, fill_holes: bool) -> bool:
+    """Return whether at most LARGE_HOLE pixels of each mask are to be edited. Its bounding box is
+    in the box of the same index.
+    """
+    image = Window(0, 0, *mask.shape[1:])
+    for plane, box in zip(mask, boxes, strict=False):
+        hole = mask_ops.clean(box.clip(image).view(plane).unsqueeze(0))
         hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
-        if int((hole > 0).sum()) > LARGE_HOLE:
+        if int(hole.count_nonzero()) > LARGE_HOLE:
             return False
     return True
 
@@ -620,21 +671,23 @@ def _blacken(crop: Tensor, region: Region) -> Tensor:
     return crop * region.shows_image().unsqueeze(-1).to(crop)
 
 
-def _fade(hole: Tensor, box: Window, corner: tuple[int, int], region: Region) -> Fade:
-    """Return the feathered mask around `box`, from the mask [h, w] of the crop's box."""
-    window = box.widen(region.feather).clip(Window(0, 0, *region.image_size))
-    inside = window.shift(-corner[0], -corner[1]).view(hole)
+def _fade(hole: Tensor, box: Window | None, index: int, region: Region) -> Fade:
+    """Return the feathered mask of one image, from the mask [h, w] of the crop's box.
+
+    Parameters
+    ----------
+    box : bounding box of the mask in pixels of the image; None: that of `hole`
+    """
+    top, left = region.corners[index]
+    box = bounds(hole).shift(top, left) if box is None else box
+    window = box.widen(region.feather).clip(region.box_in_image(index))
+    inside = window.shift(-top, -left).view(hole)
     # A copy, so that the mask of the box is not kept.
     return Fade(window, mask_ops.feather(inside.unsqueeze(0), region.feather)[0], inside.clone())
 
 
 def _union(first: Fade, second: Fade) -> Fade:
-    window = Window(
-        min(first.window.top, second.window.top),
-        min(first.window.left, second.window.left),
-        max(first.window.bottom, second.window.bottom),
-        max(first.window.right, second.window.right),
-    )
+    window = first.window.join(second.window)
     alpha, mask = torch.zeros(2, window.bottom - window.top, window.right - window.left)
     for fade in (first, second):
         inside = fade.window.shift(-window.top, -window.left)

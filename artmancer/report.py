@@ -5,6 +5,19 @@ from typing import Any
 
 from torch import Tensor
 
+REGION_FIELDS = (
+    "seed",
+    "crop_size",
+    "box",
+    "seconds",
+    "outside_psnr_raw",
+    "outside_psnr",
+    "drift_px",
+    "realigned",
+    "spill",
+)
+"""Fields of a report that each part of a mask has."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -36,6 +49,9 @@ class Report:
     settings : what the edit used, by name: frame, resolution, context, condition_size ("crop" or
         megapixels), prompt, negative, steps, cfg
     recipe_settings : what the recipe says, by the same names
+    regions : a row for each part of the mask that was edited by itself, the largest first: its
+        REGION_FIELDS. The fields of the report are the first part's, and the sum, the most or the
+        worst of all parts: seconds, peak_memory, both PSNRs, drift_px, realigned and spill
     """
 
     editor: str
@@ -58,6 +74,7 @@ class Report:
     recipe_reason: str = "default"
     settings: dict[str, Any] = field(default_factory=dict)
     recipe_settings: dict[str, Any] = field(default_factory=dict)
+    regions: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON, which has no infinity: an infinite value becomes "infinite"."""

@@ -72,7 +72,7 @@ def spills() -> list[Cell]:
     shade = disc(400, 600, 352, 524, 32) * (1 - mask)
     conditions = prepare(photo, mask, context=3, feather=4)
     drawn = paint(photo, mask, BLUE) * (1 - 0.5 * shade[..., None])
-    editor = PrecomputedEdit(region.crop_like(drawn, conditions.crop.region), "insertion")
+    editor = PrecomputedEdit([region.crop_like(drawn, conditions.crop.region)], "insertion")
     window = region.Window(270, 400, 400, 590)
     cells = []
     for caption, widen in (("its shadow is cut off", False), ("stitched with widen", True)):

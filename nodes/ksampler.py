@@ -1,8 +1,10 @@
 """Encode Conditions and Stitch: the same edit around ComfyUI's own samplers."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,13 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..artmancer.conditions import Conditions
-from ..artmancer.edit import edit
+from ..artmancer.edit import edit, part_progress
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.images import to_pil
+from ..artmancer.progress import Progress
 from ..artmancer.qwen.prompt import IMAGE_PROMPT
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.recipes import RECIPES, condition_pixels
+from ..artmancer.report import Report
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
@@ -61,7 +65,8 @@ class EncodeConditions(io.ComfyNode):
             display_name="Encode Conditions",
             category="ArtMancer",
             description="Encode the conditioning images, at the recipe's size, and the prompts "
-            "for ComfyUI's own samplers and a Qwen-Image-Edit model from any loader.",
+            "for ComfyUI's own samplers and a Qwen-Image-Edit model from any loader. Each output "
+            "is a list with an item for each part of the mask, which Stitch takes back.",
             inputs=[
                 io.Clip.Input(
                     "clip", tooltip="Qwen2.5-VL, from Load CLIP with the type qwen_image."
@@ -81,13 +86,18 @@ class EncodeConditions(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="positive", tooltip="For SamplerCustom or KSampler."
+                    display_name="positive",
+                    is_output_list=True,
+                    tooltip="For SamplerCustom or KSampler.",
                 ),
                 io.Conditioning.Output(
-                    display_name="negative", tooltip="For SamplerCustom or KSampler."
+                    display_name="negative",
+                    is_output_list=True,
+                    tooltip="For SamplerCustom or KSampler.",
                 ),
                 io.Latent.Output(
                     display_name="latent",
+                    is_output_list=True,
                     tooltip="The crop, for LTXVScheduler and SamplerCustom, or for KSampler with "
                     "denoise 1. It carries the feathered mask, if there is a mask, so that the "
                     "crop outside it is kept at each step.",
@@ -106,39 +116,62 @@ class EncodeConditions(io.ComfyNode):
         condition_size: str = RECIPE,
         condition_megapixels: float = 0.25,
     ) -> io.NodeOutput:
-        count, crop = len(conditions.image), conditions.crop
+        count = len(conditions.image)
         if count != 1:
             raise ArtMancerError(
                 "invalid_request",
                 f"Encode Conditions got a batch of {count} photos; expected one. Connect Rebatch "
                 "Images with a batch_size of 1 before Split Conditions.",
             )
-        progress = node_progress()
-        images = [to_pil(image) for image in conditions.images.values()]
         size = resolve_condition_size(condition_size, condition_megapixels)
         area = condition_pixels(size, RECIPES[conditions.recipe])
-        # Each image, the crop, and two prompts.
-        total = len(images) + 3
-        references = []
-        for done, image in enumerate(images):
-            progress(done, total, "encoding conditions")
-            if area is not None:
-                image = _resize(image, size_for_area(image.height, image.width, area))
-            references.append(vae.encode(_to_tensor(image)))
-        progress(len(images), total, "encoding the crop")
-        latent = {"samples": vae.encode(_to_tensor(to_pil(crop.image)))}
-        if conditions.masked:
-            # A latent is free where any of its pixels may change. A mask of pixels would be
-            # averaged: at its rim, KSampler would mix the edit with the photo.
-            latent["noise_mask"] = functional.max_pool2d((crop.feathered > 0).float(), _LATENT_SIDE)
-        seen = [_to_tensor(_as_seen(image)) for image in images]
-        encoded = []
-        for done, text in enumerate(
-            (prompt or conditions.default_prompt, negative), len(images) + 1
-        ):
-            progress(done, total, "encoding the prompts")
-            encoded.append(_encode(clip, text, seen, references))
-        return io.NodeOutput(*encoded, latent)
+        texts = (prompt or conditions.default_prompt, negative)
+        progress = node_progress()
+        parts = conditions.parts
+        encoded = [
+            _encode_part(clip, vae, part, area, texts, part_progress(progress, index, len(parts)))
+            for index, part in enumerate(parts)
+        ]
+        return io.NodeOutput(*map(list, zip(*encoded, strict=True)))
+
+
+def _encode_part(
+    clip: Any,
+    vae: Any,
+    conditions: Conditions,
+    area: int | None,
+    texts: Sequence[str],
+    progress: Progress,
+) -> tuple[Any, ...]:
+    """Return the two prompts as ComfyUI's conditioning, and the latent, of one part of the mask.
+
+    Parameters
+    ----------
+    area : area that the conditioning images are encoded at, in pixels; None: their own
+    texts : the prompt and the negative prompt
+    """
+    crop = conditions.crop
+    images = [to_pil(image) for image in conditions.images.values()]
+    # Each image, the crop, and two prompts.
+    total = len(images) + 3
+    references = []
+    for done, image in enumerate(images):
+        progress(done, total, "encoding conditions")
+        if area is not None:
+            image = _resize(image, size_for_area(image.height, image.width, area))
+        references.append(vae.encode(_to_tensor(image)))
+    progress(len(images), total, "encoding the crop")
+    latent = {"samples": vae.encode(_to_tensor(to_pil(crop.image)))}
+    if conditions.masked:
+        # A latent is free where any of its pixels may change. A mask of pixels would be
+        # averaged: at its rim, KSampler would mix the edit with the photo.
+        latent["noise_mask"] = functional.max_pool2d((crop.feathered > 0).float(), _LATENT_SIDE)
+    seen = [_to_tensor(_as_seen(image)) for image in images]
+    encoded = []
+    for done, text in enumerate(texts, len(images) + 1):
+        progress(done, total, "encoding the prompts")
+        encoded.append(_encode(clip, text, seen, references))
+    return *encoded, latent
 
 
 def _encode(clip: Any, text: str, seen: list[Tensor], references: list[Tensor]) -> list[list[Any]]:
@@ -185,11 +218,15 @@ class Stitch(io.ComfyNode):
             description="Match the colors of an edited crop to the photo at the rim of the mask, "
             "and stitch the crop into the photo. Every pixel outside the feathered mask stays as "
             "it was.",
+            is_input_list=True,
             inputs=[
                 ConditionsType.Input(
                     "conditions", tooltip="The conditions that the crop was edited with."
                 ),
-                io.Image.Input("edited", tooltip="The edited crop, from VAE Decode."),
+                io.Image.Input(
+                    "edited",
+                    tooltip="The edited crop, from VAE Decode; one for each part of the mask.",
+                ),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
@@ -202,12 +239,16 @@ class Stitch(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="image", tooltip="The edited photo, at its own resolution."
+                    display_name="image",
+                    is_output_list=True,
+                    tooltip="The edited photo, at its own resolution.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="The report on the edit as JSON, for Report."
+                    display_name="report",
+                    is_output_list=True,
+                    tooltip="The report on the edit as JSON, for Report.",
                 ),
-                spill(),
+                spill(is_list=True),
             ],
         )
         return with_cached_previews(schema)
@@ -215,34 +256,70 @@ class Stitch(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        conditions: Conditions,
-        edited: Tensor,
-        variant: str,
-        match_colors: bool,
-        transfer: str,
-        widen: bool = False,
+        conditions: list[Conditions],
+        edited: list[Tensor],
+        variant: list[str],
+        match_colors: list[bool],
+        transfer: list[str],
+        widen: list[bool] | None = None,
     ) -> io.NodeOutput:
-        editor = PrecomputedEdit(edited, variant, f"ComfyUI/{variant}", conditions.recipe)
+        expected = sum(len(item.parts) for item in conditions)
+        if len(edited) != expected:
+            raise ArtMancerError(
+                "invalid_request",
+                f"Stitch got {len(edited)} edited crops; expected {expected}, one for each part of "
+                "the mask. Connect the list from Encode Conditions' sampler, or choose together as "
+                "Split Conditions' regions.",
+            )
         progress = node_progress()
-        result = edit(
-            editor,
-            conditions,
-            match=match_colors,
-            transfer=transfer,
-            widen=widen,
-            progress=progress,
-        )
-        # KSampler made the edit: its settings and its time are not known to this node.
-        seconds = {
-            stage: value for stage, value in result.report.seconds.items() if stage != "edit"
-        }
-        settings = {
-            name: value
-            for name, value in result.report.settings.items()
-            if name in ("frame", "resolution", "context")
-        }
-        report = replace(result.report, seconds=seconds, seed=None, settings=settings)
-        previews = save_before_after(conditions.image, result.image)
+        crops = iter(edited)
+        results = []
+        for index, item in enumerate(conditions):
+            images = list(islice(crops, len(item.parts)))
+            editor = PrecomputedEdit(
+                images, _item(variant, index), f"ComfyUI/{_item(variant, index)}", item.recipe
+            )
+            result = edit(
+                editor,
+                item,
+                match=_item(match_colors, index),
+                transfer=_item(transfer, index),
+                widen=_item(widen or [False], index),
+                progress=progress,
+            )
+            results.append(result)
+        reports = [json.dumps(_report(result.report).as_dict(), indent=2) for result in results]
+        previews = save_before_after(conditions[0].image, results[0].image)
         return io.NodeOutput(
-            result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=previews
+            [result.image for result in results],
+            reports,
+            [result.spill for result in results],
+            ui=previews,
         )
+
+
+T = TypeVar("T")
+
+
+def _item(values: list[T], index: int) -> T:
+    """Return an item of an input's list; of a shorter list the last, as ComfyUI does."""
+    return values[min(index, len(values) - 1)]
+
+
+def _report(report: Report) -> Report:
+    """Return the report without what this node cannot know: KSampler made the edit."""
+    known = ("frame", "resolution", "context")
+    return replace(
+        report,
+        seconds=_stitch_seconds(report.seconds),
+        seed=None,
+        settings={name: value for name, value in report.settings.items() if name in known},
+        regions=tuple(
+            {**row, "seed": None, "seconds": _stitch_seconds(row["seconds"])}
+            for row in report.regions
+        ),
+    )
+
+
+def _stitch_seconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {stage: value for stage, value in seconds.items() if stage != "edit"}

@@ -166,10 +166,11 @@ def widen() -> io.Input:
     )
 
 
-def spill() -> io.Output:
+def spill(*, is_list: bool = False) -> io.Output:
     """Make the output spill of a node that stitches."""
     return io.Mask.Output(
         display_name="spill",
+        is_output_list=is_list,
         tooltip="White where the edit changed something just around the mask. It is cut off "
         "unless widen is on.",
     )

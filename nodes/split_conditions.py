@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..artmancer.conditions import Sources, condition, prepare
+from ..artmancer.conditions import Conditions, Sources, condition, prepare
 from ..artmancer.editor import Editor, plan
-from ..artmancer.options import CONTEXT, DEFAULT_CONTEXT, FRAMES, RESOLUTIONS
+from ..artmancer.options import CONTEXT, DEFAULT_CONTEXT, FRAMES, REGIONS, RESOLUTIONS
 from ..artmancer.recipes import RECIPES
 from .comfy_host.memory import load_lama
 from .comfy_host.progress import node_progress
@@ -132,12 +132,34 @@ class SplitConditions(io.ComfyNode):
                         "the silhouette would cast a shadow.",
                     )
                 ),
+                io.Combo.Input(
+                    "regions",
+                    options=list(REGIONS),
+                    default=REGIONS[0],
+                    optional=True,
+                    tooltip="For a mask of several islands. together: one crop around all. apart: "
+                    "islands that lie apart are cropped, edited and stitched one after another, "
+                    "each with the next seed; the reference goes into each. auto: apart where that "
+                    "crops fewer pixels; together for white balance. But for together, a long thin "
+                    "mask is cut along its length where one crop would be scaled down.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="mask_rgb", tooltip="The crop's mask as an image."),
-                io.Image.Output(display_name="background", tooltip="The crop outside the mask."),
                 io.Image.Output(
-                    display_name="object", tooltip="The crop inside the mask, or the reference."
+                    display_name="mask_rgb",
+                    is_output_list=True,
+                    tooltip="The crop's mask as an image; a list with an item for each part of the "
+                    "mask.",
+                ),
+                io.Image.Output(
+                    display_name="background",
+                    is_output_list=True,
+                    tooltip="The crop outside the mask.",
+                ),
+                io.Image.Output(
+                    display_name="object",
+                    is_output_list=True,
+                    tooltip="The crop inside the mask, or the reference.",
                 ),
                 ConditionsType.Output(
                     display_name="conditions", tooltip="For Edit Sampler or Encode Conditions."
@@ -164,9 +186,14 @@ class SplitConditions(io.ComfyNode):
         brush_mask: bool = False,
         silhouette: bool = True,
         shadow_hint: bool = True,
+        regions: str = REGIONS[0],
     ) -> io.NodeOutput:
         choices = plan(
-            editor, recipe=_chosen(recipe), resolution=_chosen(resolution), frame=_chosen(frame)
+            editor,
+            recipe=_chosen(recipe),
+            resolution=_chosen(resolution),
+            frame=_chosen(frame),
+            regions=regions,
         )
         images = RECIPES[choices.recipe].images_for(reference is not None)
         progress = node_progress()
@@ -188,12 +215,18 @@ class SplitConditions(io.ComfyNode):
             progress=progress,
             **choices._asdict(),
         )
-        sources = Sources(conditions.crop, conditions.reference)
         outputs = [
-            conditions.images[name] if name in conditions.images else condition(sources, name)
+            [_shown(part, name) for part in conditions.parts]
             for name in ("mask", "background", "object")
         ]
         return io.NodeOutput(*outputs, conditions)
+
+
+def _shown(conditions: Conditions, name: str) -> Tensor:
+    """Return a conditioning image, which the recipe may not have."""
+    if name in conditions.images:
+        return conditions.images[name]
+    return condition(Sources(conditions.crop, conditions.reference), name)
 
 
 def _chosen(option: str) -> str | None:

@@ -75,7 +75,8 @@ class Client:
             balance
         on_progress : called with each new status
         parameters : other fields of POST /api/generate:
-            seed, num_inference_steps, true_cfg_scale, context, resolution, fill_holes, widen...
+            seed, num_inference_steps, true_cfg_scale, context, resolution, fill_holes, widen,
+            regions...
 
         Raises
         ------

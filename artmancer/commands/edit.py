@@ -19,6 +19,7 @@ from ..options import (
     MAX_SEED,
     MEMORY_MODES,
     PRECISIONS,
+    REGIONS,
     RESOLUTIONS,
     STEPS,
     TRANSFERS,
@@ -91,6 +92,13 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument(
         "--fill-holes", action="store_true", help="fill the holes that the mask encloses"
+    )
+    parser.add_argument(
+        "--regions",
+        choices=REGIONS,
+        default=REGIONS[0],
+        help="for a mask of several islands: one crop around all, or a crop for each; auto: apart "
+        "where that crops fewer pixels of the photo",
     )
     parser.add_argument(
         "--widen",
@@ -360,7 +368,11 @@ def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any
     from ..lama import load
 
     choices = plan(
-        editor, recipe=options.recipe, resolution=options.resolution, frame=options.frame
+        editor,
+        recipe=options.recipe,
+        resolution=options.resolution,
+        frame=options.frame,
+        regions=options.regions,
     )
     file = models.lama() if "fill" in RECIPES[choices.recipe].images else None
     return {

@@ -14,6 +14,7 @@ from ..options import (
     EDITORS,
     FRAMES,
     MAX_SEED,
+    REGIONS,
     RESOLUTIONS,
     STEPS,
 )
@@ -213,6 +214,11 @@ class GenerateRequest(OpenRequest):
         None,
         description="Also stitch what the edit changed just around the mask, such as a shadow or a "
         "reflection.",
+    )
+    regions: Literal[REGIONS] | None = Field(  # type: ignore[valid-type]
+        None,
+        description="A mask of several islands: in one crop, each in a crop of its own, or (auto, "
+        "the default) apart where that crops fewer pixels.",
     )
     angle: Any = None
     background_preset: Any = None

@@ -134,6 +134,7 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
         resolution="768",
         fill_holes=True,
         widen=True,
+        regions="apart",
     )
     assert quick.http.post("/api/generate", json=body).status_code == 200
     graph = fake.fake.posted[-1]["prompt"]
@@ -150,6 +151,7 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
     assert (values["recipe"], values["frame"], values["context"]) == ("image_edges", "photo", 2)
     assert (values["condition_size"], values["condition_megapixels"]) == ("megapixels", 0.5)
     assert (values["resolution"], values["fill_holes"], values["widen"]) == ("768", True, True)
+    assert values["regions"] == "apart"
     assert values["extra_1"].startswith("artmancer/") and values["extra_2"] == "(none)"
 
 

@@ -171,6 +171,33 @@ def test_ksampler_edits_the_crop_and_changes_no_other_pixel(native: ComfyUI) -> 
     assert not torch.equal(after, before)
 
 
+def test_each_island_is_sampled_and_stitched(native: ComfyUI, tmp_path: Path) -> None:
+    mask = Image.new("L", Image.open(EXAMPLES / "coffee.png").size)
+    boxes = (
+        (20, 20, 60, 60),
+        (mask.width - 70, mask.height - 60, mask.width - 20, mask.height - 20),
+    )
+    for box in boxes:
+        mask.paste(255, box)
+    mask.save(tmp_path / "islands.png")
+    nodes = graph(native, mask__image=native.upload(tmp_path / "islands.png"), split__feather=0)
+    nodes["parts"] = {"class_type": "PreviewImage", "inputs": {"images": ["split", 0]}}
+    run = native.run(nodes)
+    assert run.outcome == "execution_success", run.events[-1]
+    assert len(run.outputs["parts"]["images"]) == 2
+    (text,) = run.outputs["report"]["text"]
+    rows = json.loads(text)["regions"]
+    assert [row["seed"] for row in rows] == [None, None]
+    before = images.load(EXAMPLES / "coffee.png").image
+    (result,) = run.outputs["result"]["images"]
+    after = images.decode(native.view(result)).image
+    changed = (before != after).any(-1)[0]
+    for left, top, right, bottom in boxes:
+        assert changed[top:bottom, left:right].float().mean() > 0.9
+        changed[top:bottom, left:right] = False
+    assert not changed.any()
+
+
 def test_white_balance_needs_no_mask(native: ComfyUI, tmp_path: Path) -> None:
     nodes = graph(native, stitch__variant="white_balance", sample__cfg=1.0)
     Image.open(EXAMPLES / "coffee.png").resize((240, 160)).save(tmp_path / "small.png")

@@ -37,6 +37,7 @@ _ECHOED = (
     "resolution",
     "fill_holes",
     "widen",
+    "regions",
     "editor",
 )
 """Inputs of the workflow that `parameters_used` repeats where the request sets them."""
@@ -199,6 +200,7 @@ def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
         "resolution": request.resolution,
         "fill_holes": request.fill_holes,
         "widen": request.widen,
+        "regions": request.regions,
     }
 
 

@@ -16,19 +16,20 @@ from torch import Tensor
 from . import color, region
 from .checks import check_mask_given
 from .conditions import Conditions, on_image, timed
-from .drift import drift, realign
 from .editor import Editor, EditRequest
 from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
 from .progress import Progress, no_progress
 from .recipes import RECIPES
+from .registration import register
 from .report import REGION_FIELDS, EditResult, Report
 from .spill import spill
 
-REALIGNED_PIXELS = (0.1, 16.0)
-"""Smallest and largest shift that is moved back, in pixels of the crop: less is invisible, more is
-another image.
-"""
+_NOT_MEASURED = (
+    "Whether the edit moved cannot be measured: around the mask there is too little that shows it. "
+    "The edit was stitched as it came."
+)
+"""Note of an edit whose registration is not known."""
 
 _UNIFORM = 2 / 255
 """Largest range of each channel's values in an edit that counts as one color."""
@@ -129,10 +130,10 @@ def _overlap(part: Conditions, earlier: Conditions) -> bool:
 def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
     """Return the result of all parts of the mask."""
     reports = [result.report for result in results]
-    first = reports[0]
+    moved = max(reports, key=lambda report: report.drift_px or 0)
     stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
     joined = replace(
-        first,
+        reports[0],
         seconds={
             stage: round(sum(report.seconds.get(stage, 0) for report in reports), 4)
             for stage in stages
@@ -140,9 +141,8 @@ def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
         peak_memory=max(report.peak_memory for report in reports),
         outside_psnr_raw=_least(report.outside_psnr_raw for report in reports),
         outside_psnr=_least(report.outside_psnr for report in reports),
-        drift_px=max(
-            (report.drift_px for report in reports if report.drift_px is not None), default=None
-        ),
+        drift_px=moved.drift_px,
+        registration=moved.registration,
         realigned=any(report.realigned for report in reports),
         spill=max(report.spill for report in reports),
         notes=tuple(
@@ -182,7 +182,8 @@ def _edit_part(
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
         before = region.repeat_edge(crop.image, crop.region)
-        aligned = _align(region.repeat_edge(edited, crop.region), before, outside)
+        shown = crop.feathered > 0
+        aligned = _align(region.repeat_edge(edited, crop.region), before, outside, shown)
         pasted, target_region = aligned.image, crop.region
         spilled = torch.zeros_like(crop.feathered)
         if editor.variant == "white_balance" and transfer == "colors":
@@ -210,9 +211,10 @@ def _edit_part(
         outside_psnr=_psnr(region.outside_error(result, conditions.image, target_region)),
         drift_px=aligned.drift_px,
         realigned=aligned.moved,
+        registration=aligned.registration,
         spill=round(float(spilled.mean()), 4),
         widened=widen,
-        notes=tuple(editor.notes),
+        notes=(*editor.notes, *(aligned.notes if conditions.masked else ())),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
@@ -242,38 +244,37 @@ class _Aligned(NamedTuple):
     Attributes
     ----------
     image : IMAGE [B, h, w, 3]
-    drift_px : largest shift that was found, in pixels; None where none could be measured
-    moved : whether an image was moved back
+    drift_px, moved, registration : see Report.drift_px, realigned and registration
+    notes : see Report.notes
     """
 
     image: Tensor
     drift_px: float | None
     moved: bool
+    registration: dict[str, Any] | None
+    notes: tuple[str, ...]
 
 
-def _align(edited: Tensor, before: Tensor, outside: Tensor) -> _Aligned:
-    """Move each image of the edit back by its shift, where that lowers the error outside the mask.
+def _align(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> _Aligned:
+    """Move each image of the edit back; see registration.register.
 
     Parameters
     ----------
     edited, before : IMAGE [B, h, w, 3]
     outside : bool [B, h, w], what the edit should have left alone
+    shown : bool [B, h, w], where the edit shows
     """
-    images, pixels, moved = [], [], False
-    for shift, image, old, around in zip(
-        drift(edited, before, outside), edited, before, outside, strict=True
-    ):
-        if shift is not None:
-            pixels.append(math.hypot(*shift))
-            if REALIGNED_PIXELS[0] <= pixels[-1] <= REALIGNED_PIXELS[1]:
-                realigned = realign(image, shift)
-                error, error_after = (
-                    (candidate - old)[around].square().mean() for candidate in (image, realigned)
-                )
-                if error_after < error:
-                    image, moved = realigned, True
-        images.append(image)
-    return _Aligned(torch.stack(images), max(pixels, default=None), moved)
+    each = [register(*planes) for planes in zip(edited, before, outside, shown, strict=True)]
+    measured = [result for result in each if result]
+    furthest = max(measured, key=lambda result: result.moved, default=None)
+    images = [result.image if result else image for result, image in zip(each, edited, strict=True)]
+    return _Aligned(
+        torch.stack(images),
+        furthest.moved if furthest else None,
+        any(result.applied for result in measured),
+        furthest.as_dict() if furthest else None,
+        (_NOT_MEASURED,) if None in each else (),
+    )
 
 
 def _recolor(edited: Tensor, conditions: Conditions) -> Tensor:

@@ -14,6 +14,7 @@ REGION_FIELDS = (
     "outside_psnr",
     "drift_px",
     "realigned",
+    "registration",
     "spill",
 )
 """Fields of a report that each part of a mask has."""
@@ -38,8 +39,8 @@ class Report:
     outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching;
         infinite: equal, None: the mask leaves nothing outside
     outside_psnr : the same after stitching
-    drift_px : largest shift of the edit outside the mask, in pixels of the crop; None where it
-        cannot be measured
+    drift_px : largest displacement of the edit inside the feathered mask, in pixels of the crop;
+        None where it cannot be measured
     realigned : whether an image of the batch was moved back
     spill : share of the crop that the edit changed around the feathered mask, for example by a
         shadow; see spill.spill
@@ -52,6 +53,10 @@ class Report:
     regions : a row for each part of the mask that was edited by itself, the largest first: its
         REGION_FIELDS. The fields of the report are the first part's, and the sum, the most or the
         worst of all parts: seconds, peak_memory, both PSNRs, drift_px, realigned and spill
+    registration : how the image of the batch that moved furthest moved: shift ([down, right] of the
+        crop's center, in its pixels), zoom, rotation (degrees, clockwise), error_before and
+        error_after (of the photo around the mask, in levels of 255, without the difference of
+        colors, as the edit came and moved back); None where it cannot be measured
     """
 
     editor: str
@@ -75,6 +80,7 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     recipe_settings: dict[str, Any] = field(default_factory=dict)
     regions: tuple[dict[str, Any], ...] = ()
+    registration: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON, which has no infinity: an infinite value becomes "infinite"."""

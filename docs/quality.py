@@ -1,4 +1,4 @@
-"""Draw docs/quality.png: shadows, spill and drift, each on an image whose true result is known.
+"""Draw docs/quality.png: shadows, spill and registration, each on an image with a known result.
 
 Usage: python docs/quality.py
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from artmancer import images, region
 from artmancer.conditions import prepare
-from artmancer.drift import drift, realign
 from artmancer.edit import edit
 from artmancer.editor import PrecomputedEdit
 from artmancer.images import to_pil
 from artmancer.masks import shadow
+from artmancer.registration import Similarity, register, undo
 from artmancer.tools import cast_shadow
 
 ROOT = Path(__file__).parents[1]
@@ -82,15 +82,15 @@ def spills() -> list[Cell]:
 
 
 def drifts() -> list[Cell]:
-    """Make the cells of an edit that shifted the photo."""
+    """Make the cells of an edit that shifted and zoomed the photo."""
     photo = images.load(EXAMPLES / "astronaut.png").image
-    moved = realign(photo[0], (-2.5, 3.5))
-    outside = disc(512, 512, 250, 250, 60) == 0
-    (shift,) = drift(moved[None], photo, outside)
-    assert shift
+    moved = undo(photo[0], Similarity(1.01, complex(3.5, -2.5)))
+    hole = disc(512, 512, 250, 250, 60)[0] > 0
+    registration = register(moved, photo[0], ~hole, hole)
+    assert registration
     window = region.Window(60, 160, 200, 300)
     cells = []
-    for caption, image in (("an edit that moved", moved), ("moved back", realign(moved, shift))):
+    for caption, image in (("an edit that moved", moved), ("moved back", registration.image)):
         difference = (4 * (image - photo[0]).abs()).clamp(0, 1)
         cells.append((f"{caption}: difference x 4", window.view(difference)[None]))
     return cells

@@ -74,6 +74,9 @@ _MIN_GAIN = 0.5
 _MIN_PIXELS = 64
 """Fewest pixels that a similarity is fitted on, and fewest that judge it."""
 
+_MIN_TILE = 8
+"""Least side of a tile, in pixels."""
+
 _MIN_TILES = 4
 """Fewest tiles that judge a similarity."""
 
@@ -196,7 +199,9 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
     moved = float(np.abs(similarity.move(corners) - corners).max())
     back = undo(edited, similarity)
     error_before, error_after = (_judge(plane, old, judging) for plane in (new, _plane(back)))
-    applied = moved >= _MIN_MOVED and _falls(error_before, error_after, judging)
+    fall, deviation = _fall(error_before, error_after, judging)
+    falls = fall > max(_MIN_FALL, _MIN_CERTAINTY * deviation)
+    applied = moved >= _MIN_MOVED and falls
     if not applied and moved > _MAX_DEVIATION:
         return None
     return Registration(
@@ -508,10 +513,16 @@ def _judge(new: Plane, old: Plane, judging: Pixels) -> Values:
     return np.asarray(error / max(solution[0], _MIN_GAIN))
 
 
-def _falls(before: Values, after: Values, judging: Pixels) -> bool:
-    """Tell whether the error of the judge's pixels falls by more than noise."""
+def _fall(before: Values, after: Values, judging: Pixels) -> tuple[float, float]:
+    """Compare the errors of the judge's pixels before and after.
+
+    Returns
+    -------
+    the mean fall of the error of a tile, in logarithms, and its standard error over the tiles;
+    infinite with too few tiles
+    """
     y, x = np.nonzero(judging)
-    side = max(8, max(judging.shape) // _TILES)
+    side = max(_MIN_TILE, max(judging.shape) // _TILES)
     _, tile, count = np.unique(
         y // side * judging.shape[1] + x // side, return_inverse=True, return_counts=True
     )
@@ -519,8 +530,7 @@ def _falls(before: Values, after: Values, judging: Pixels) -> bool:
     first, second = (
         np.log(np.bincount(tile, error) / count + _ROUNDING / 2) for error in (before, after)
     )
-    fall = (first - second)[count >= side**2 / 4]
-    if len(fall) < _MIN_TILES:
-        return False
-    deviation = float(fall.std(ddof=1)) / math.sqrt(len(fall))
-    return bool(fall.mean() > max(_MIN_FALL, _MIN_CERTAINTY * deviation))
+    falls = (first - second)[count >= side**2 / 4]
+    if len(falls) < _MIN_TILES:
+        return 0.0, math.inf
+    return float(falls.mean()), float(falls.std(ddof=1)) / math.sqrt(len(falls))

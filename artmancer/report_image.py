@@ -115,6 +115,7 @@ def _figures(report: Mapping[str, Any]) -> list[_Figure]:
         _Figure("kept outside the mask", _decibel(psnr), changed),
         _Figure("after stitching", _decibel(report["outside_psnr"])),
         _Figure("drift", "not measured" if drift is None else f"{drift:.2f} px", drifted),
+        *_movement(report.get("registration")),
         _Figure("realigned", "yes" if report["realigned"] else "no"),
         _Figure(
             "changed around the mask",
@@ -122,6 +123,16 @@ def _figures(report: Mapping[str, Any]) -> list[_Figure]:
             spill > 0 and not report["widened"],
         ),
     ]
+
+
+def _movement(registration: Mapping[str, Any] | None) -> list[_Figure]:
+    """Return the line on zoom and rotation; none where they were not measured, or in the report of
+    an older version.
+    """
+    if registration is None:
+        return []
+    zoom, rotation = registration["zoom"], registration["rotation"]
+    return [_Figure("zoom and rotation", f"{100 * (zoom - 1):+.2f} %, {rotation:+.2f} degrees")]
 
 
 def _wrap(names: Sequence[str], font: Any, separator: str = ", ") -> list[str]:

@@ -74,3 +74,19 @@ def test_many_conditions_take_more_lines() -> None:
     names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
     image = report_image.draw({**REPORT, "conditions": names})
     assert image.shape[1] > report_image.draw(REPORT).shape[1]
+
+
+def test_zoom_and_rotation_have_a_line_where_they_were_measured() -> None:
+    without = report_image.draw(REPORT)
+    registration = {
+        "shift": [0.1, 0.2],
+        "zoom": 1.012,
+        "rotation": -0.3,
+        "error_before": 4.0,
+        "error_after": 0.4,
+    }
+    image = report_image.draw({**REPORT, "registration": registration})
+    assert image.shape[1] == without.shape[1] + report_image.LINE
+    other = report_image.draw({**REPORT, "registration": {**registration, "zoom": 0.99}})
+    assert not torch.equal(image, other)
+    assert torch.equal(report_image.draw({**REPORT, "registration": None}), without)

@@ -266,7 +266,9 @@ class GenerateAnswer(BaseModel):
     )
     request_id: str = Field(description="The job's id.")
     debug_info: DebugInfo
-    report: dict[str, Any] = Field(description="Measurements: seconds of each stage, drift, spill.")
+    report: dict[str, Any] = Field(
+        description="Measurements: seconds of each stage, registration, spill."
+    )
 
 
 class Accepted(BaseModel):

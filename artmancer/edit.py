@@ -130,7 +130,7 @@ def _overlap(part: Conditions, earlier: Conditions) -> bool:
 def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
     """Return the result of all parts of the mask."""
     reports = [result.report for result in results]
-    moved = max(reports, key=lambda report: report.drift_px or 0)
+    moved = max(reports, key=lambda report: -1 if report.drift_px is None else report.drift_px)
     stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
     joined = replace(
         reports[0],

@@ -21,6 +21,11 @@ See mask_ops.clean.
 NEAR_WHITE = 1 - NEAR_BLACK
 """Smallest value of a mask that counts as white."""
 
+_NOTED_SHARE = 0.01
+"""Share of a mask's pixels from which a note counts those that are nearly black or white; an
+antialiased edge has fewer.
+"""
+
 _GRAY = (0.1, 0.9)
 """Values of a mask between these are gray: a photo has mostly such values, a mask few."""
 
@@ -95,9 +100,9 @@ def check_mask_size(
         return
     advice = f"Resize the mask, or use the mask that belongs to this {name}."
     if not scales_exactly(mask_size, image_size):
-        advice = f"The aspect ratios differ, so the mask cannot be scaled exactly. {advice}"
+        advice += " It cannot be scaled exactly, because the aspect ratios differ."
     if mask_size == image_size[::-1]:
-        advice = "Its sides are exchanged: turn the mask by 90 degrees."
+        advice = "The sides are exchanged: turn the mask by 90 degrees."
     if mask_size == (64, 64):  # the size that ComfyUI's Load Image gives an absent mask
         advice = "A mask of 64x64 means that none was painted: paint one, or connect another."
     raise ArtMancerError(
@@ -161,7 +166,7 @@ def mask_notes(mask: Tensor) -> tuple[str, ...]:
     notes = []
     dark = int(((mask > 0) & (mask <= NEAR_BLACK)).sum())
     light = int(((mask >= NEAR_WHITE) & (mask < 1)).sum())
-    if dark or light:
+    if dark + light > _NOTED_SHARE * mask.numel():
         notes.append(
             f"Mask values within {NEAR_BLACK * 255:.0f} of 255 levels of black or white count as "
             f"black or white: {dark:,} and {light:,} pixels."

@@ -150,6 +150,8 @@ def prepare(
     shadow: bool = True,
     any_size: bool = False,
     regions: str = REGIONS[0],
+    context_mask: Tensor | None = None,
+    context_pixels: int = 0,
     progress: Progress = no_progress,
 ) -> Conditions:
     """Crop an image to its mask and make the recipe's conditioning images, for each part of the
@@ -172,7 +174,7 @@ def prepare(
     default_prompt : prompt of an edit that brings none; None: the recipe's
     resolution : a key of RESOLUTIONS
     frame : one of FRAMES: a crop around the mask, or the whole photo, padded with black to a square
-    context, grow, fill_holes, feather : see region.crop
+    context, grow, fill_holes, feather, context_mask, context_pixels : see region.crop
     brushed : the mask was painted with a brush: the hole to fill is dilated by the recipe's
         fill_growth, in pixels of the crop; no other image changes
     lama : the loaded LaMa for the fill; None: PatchMatch fills, and the report says so
@@ -186,11 +188,13 @@ def prepare(
     ------
     ArtMancerError : invalid_request, mask_empty
     """
-    _check_choices(recipe, resolution, frame, regions)
-    image, area, size_note = _checked(image, mask)
+    size = _size_options(recipe, resolution, frame, regions)
+    size |= {"context": context, "context_pixels": context_pixels, "feather": feather}
+    image, area, notes = _checked(image, mask)
+    if context_mask is not None:
+        # One crop holds all that it shows.
+        regions, size["context_mask"] = "together", fit_mask(context_mask, image)[0]
     inserted = None if reference is None else cut_out(reference, reference_mask)
-    size: dict[str, Any] = {"context": context, "feather": feather, "frame": frame}
-    size |= RESOLUTIONS[resolution]
 
     def place(window: Window) -> region.Region:
         return region.plan([window.widen(grow)], image.shape[1:3], large=any_size, **size)
@@ -234,9 +238,9 @@ def prepare(
     cut = reference is None
     parts = islands.split(area, place, regions, cut=cut) if mask is not None else [(area, None)]
     first, *others = [prepare_part(islands.Part(*part)) for part in parts]
-    notes = [size_note, *([] if mask is None else mask_notes(area))]
-    notes += _fill_notes(first.images, fill, lama)
-    return replace(first, following=tuple(others), notes=tuple(filter(None, notes)))
+    if "fill" in first.images and fill is None:
+        notes = (*_fill_notes(lama), *notes)
+    return replace(first, following=tuple(others), notes=notes)
 
 
 def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Conditions:
@@ -254,36 +258,53 @@ def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Condi
     return replace(conditions, image=image, crop=crop, images=images)
 
 
-def _fill_notes(
-    images: dict[str, Tensor], fill: Tensor | None, lama: Lama | None
-) -> tuple[str, ...]:
-    """Return sentences for the report on how a hole was filled here."""
-    fills_here = "fill" in images and fill is None
-    _, note = choose("lama", lama is not None) if fills_here else ("", "")
+def _fill_notes(lama: Lama | None) -> tuple[str, ...]:
+    """Return the report's sentence on the fill, where LaMa should have made it and did not."""
+    _, note = choose("lama", lama is not None)
     return (note,) if note else ()
 
 
-def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, str]:
-    """Return the image and its mask on the CPU, in 32 bits; without a mask, one that is 1
-    everywhere. A mask of exactly the image's aspect ratio is scaled to its size, and a sentence for
-    the report says so; else it is empty.
+def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return the image and its mask on the CPU, in 32 bits, and sentences for the report on the
+    mask; without a mask, one that is 1 everywhere, and no sentence.
     """
     check_image(image)
-    area = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]) if mask is None else mask
+    if mask is None:
+        mask, notes = torch.ones(1, 1, 1).expand(1, *image.shape[1:3]), ()
+    else:
+        mask, note = fit_mask(mask, image)
+        notes = (*((note,) if note else ()), *mask_notes(mask))
+    return image.to("cpu", torch.float32), mask, notes
+
+
+def fit_mask(mask: Tensor, image: Tensor) -> tuple[Tensor, str]:
+    """Return a mask at the size of its image, on the CPU and in 32 bits.
+
+    A mask of exactly the image's aspect ratio is scaled; any other of another size is refused.
+
+    Returns
+    -------
+    MASK [B or 1, H, W], and a sentence for the report where it was scaled, else ""
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
     note, (height, width) = "", image.shape[1:3]
-    if area.ndim == 3 and area.is_floating_point() and area.shape[1:] != (height, width):
-        own = (area.shape[2], area.shape[1])
+    if mask.ndim == 3 and mask.is_floating_point() and mask.shape[1:] != (height, width):
+        own = (mask.shape[2], mask.shape[1])
         # Load Image gives an absent mask as a black one of 64x64, which check_mask explains.
-        if scales_exactly(own, (width, height)) and area.max() > NEAR_BLACK:
-            area = area.to("cpu", torch.float32).unsqueeze(-1)
-            area = region.resample(area, (height, width), "bilinear")[..., 0]
+        if scales_exactly(own, (width, height)) and mask.max() > NEAR_BLACK:
+            layer = mask.to("cpu", torch.float32).unsqueeze(-1)
+            mask = region.resample(layer, (height, width), "bilinear")[..., 0]
             note = f"The mask was scaled from {own[0]}x{own[1]} to the photo's {width}x{height}."
-    check_mask(area, image)
-    return image.to("cpu", torch.float32), area.to("cpu", torch.float32), note
+    check_mask(mask, image)
+    return mask.to("cpu", torch.float32), note
 
 
-def _check_choices(recipe: str, resolution: str, frame: str, regions: str) -> None:
-    """Refuse unknown choices.
+def _size_options(recipe: str, resolution: str, frame: str, regions: str) -> dict[str, Any]:
+    """Return the options of region.crop for a frame and a resolution. Refuse unknown choices, of
+    the recipe too.
 
     Raises
     ------
@@ -300,6 +321,7 @@ def _check_choices(recipe: str, resolution: str, frame: str, regions: str) -> No
                 "invalid_request",
                 f"The {name} is '{value}'; expected one of {', '.join(choices)}.",
             )
+    return {"frame": frame, **RESOLUTIONS[resolution]}
 
 
 def _fill_mask(crop: Crop, growth: int) -> Tensor:
@@ -348,6 +370,27 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
     images = {**conditions.images, f"{_EXTRA}{number}": on_white.expand(count, -1, -1, -1)}
     following = tuple(with_extra(part, image) for part in conditions.following)
     return replace(conditions, images=images, following=following)
+
+
+def with_blend_mask(conditions: Conditions, mask: Tensor | None) -> Conditions:
+    """Return the conditions of an edit that shows where this mask is, not where it was made.
+
+    Parameters
+    ----------
+    mask : MASK [B or 1, H, W] of the image, see region.blend_inside; None: nothing changes
+
+    Raises
+    ------
+    ArtMancerError : invalid_request, mask_empty
+    """
+    if mask is None:
+        return conditions
+    fitted, note = fit_mask(mask, conditions.image)
+    crop = conditions.crop
+    crop = crop._replace(region=region.blend_inside(crop.region, fitted))
+    notes = (*conditions.notes, note) if note else conditions.notes
+    following = tuple(with_blend_mask(part, fitted) for part in conditions.following)
+    return replace(conditions, crop=crop, notes=notes, following=following)
 
 
 @contextmanager

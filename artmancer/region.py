@@ -138,7 +138,7 @@ class Region:
     feather : pixels of the image over which the edit fades out around the mask
     fades : the feathered mask of each image
     black_padding : True where the padding is black
-    grow : pixels by which the mask was dilated, for messages
+    grow, context_pixels : see `crop`; for messages and the report
     """
 
     image_size: tuple[int, int]
@@ -149,6 +149,7 @@ class Region:
     fades: tuple[Fade, ...] = ()
     black_padding: bool = False
     grow: int = 0
+    context_pixels: int = 0
 
     @property
     def scale(self) -> float:
@@ -216,6 +217,8 @@ def crop(
     frame: str = "crop",
     any_size: bool = False,
     box: Window | None = None,
+    context_mask: Tensor | None = None,
+    context_pixels: int = 0,
 ) -> Crop:
     """Crop an image to the part that an edit needs to see.
 
@@ -239,7 +242,9 @@ def crop(
     grow : pixels by which the mask is dilated
     fill_holes : fill the holes that the mask encloses
     feather : pixels over which the edit fades into the image, outwards from the mask
-    frame : one of options.FRAMES; `context` is for the frame `crop` only
+    frame : one of options.FRAMES; context, context_mask and context_pixels are for `crop` only
+    context_mask : MASK [B or 1, H, W] of what the box has to hold too; black: nothing
+    context_pixels : pixels of the image on each side of the mask, in place of `context`; 0 = off
     any_size : the editor takes crops of any size: without `longest_side` and `pixels`, a crop
         around a thin or small mask keeps the image's resolution up to an area of LARGE_CROP
     box : the bounding box that the crop is made around, for all images; None: the mask's. Of a mask
@@ -252,6 +257,8 @@ def crop(
     """
     check_image(image)
     check_mask(mask, image)
+    if context_mask is not None:
+        check_mask(context_mask, image)
     boxes = _mask_boxes(mask, grow, len(image)) if box is None else [box.widen(grow)] * len(image)
     region = plan(
         boxes,
@@ -261,6 +268,8 @@ def crop(
         context=context,
         feather=feather,
         frame=frame,
+        context_mask=context_mask,
+        context_pixels=context_pixels,
         large=any_size and _small_hole(mask, boxes, grow, fill_holes),
     )
     pixels_in_box = _extract(image, region)
@@ -287,6 +296,8 @@ def plan(
     context: float = 1.5,
     feather: int = 16,
     frame: str = "crop",
+    context_mask: Tensor | None = None,
+    context_pixels: int = 0,
     large: bool = False,
 ) -> Region:
     """Return the region of a crop, without fades.
@@ -296,13 +307,17 @@ def plan(
     boxes : bounding box of the dilated mask for each image
     image_size : (height, width) of the images
     large : the crop may be as large as LARGE_CROP
-    longest_side, pixels, context, feather, frame : see `crop`
+    longest_side, pixels, context, feather, frame, context_mask, context_pixels : see `crop`
     """
     height, width = image_size
     if frame == "photo":
         size, box_size = _square(max(height, width), longest_side, pixels)
     else:
-        margin = max(MIN_MARGIN, feather)
+        margin = max(MIN_MARGIN, feather, context_pixels)
+        context = 1.0 if context_pixels else context
+        if context_mask is not None:
+            boxes = _join_context(boxes, context_mask, context, margin, (height, width))
+            context, margin = 1.0, 0
         size, box_size = _plan(
             _needed([box.bottom - box.top for box in boxes], height, context, margin),
             _needed([box.right - box.left for box in boxes], width, context, margin),
@@ -317,7 +332,16 @@ def plan(
         )
         for box in boxes
     )
-    return Region((height, width), box_size, corners, size, feather, (), frame == "photo")
+    black_padding = frame == "photo"
+    return Region(
+        (height, width),
+        box_size,
+        corners,
+        size,
+        feather,
+        black_padding=black_padding,
+        context_pixels=context_pixels,
+    )
 
 
 def crop_like(image: Tensor, region: Region, name: str = "image") -> Tensor:
@@ -426,6 +450,29 @@ def widen(region: Region, extra: Tensor) -> Region:
         if visible.any():
             fade = _union(fade, _extra_fade(visible, fade, window, region.feather))
         fades.append(fade)
+    return replace(region, fades=tuple(fades))
+
+
+def blend_inside(region: Region, mask: Tensor) -> Region:
+    """Return the region with other fades: those of this mask, as far as the crop reaches. They say
+    where the edit shows, wherever it was made.
+
+    Parameters
+    ----------
+    mask : MASK [B or 1, H, W] of the image; it is cleaned and feathered as the mask of the crop is
+
+    Raises
+    ------
+    ArtMancerError : mask_empty where it is black everywhere
+    """
+    if not bool((mask > NEAR_BLACK).any()):
+        raise empty_mask(float(mask.max()), "The blend mask")
+    planes = mask_ops.clean(mask).expand(len(region.corners), -1, -1)
+    fades = []
+    for index, plane in enumerate(planes):
+        window = region.box_in_image(index)
+        alpha = mask_ops.feather(window.view(plane).unsqueeze(0), region.feather)[0]
+        fades.append(Fade(window, alpha, window.view(plane).clone()))
     return replace(region, fades=tuple(fades))
 
 
@@ -556,6 +603,30 @@ def _mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
     if first is None:
         raise empty_mask(float(mask.max()), "Every mask of the batch")
     return [(box or first).widen(grow) for box in boxes]
+
+
+def _join_context(
+    boxes: Sequence[Window],
+    context_mask: Tensor,
+    context: float,
+    margin: int,
+    image_size: tuple[int, int],
+) -> list[Window]:
+    """Return the mask's boxes with their context, each joined with the box of its context mask."""
+    joined = []
+    for box, plane in zip(boxes, context_mask.expand(len(boxes), -1, -1), strict=True):
+        height, width = (
+            _needed([length], limit, context, margin)
+            for length, limit in zip(
+                (box.bottom - box.top, box.right - box.left), image_size, strict=True
+            )
+        )
+        top = _start(box.top, box.bottom, height, image_size[0])
+        left = _start(box.left, box.right, width, image_size[1])
+        around = Window(top, left, top + height, left + width)
+        other = _find_bounds(plane, "The context mask", NEAR_BLACK)
+        joined.append(around if other is None else around.join(other))
+    return joined
 
 
 def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:

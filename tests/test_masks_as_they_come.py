@@ -150,8 +150,10 @@ def test_cleaning_keeps_every_value_between_and_counts_those_it_changed() -> Non
     mask[:, 100:140, 100:140] = 1
     assert prepare(photo(), mask).notes == ()
     mask[:, :2, :50], mask[:, 120, 120:127] = 3 / 255, 250 / 255
+    assert prepare(photo(), mask).notes == (), "as few as at an antialiased edge"
+    mask[:, :10, :100] = 3 / 255
     (note,) = prepare(photo(), mask).notes
-    assert "100 and 7 pixels" in note
+    assert "1,000 and 7 pixels" in note
 
 
 def test_a_soft_mask_fades_as_it_did() -> None:

@@ -397,3 +397,51 @@ def test_outside_error_includes_a_changed_pixel() -> None:
     y, x = np.argwhere(area.numpy())[0] + 30
     changed[0, y, x] += 0.5
     assert region.outside_error(changed, image, plan) > 0
+
+
+def test_the_crop_holds_its_context_mask_too() -> None:
+    image = torch.rand(2, 400, 600, 3)
+    mask = torch.cat([disc(400, 600, 100, 120, 20), disc(400, 600, 200, 300, 20)])
+    other = torch.zeros(1, 400, 600)
+    other[:, 310:390, 500:560] = 1
+    plain, crop = region.crop(image, mask), region.crop(image, mask, context_mask=other)
+    for index, (top, left) in enumerate(crop.region.corners):
+        height, width = crop.region.box_size
+        around = region.bounds(mask[index]).widen(region.MIN_MARGIN)
+        for box in (around, region.Window(310, 500, 390, 560)):
+            assert top <= box.top
+            assert left <= box.left
+            assert top + height >= box.bottom
+            assert left + width >= box.right
+        assert crop.mask[index].sum() == plain.mask[index].sum(), "the mask itself stays"
+    assert torch.equal(
+        region.stitch(1 - crop.image, image, crop.region)[:, 310:390], image[:, 310:390]
+    )
+    black = region.crop(image, mask, context_mask=torch.zeros_like(mask))
+    assert black.region.corners == plain.region.corners
+
+
+def test_the_context_in_pixels_is_on_each_side_of_the_mask() -> None:
+    image, mask = torch.rand(1, 600, 600, 3), torch.zeros(1, 600, 600)
+    mask[:, 280:320, 280:320] = 1
+    for pixels in (44, 140):
+        crop = region.crop(image, mask, context=4, context_pixels=pixels)
+        assert crop.region.box_size == (40 + 2 * pixels, 40 + 2 * pixels)
+        assert crop.region.corners == ((280 - pixels, 280 - pixels),)
+    least = region.crop(image, mask, context_pixels=1)
+    assert least.region.box_size[0] >= 40 + 2 * region.MIN_MARGIN
+
+
+@pytest.mark.parametrize("target", [{}, {"longest_side": 64}])
+def test_a_blend_mask_says_where_the_edit_shows(target: dict[str, int]) -> None:
+    image, mask = torch.rand(2, 300, 400, 3), disc(300, 400, 150, 200, 40)
+    blend = torch.cat([disc(300, 400, 150, 230, 20), torch.zeros(1, 300, 400)])
+    crop = region.crop(image, mask, context=3, feather=5, **target)
+    plan = region.blend_inside(crop.region, blend)
+    result = region.stitch(torch.full_like(crop.image, 7), image, plan)
+    outside = mask_ops.feather(blend, 5) == 0
+    assert same_bits(result, image)[outside].all()
+    assert (result != image).all(-1)[blend == 1].all(), "also outside the mask"
+    assert (result != image).any(-1)[0][(blend[0] == 1) & (mask[0] == 0)].any()
+    with pytest.raises(ArtMancerError, match="blend mask is black"):
+        region.blend_inside(crop.region, torch.zeros(1, 300, 400))

@@ -226,10 +226,12 @@ def _settings(request: EditRequest) -> dict[str, Any]:
     """Return the settings that an edit used, see Report.settings."""
     conditions, sampling = request.conditions, request.sampling
     pixels = sampling.condition_pixels
+    in_pixels = conditions.crop.region.context_pixels
     return {
         "frame": conditions.frame,
         "resolution": conditions.resolution,
         "context": conditions.context,
+        **({"context_pixels": in_pixels} if in_pixels else {}),
         "condition_size": "crop" if pixels is None else round(pixels / ONE_MEGAPIXEL, 4),
         "prompt": request.prompt,
         "negative": sampling.negative,

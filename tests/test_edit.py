@@ -11,7 +11,7 @@ from torch import Tensor
 from artmancer import fill as filling
 from artmancer import mask_ops, region
 from artmancer.color import to_linear
-from artmancer.conditions import prepare, with_extra
+from artmancer.conditions import prepare, with_blend_mask, with_extra
 from artmancer.draft import DraftEditor, balance
 from artmancer.edit import edit
 from artmancer.editor import EditRequest
@@ -519,6 +519,30 @@ def test_grow_fill_and_context_change_the_editors_conditions(example) -> None:
     fill = torch.rand_like(photo)
     filled = prepare(photo, mask, fill=fill, recipe="background_mask_fill")
     assert torch.equal(filled.images["fill"], region.crop_like(fill, filled.crop.region))
+
+
+@pytest.mark.parametrize("variant", ["removal", "white_balance"])
+def test_an_edit_shows_inside_its_blend_mask_alone(example, variant: str) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    blend = torch.zeros(1, 200, 300)
+    blend[:, 80:120, 150:] = 1
+    conditions = prepare(photo, mask, context=3, feather=0)
+    blended = with_blend_mask(conditions, blend)
+    result = edit(StandIn(lambda crop: crop * 0.5, variant), blended)
+    shown = torch.zeros(1, 400, 600, dtype=torch.bool)
+    shown[:, 160:240, 300:] = True
+    changed = (result.image != photo).any(-1)
+    # Scaled to the photo, the mask's edge is soft.
+    assert not changed[:, :, :296].any()
+    assert changed[:, 190:210, 310:330].float().mean() > 0.9
+    assert not changed[:, :150].any()
+    assert result.report.outside_psnr == math.inf
+
+
+def test_the_report_has_the_context_in_pixels(example) -> None:
+    conditions = prepare(example("coffee"), example("coffee_mask"), context_pixels=80)
+    settings = edit(StandIn(lambda crop: crop), conditions).report.settings
+    assert settings["context_pixels"] == 80
 
 
 def test_white_balance_is_measured_inside_the_mask() -> None:

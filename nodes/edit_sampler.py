@@ -3,8 +3,9 @@
 import json
 
 from comfy_api.latest import io
+from torch import Tensor
 
-from ..artmancer.conditions import Conditions
+from ..artmancer.conditions import Conditions, with_blend_mask
 from ..artmancer.edit import edit
 from ..artmancer.editor import Editor
 from ..artmancer.options import (
@@ -22,6 +23,7 @@ from .sockets import (
     ConditionsType,
     EditorType,
     advanced,
+    blend_mask,
     condition_megapixels,
     condition_size,
     match_colors,
@@ -147,6 +149,7 @@ class EditSampler(io.ComfyNode):
                     )
                 ),
                 widen(),
+                blend_mask(),
             ],
             outputs=[
                 io.Image.Output(
@@ -182,6 +185,7 @@ class EditSampler(io.ComfyNode):
         condition_megapixels: float = 0.25,
         step_cache_kind: str = "first block",
         widen: bool = False,
+        blend_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         progress = node_progress()
         overrides = Overrides(
@@ -199,7 +203,7 @@ class EditSampler(io.ComfyNode):
         )
         result = edit(
             editor,
-            conditions,
+            with_blend_mask(conditions, blend_mask),
             prompt=prompt,
             seed=seed,
             sampling=overrides.sampling(conditions.recipe),

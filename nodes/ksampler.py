@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..artmancer.conditions import Conditions
+from ..artmancer.conditions import Conditions, with_blend_mask
 from ..artmancer.edit import edit, part_progress
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
@@ -29,6 +29,7 @@ from .comfy_host.progress import node_progress
 from .sockets import (
     RECIPE,
     ConditionsType,
+    blend_mask,
     condition_megapixels,
     condition_size,
     match_colors,
@@ -236,6 +237,7 @@ class Stitch(io.ComfyNode):
                 match_colors(),
                 transfer(),
                 widen(),
+                blend_mask(),
             ],
             outputs=[
                 io.Image.Output(
@@ -262,6 +264,7 @@ class Stitch(io.ComfyNode):
         match_colors: list[bool],
         transfer: list[str],
         widen: list[bool] | None = None,
+        blend_mask: list[Tensor | None] | None = None,
     ) -> io.NodeOutput:
         expected = sum(len(item.parts) for item in conditions)
         if len(edited) != expected:
@@ -281,7 +284,7 @@ class Stitch(io.ComfyNode):
             )
             result = edit(
                 editor,
-                item,
+                with_blend_mask(item, _item(blend_mask or [None], index)),
                 match=_item(match_colors, index),
                 transfer=_item(transfer, index),
                 widen=_item(widen or [False], index),
@@ -308,7 +311,7 @@ def _item(values: list[T], index: int) -> T:
 
 def _report(report: Report) -> Report:
     """Return the report without what this node cannot know: KSampler made the edit."""
-    known = ("frame", "resolution", "context")
+    known = ("frame", "resolution", "context", "context_pixels")
     return replace(
         report,
         seconds=_stitch_seconds(report.seconds),

@@ -166,6 +166,16 @@ def widen() -> io.Input:
     )
 
 
+def blend_mask() -> io.Input:
+    """Make the input blend_mask of a node that stitches."""
+    return io.Mask.Input(
+        "blend_mask",
+        optional=True,
+        tooltip="White where the edit may show, faded as the mask is. Without it, that is the mask "
+        "of Split Conditions. Only the crop can show: choose more context there for a larger one.",
+    )
+
+
 def spill(*, is_list: bool = False) -> io.Output:
     """Make the output spill of a node that stitches."""
     return io.Mask.Output(

@@ -143,6 +143,24 @@ class SplitConditions(io.ComfyNode):
                     "crops fewer pixels; together for white balance. But for together, a long thin "
                     "mask is cut along its length where one crop would be scaled down.",
                 ),
+                io.Mask.Input(
+                    "context_mask",
+                    optional=True,
+                    tooltip="White on what the editor has to see besides the mask, for example a "
+                    "second object that the first is like. The crop then holds both. Nothing "
+                    "changes there. Without effect in the frame photo.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "context_pixels",
+                        default=0,
+                        min=0,
+                        max=4096,
+                        optional=True,
+                        tooltip="Pixels of the photo that the editor sees on each side of the "
+                        "mask, in place of context. 0: as context says. There are always 32.",
+                    )
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -187,6 +205,8 @@ class SplitConditions(io.ComfyNode):
         silhouette: bool = True,
         shadow_hint: bool = True,
         regions: str = REGIONS[0],
+        context_mask: Tensor | None = None,
+        context_pixels: int = 0,
     ) -> io.NodeOutput:
         choices = plan(
             editor,
@@ -212,6 +232,8 @@ class SplitConditions(io.ComfyNode):
             lama=load_lama() if "fill" in images and fill is None else None,
             silhouette=silhouette,
             shadow=shadow_hint,
+            context_mask=context_mask,
+            context_pixels=context_pixels,
             progress=progress,
             **choices._asdict(),
         )

@@ -477,6 +477,67 @@ def test_a_batch_of_photos_gives_a_batch_of_results(comfyui: ComfyUI) -> None:
     assert len(run.outputs["14"]["images"]) == 2
 
 
+def test_context_mask_and_blend_mask_set_what_is_seen_and_what_shows(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    corner = Image.new("L", (600, 400))
+    corner.paste(255, (20, 20, 60, 60))
+    corner.save(tmp_path / "corner.png")
+    graph = generate(comfyui, task_type="white_balance", input_image=COFFEE, mask_image=COFFEE_MASK)
+    graph["60"] = {
+        "class_type": "ArtMancer_EndpointMask",
+        "inputs": {
+            "image": comfyui.upload(tmp_path / "corner.png"),
+            "name": "corner",
+            "help": "",
+            "required": True,
+        },
+    }
+    graph["12"]["inputs"]["context_mask"] = ["60", 0]
+    graph["12"]["inputs"]["feather"] = 4
+    graph["13"]["inputs"]["blend_mask"] = ["60", 0]
+    result, report = image_and_report(comfyui, comfyui.run(graph).outputs)
+    top, left, height, width = report["box"]
+    assert max(top, left) <= 20, "the crop shows the corner"
+    assert top + height > 270
+    assert left + width > 470
+    changed = (result != images.load(COFFEE).image).any(-1)[0]
+    assert changed[30:50, 30:50].float().mean() > 0.5
+    changed[16:64, 16:64] = False
+    assert not changed.any()
+
+
+def test_a_jpeg_mask_and_an_empty_frame_work_in_a_graph(comfyui: ComfyUI, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(1, 6, (400, 600)).astype(np.uint8)
+    noise[270:370, 470:570] = 255
+    Image.fromarray(noise).save(tmp_path / "noisy.jpg", quality=75)
+    Image.new("L", (600, 400), 3).save(tmp_path / "empty.png")
+    graph = generate(comfyui, task_type="white_balance", input_image=COFFEE)
+    graph["2"]["inputs"]["image"] = comfyui.upload(tmp_path / "noisy.jpg")
+    graph["61"] = {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["1", 0]}}
+    mask = graph["2"]["inputs"]
+    graph["62"] = {
+        "class_type": "ArtMancer_EndpointMask",
+        "inputs": {**mask, "name": "empty", "image": comfyui.upload(tmp_path / "empty.png")},
+    }
+    for key, node in (("63", "2"), ("64", "62")):
+        graph[key] = {"class_type": "MaskToImage", "inputs": {"mask": [node, 0]}}
+    graph["65"] = {"class_type": "ImageBatch", "inputs": {"image1": ["63", 0], "image2": ["64", 0]}}
+    graph["66"] = {"class_type": "ImageToMask", "inputs": {"image": ["65", 0], "channel": "red"}}
+    graph["23"]["inputs"]["image"], graph["23"]["inputs"]["mask"] = ["61", 0], ["66", 0]
+    run = comfyui.run(graph)
+    assert run.outcome == "execution_success", run.events[-1]
+    edited, empty = (
+        images.decode(comfyui.view(file)).image[0] for file in run.outputs["14"]["images"]
+    )
+    photo = images.load(COFFEE).image[0]
+    assert torch.equal(empty, photo)
+    assert torch.equal(edited[:200], photo[:200])
+    assert not torch.equal(edited[300:340, 500:540], photo[300:340, 500:540])
+    notes = json.loads(run.outputs["15"]["text"][0])["notes"]
+    assert any("1 of the 2 masks are black" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("values", "node", "message"),
     [

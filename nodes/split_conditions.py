@@ -146,8 +146,8 @@ class SplitConditions(io.ComfyNode):
                 io.Mask.Input(
                     "context_mask",
                     optional=True,
-                    tooltip="White on what the editor has to see besides the mask, for example a "
-                    "second object that the first is like. The crop then holds both. Nothing "
+                    tooltip="White on what the editor has to see besides the mask, for example "
+                    "another object of the same kind. The crop then holds both. Nothing "
                     "changes there. Without effect in the frame photo.",
                 ),
                 advanced(

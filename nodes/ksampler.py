@@ -275,6 +275,7 @@ class Stitch(io.ComfyNode):
                 "Split Conditions' regions.",
             )
         progress = node_progress()
+        blend_masks: list[Tensor | None] = blend_mask or [None]
         crops = iter(edited)
         results = []
         for index, item in enumerate(conditions):
@@ -284,7 +285,7 @@ class Stitch(io.ComfyNode):
             )
             result = edit(
                 editor,
-                with_blend_mask(item, _item(blend_mask or [None], index)),
+                with_blend_mask(item, _item(blend_masks, index)),
                 match=_item(match_colors, index),
                 transfer=_item(transfer, index),
                 widen=_item(widen or [False], index),

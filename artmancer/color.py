@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import mask_ops
+from .tone import value_range
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 """Luminance of red, green and blue in linear light."""
@@ -75,7 +76,7 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
             target = smooth_old[ring][:, channel, None]
             gain, offset, slope_x, slope_y = _fit_rim(features, target)
             new[..., channel] = gain * new[..., channel] + offset + slope_x * x + slope_y * y
-    return matched.clamp_(0, 1)
+    return matched.clamp_(*value_range(original))
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,13 @@ class ColorChange:
     weights: Tensor
 
     def __call__(self, colors: Tensor) -> Tensor:
-        """Change colors [..., 3] in 0..1 (sRGB)."""
-        return to_srgb((_terms(to_linear(colors)) @ self.weights).clamp_(0, 1))
+        """Change colors [..., 3] (sRGB). Those brighter than 1, in HDR images, change as their
+        darker copies in 0..1 do.
+        """
+        linear = to_linear(colors)
+        brightness = linear.amax(-1, keepdim=True).clamp_(min=1)
+        changed = (_terms(linear / brightness) @ self.weights).clamp_(0, 1)
+        return to_srgb(changed * brightness)
 
 
 def fit_change(before: Tensor, after: Tensor) -> ColorChange:

@@ -20,6 +20,7 @@ from .errors import ArtMancerError
 from .images import to_uint8
 from .progress import Progress
 from .region import Crop, bounds
+from .tone import ToneCurve, value_range
 from .variants import VARIANTS
 
 _MAX_GAIN = 2.0
@@ -130,9 +131,13 @@ def _poisson(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
         return source
     # OpenCV centers the object's bounding box on this point, which keeps it in its place.
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
-    blended = cv2.seamlessClone(_pad(source), _pad(target), cut_out, center, cv2.NORMAL_CLONE)
+    curve = ToneCurve(*value_range(target))
+    pixels = [_pad(curve.encode(image)) for image in (source, target)]
+    blended = cv2.seamlessClone(*pixels, cut_out, center, cv2.NORMAL_CLONE)
     inside = blended[_PADDING:-_PADDING, _PADDING:-_PADDING]
-    return torch.from_numpy(inside.copy()).to(torch.float32).div_(255)
+    colors = curve.decode(torch.from_numpy(inside.copy()).to(torch.float32).div_(255))
+    # Around the object OpenCV only rounds the target.
+    return torch.where((shape >= 0.5).unsqueeze(-1), colors, target)
 
 
 def _pad(image: Tensor) -> NDArray[np.uint8]:
@@ -163,7 +168,8 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
         gains = (light.mean() / light).clamp(1 / _MAX_GAIN, _MAX_GAIN)
         # Scaled, so that the light keeps its luminance.
         gains = gains * (LUMINANCE @ light) / (LUMINANCE @ (gains * light))
-        result.copy_(to_srgb((colors * gains**strength).clamp(0, 1)))
+        balanced_colors = (colors * gains**strength).clamp(*value_range(colors))
+        result.copy_(to_srgb(balanced_colors))
     return balanced
 
 

@@ -26,6 +26,7 @@ from .folders import LAMA_FILE, LAMA_FOLDERS
 from .images import to_uint8
 from .lama import Lama
 from .progress import Progress
+from .tone import ToneCurve, value_range
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,19 @@ _POLL_SECONDS = 0.1
 
 _TELEA_RADIUS = 3
 """Radius of Telea's neighborhood, in pixels."""
+
+
+_WHOLE_LEVEL = 0.01
+"""Largest distance from a level of an 8-bit image that is rounding."""
+
+_STEP_BLURS = (24, 24, 12, 6, 6, 3, 3, 1.5)
+"""Standard deviations, in pixels, of the Gaussians that smooth the steps of 8 bits one after the
+other: a step of a soft gradient is tens of pixels wide.
+"""
+
+
+_BOX_MARGIN = 48
+"""Pixels around the hole that smooth its steps."""
 
 
 def method() -> str:
@@ -109,7 +123,7 @@ def fill(
 
     Parameters
     ----------
-    image : IMAGE [B, h, w, 3]
+    image : IMAGE [B, h, w, 3]; values above 1 are filled too, through a tone curve
     mask : MASK [B, h, w]; everything above 0 is replaced
     seed : seed of the first image; the same seed gives the same fill
     progress : called many times for each image; raising in it ends the fill at once
@@ -138,8 +152,10 @@ def fill(
                 "The mask covers the whole image, so there is nothing to fill from. Leave some "
                 "of it unmasked.",
             )
+        curve = ToneCurve(*value_range(plane[~hole]))
         if lama is not None and chosen == "lama":
-            plane[hole] = lama.fill(plane, hole, seed + index, progress)[hole]
+            content = lama.fill(curve.encode(plane), hole, seed + index, progress)
+            plane[hole] = curve.decode(content[hole])
             continue
 
         def check(done: int = index) -> None:
@@ -147,9 +163,45 @@ def fill(
 
         check()
         fill_hole = _patchmatch if chosen == "patchmatch" else _telea
-        result = fill_hole(to_uint8(plane).numpy(), hole.numpy(), seed + index, check)
-        plane[hole] = torch.from_numpy(result)[hole].to(torch.float32).div_(255)
+        curved = curve.encode(plane)
+        result = fill_hole(to_uint8(curved).numpy(), hole.numpy(), seed + index, check)
+        content = torch.from_numpy(result).to(torch.float32).div_(255)
+        if not _has_8_bits(curved[~hole]):
+            content = _without_steps(content, curved, hole)
+        plane[hole] = curve.decode(content[hole])
     return filled
+
+
+def _has_8_bits(values: Tensor) -> bool:
+    """Return whether all values are whole levels of an 8-bit image."""
+    levels = values * 255
+    return bool((levels - levels.round()).abs().max() < _WHOLE_LEVEL)
+
+
+def _without_steps(content: Tensor, image: Tensor, hole: Tensor) -> Tensor:
+    """Undo the rounding of a fill to 8 bits: return the smoothest values that round to the same
+    levels (projections onto convex sets, as Zakhor 1992 did for JPEG).
+
+    Parameters
+    ----------
+    content : [h, w, 3], the filled image, in steps of 1/255
+    image : [h, w, 3], the image with the hole, in 0..1
+    hole : bool [h, w]
+    """
+    import cv2
+
+    smooth = torch.where(hole.unsqueeze(-1), content, image)
+    # Only a box around the hole is worked on.
+    ends = [(places.amin(), places.amax() + 1) for places in hole.nonzero().unbind(1)]
+    box = tuple(
+        slice(max(0, int(start) - _BOX_MARGIN), int(end) + _BOX_MARGIN) for start, end in ends
+    )
+    inner, inside = smooth[box], hole[box]
+    low, high = (content[box] + step / 255 for step in (-0.5, 0.5))
+    for deviation in _STEP_BLURS:
+        blurred = torch.from_numpy(cv2.GaussianBlur(inner.numpy(), (0, 0), deviation))
+        inner[inside] = torch.clamp(blurred, low, high)[inside]
+    return smooth
 
 
 def _patchmatch(

@@ -26,6 +26,7 @@ from . import mask_ops
 from .checks import NEAR_BLACK, check_finite, check_image, check_mask, empty_mask
 from .errors import ArtMancerError
 from .options import ONE_MEGAPIXEL
+from .tone import value_range
 
 MULTIPLE = 32
 """Sides of a crop are multiples of this many pixels: Qwen-Image's VAE and transformer work on
@@ -48,8 +49,10 @@ PatchMatch's time grows with them: 37 s here, 99 s for 1.8 megapixels.
 MIN_MARGIN = 32
 """Least padding around the mask's bounding box, in pixels of the image."""
 
-_EDGE_POWER = 16
-"""Power of the unmasked share of a crop's pixel that is its weight in the change around it."""
+_EDGE_POWER = 256
+"""Power of the unmasked share of a crop's pixel that is its weight in the change around it: a pixel
+with a small share of the mask hardly counts.
+"""
 
 _EDGE_BLUR = 1.0
 """Standard deviation, in pixels of the crop, of the Gaussian that averages the change there."""
@@ -577,10 +580,12 @@ def _find_bounds(mask: Tensor, name: str, above: float) -> Window | None:
 
 
 def resample(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Resize [B, H, W, C] in 0..1 to this (height, width), antialiased."""
+    """Resize [B, H, W, C] to this (height, width), antialiased; values stay in their range, or in
+    0..1 where that is larger.
+    """
     if tuple(image.shape[1:3]) == size:
         return image
-    return _interpolate(image, size, mode).clamp(0, 1)
+    return _interpolate(image, size, mode).clamp(*value_range(image))
 
 
 def _interpolate(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -800,7 +805,7 @@ def _add_change(target: Tensor, change: Tensor, patch: Tensor, fade: Fade) -> No
     """Add the change around the mask to the target, and paste the patch inside the mask, all
     [h, w, 3], in place.
     """
-    low, high = min(0.0, float(target.min())), max(1.0, float(target.max()))
+    low, high = value_range(target)
     for rows in _strips(target):
         photo, inside = target[rows], fade.mask[rows].unsqueeze(-1).to(target)
         step = torch.lerp(change[rows], patch[rows] - photo, inside)

@@ -21,9 +21,11 @@ from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
 from .progress import Progress, no_progress
 from .recipes import RECIPES
+from .region import Crop
 from .registration import register
 from .report import REGION_FIELDS, EditResult, Report
 from .spill import spill
+from .tone import value_range
 
 _NOT_MEASURED = (
     "Whether the edit moved cannot be measured: around the mask there is too little that shows it. "
@@ -78,8 +80,7 @@ def edit(
         what the editor raises
     """
     check_mask_given(editor.variant, conditions.masked)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    _reset_peak_memory()
     parts, image = conditions.parts, conditions.image
     results: list[EditResult] = []
     for index, part in enumerate(parts):
@@ -178,6 +179,7 @@ def _edit_part(
     with timed(seconds, "edit"):
         edited = editor.edit(request, progress)
     _check_edit(editor, edited, conditions)
+    edited, notes = _restore_range(edited, crop)
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
@@ -214,7 +216,7 @@ def _edit_part(
         registration=aligned.registration,
         spill=round(float(spilled.mean()), 4),
         widened=widen,
-        notes=(*editor.notes, *(aligned.notes if conditions.masked else ())),
+        notes=(*editor.notes, *notes, *(aligned.notes if conditions.masked else ())),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
@@ -238,6 +240,21 @@ def _settings(request: EditRequest) -> dict[str, Any]:
         "steps": sampling.steps,
         "cfg": sampling.cfg,
     }
+
+
+def _restore_range(edited: Tensor, crop: Crop) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the edit of an HDR crop by an editor that clips to 0..1, with the clipped part of the
+    values outside the mask added again, and a sentence for the report.
+    """
+    low, high = value_range(crop.image)
+    if (low, high) == (0, 1) or edited.amin() < 0 or edited.amax() > 1:
+        return edited, ()
+    clipped = crop.image - crop.image.clamp(0, 1)
+    note = (
+        f"The photo has values of {low:.3g} to {high:.3g}, and the editor made an edit in 0..1: "
+        "inside the mask it has no other values."
+    )
+    return edited + clipped * (crop.mask == 0).unsqueeze(-1), (note,)
 
 
 class _Aligned(NamedTuple):
@@ -343,6 +360,11 @@ def _psnr(error: Tensor) -> float | None:
     if error.isnan():
         return None
     return math.inf if error == 0 else round(-10 * math.log10(error), 2)
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_memory() -> int:

@@ -43,7 +43,7 @@ LAYERS = (
     # images, masks and colors
     "checks images mask_ops tone color registration spill offload report_image client texture lama fill",
     # a crop and the way back; background removal; HTTP
-    "region matting gateway silhouette",
+    "region matting gateway silhouette grain",
     # conditioning images; finding objects
     "conditions masks tools",
     # the interface of an editor

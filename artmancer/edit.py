@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import color, region
+from . import color, grain, region
 from .checks import check_mask_given
 from .conditions import Conditions, on_image, timed
 from .editor import Editor, EditRequest
@@ -56,6 +56,7 @@ def edit(
     match: bool = True,
     transfer: str = "colors",
     widen: bool = False,
+    match_grain: bool = False,
     progress: Progress = no_progress,
 ) -> EditResult:
     """Edit the crop of each part of the mask, stitch the edits into the image, and report.
@@ -72,6 +73,7 @@ def edit(
         like every other edit
     widen : also stitch what the edit changed around the feathered mask, such as a shadow or a
         reflection
+    match_grain : sharpen what is pasted, and add noise to it, as far as its surroundings have more
     progress : called with the editor's progress; raising in it cancels
 
     Raises
@@ -98,10 +100,8 @@ def edit(
             _edit_part(
                 editor,
                 request,
-                match=match,
-                transfer=transfer,
-                widen=widen,
-                progress=own_progress,
+                _Pasting(match, transfer, widen, match_grain),
+                own_progress,
             )
         )
         image = results[-1].image
@@ -146,6 +146,8 @@ def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
         registration=moved.registration,
         realigned=any(report.realigned for report in reports),
         spill=max(report.spill for report in reports),
+        grain=_most(report.grain for report in reports),
+        sharpening=_most(report.sharpening for report in reports),
         notes=tuple(
             dict.fromkeys([note for report in reports for note in report.notes] + [*notes])
         ),
@@ -159,18 +161,28 @@ def _least(values: Iterable[float | None]) -> float | None:
     return min((value for value in values if value is not None), default=None)
 
 
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
 def _row(report: Report) -> dict[str, Any]:
     """Return what differs among the parts of a mask, for Report.regions."""
     return {name: value for name, value in report.as_dict().items() if name in REGION_FIELDS}
 
 
+class _Pasting(NamedTuple):
+    """The options of `edit` on how an edit is pasted."""
+
+    match: bool
+    transfer: str
+    widen: bool
+    match_grain: bool
+
+
 def _edit_part(
     editor: Editor,
     request: EditRequest,
-    *,
-    match: bool,
-    transfer: str,
-    widen: bool,
+    pasting: _Pasting,
     progress: Progress,
 ) -> EditResult:
     """Edit the crop of one part of the mask, see `edit`."""
@@ -187,17 +199,21 @@ def _edit_part(
         shown = crop.feathered > 0
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, shown)
         pasted, target_region = aligned.image, crop.region
+        grained: grain.Grain | None = None
         spilled = torch.zeros_like(crop.feathered)
-        if editor.variant == "white_balance" and transfer == "colors":
+        if editor.variant == "white_balance" and pasting.transfer == "colors":
             result = _recolor(pasted, conditions)
         else:
             if editor.variant != "white_balance":
-                if match:
-                    pasted = color.match_rim(pasted, before, crop.mask)
-                spilled = _spill(pasted, conditions)
-            if widen:
+                pasted, spilled = _matched(pasted, before, conditions, pasting.match)
+            if pasting.widen:
                 target_region = region.widen(crop.region, spilled)
             result = region.stitch(pasted, conditions.image, target_region, before)
+            if pasting.match_grain:
+                grained = grain.match_grain(
+                    result, conditions.image, pasted, target_region, request.seed
+                )
+                result = grained.image
     report = Report(
         editor=editor.name,
         variant=editor.variant,
@@ -215,11 +231,13 @@ def _edit_part(
         realigned=aligned.moved,
         registration=aligned.registration,
         spill=round(float(spilled.mean()), 4),
-        widened=widen,
+        widened=pasting.widen,
         notes=(*editor.notes, *notes, *(aligned.notes if conditions.masked else ())),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
+        grain=grained.deviation if grained else None,
+        sharpening=grained.sharpening if grained else None,
     )
     return EditResult(result, region.uncrop(spilled, crop.region), report)
 
@@ -308,6 +326,15 @@ def _recolor(edited: Tensor, conditions: Conditions) -> Tensor:
         )
     ]
     return region.recolor(changes, conditions.image, crop.region)
+
+
+def _matched(
+    edited: Tensor, before: Tensor, conditions: Conditions, match: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the edit, its colors matched to the image's if `match` is on, and its spill."""
+    if match:
+        edited = color.match_rim(edited, before, conditions.crop.mask)
+    return edited, _spill(edited, conditions)
 
 
 def _spill(edited: Tensor, conditions: Conditions) -> Tensor:

@@ -16,6 +16,8 @@ REGION_FIELDS = (
     "realigned",
     "registration",
     "spill",
+    "grain",
+    "sharpening",
 )
 """Fields of a report that each part of a mask has."""
 
@@ -57,6 +59,9 @@ class Report:
         crop's center, in its pixels), zoom, rotation (degrees, clockwise), error_before and
         error_after (of the photo around the mask, in levels of 255, without the difference of
         colors, as the edit came and moved back); None where it cannot be measured
+    grain : standard deviation of the noise that was added, in levels of 255; None: match_grain is
+        off, or nothing was pasted
+    sharpening : strength of the unsharp mask; None as for grain
     """
 
     editor: str
@@ -81,6 +86,8 @@ class Report:
     recipe_settings: dict[str, Any] = field(default_factory=dict)
     regions: tuple[dict[str, Any], ...] = ()
     registration: dict[str, Any] | None = None
+    grain: float | None = None
+    sharpening: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON, which has no infinity: an infinite value becomes "infinite"."""

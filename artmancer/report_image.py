@@ -122,6 +122,16 @@ def _figures(report: Mapping[str, Any]) -> list[_Figure]:
             f"{100 * spill:.1f} % of the crop",
             spill > 0 and not report["widened"],
         ),
+        *_grain_figures(report),
+    ]
+
+
+def _grain_figures(report: Mapping[str, Any]) -> list[_Figure]:
+    if report.get("grain") is None:
+        return []
+    return [
+        _Figure("grain added", f"{report['grain']:.1f} levels"),
+        _Figure("sharpened by", f"{100 * report['sharpening']:.0f} %"),
     ]
 
 

@@ -135,6 +135,11 @@ def add_parser(commands: Subparsers) -> None:
         help="width over which the edit fades out around the mask (default 16)",
     )
     parser.add_argument(
+        "--match-grain",
+        action="store_true",
+        help="sharpen what is pasted, and add noise to it, as far as the photo around it has more",
+    )
+    parser.add_argument(
         "--strength",
         type=number(0.0, 1.0),
         default=1.0,
@@ -308,6 +313,7 @@ def run(options: argparse.Namespace) -> int:
             sampling=_overrides(options).sampling(conditions.recipe),
             transfer=options.transfer,
             widen=options.widen,
+            match_grain=options.match_grain,
             progress=show,
         )
     images.save(options.output, result.image, photo.icc_profile)

@@ -220,6 +220,11 @@ class GenerateRequest(OpenRequest):
         description="A mask of several islands: in one crop, each in a crop of its own, or (auto, "
         "the default) apart where that crops fewer pixels.",
     )
+    match_grain: bool | None = Field(
+        None,
+        description="Sharpen what is pasted, and add noise to it, as far as the photo around the "
+        "mask has more. Default: false.",
+    )
     angle: Any = None
     background_preset: Any = None
     enable_flowmatch_scheduler: Any = None

@@ -39,6 +39,7 @@ _ECHOED = (
     "widen",
     "regions",
     "editor",
+    "match_grain",
 )
 """Inputs of the workflow that `parameters_used` repeats where the request sets them."""
 
@@ -201,6 +202,7 @@ def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
         "fill_holes": request.fill_holes,
         "widen": request.widen,
         "regions": request.regions,
+        "match_grain": request.match_grain,
     }
 
 

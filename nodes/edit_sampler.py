@@ -27,6 +27,7 @@ from .sockets import (
     condition_megapixels,
     condition_size,
     match_colors,
+    match_grain,
     prompt_inputs,
     resolve_condition_size,
     spill,
@@ -150,6 +151,7 @@ class EditSampler(io.ComfyNode):
                 ),
                 widen(),
                 blend_mask(),
+                match_grain(),
             ],
             outputs=[
                 io.Image.Output(
@@ -186,6 +188,7 @@ class EditSampler(io.ComfyNode):
         step_cache_kind: str = "first block",
         widen: bool = False,
         blend_mask: Tensor | None = None,
+        match_grain: bool = False,
     ) -> io.NodeOutput:
         progress = node_progress()
         overrides = Overrides(
@@ -210,6 +213,7 @@ class EditSampler(io.ComfyNode):
             match=match_colors,
             transfer=transfer,
             widen=widen,
+            match_grain=match_grain,
             progress=progress,
         )
         report = result.report

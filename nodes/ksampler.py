@@ -33,6 +33,7 @@ from .sockets import (
     condition_megapixels,
     condition_size,
     match_colors,
+    match_grain,
     prompt_inputs,
     resolve_condition_size,
     spill,
@@ -238,6 +239,7 @@ class Stitch(io.ComfyNode):
                 transfer(),
                 widen(),
                 blend_mask(),
+                match_grain(),
             ],
             outputs=[
                 io.Image.Output(
@@ -265,6 +267,7 @@ class Stitch(io.ComfyNode):
         transfer: list[str],
         widen: list[bool] | None = None,
         blend_mask: list[Tensor | None] | None = None,
+        match_grain: list[bool] | None = None,
     ) -> io.NodeOutput:
         expected = sum(len(item.parts) for item in conditions)
         if len(edited) != expected:
@@ -289,6 +292,7 @@ class Stitch(io.ComfyNode):
                 match=_item(match_colors, index),
                 transfer=_item(transfer, index),
                 widen=_item(widen or [False], index),
+                match_grain=_item(match_grain or [False], index),
                 progress=progress,
             )
             results.append(result)

@@ -176,6 +176,19 @@ def blend_mask() -> io.Input:
     )
 
 
+def match_grain() -> io.Input:
+    """Make the input match_grain of a node that stitches."""
+    return advanced(
+        io.Boolean.Input(
+            "match_grain",
+            default=False,
+            optional=True,
+            tooltip="Sharpen what is pasted, and add noise to it, as far as the photo around the "
+            "mask has more. The report names the strength.",
+        )
+    )
+
+
 def spill(*, is_list: bool = False) -> io.Output:
     """Make the output spill of a node that stitches."""
     return io.Mask.Output(

@@ -132,8 +132,8 @@ def _poisson(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
     # OpenCV centers the object's bounding box on this point, which keeps it in its place.
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
     curve = ToneCurve(*value_range(target))
-    pixels = [_pad(curve.encode(image)) for image in (source, target)]
-    blended = cv2.seamlessClone(*pixels, cut_out, center, cv2.NORMAL_CLONE)
+    above, under = (_pad(curve.encode(image)) for image in (source, target))
+    blended = cv2.seamlessClone(above, under, cut_out, center, cv2.NORMAL_CLONE)
     inside = blended[_PADDING:-_PADDING, _PADDING:-_PADDING]
     colors = curve.decode(torch.from_numpy(inside.copy()).to(torch.float32).div_(255))
     # Around the object OpenCV only rounds the target.

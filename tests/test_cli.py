@@ -42,6 +42,27 @@ def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["output"] == str(output)
     assert answer["report"]["editor"] == "draft/white_balance"
+    assert answer["report"]["grain"] is None
+
+
+def test_an_inserted_object_gets_the_grain_of_a_noisy_photo(tmp_path: Path, capsys) -> None:
+    noise = 0.5 + 0.03 * torch.randn(1, 200, 240, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(200, 240)
+    mask[60:140, 80:160] = 1
+    for name, image in (
+        ("photo", noise),
+        ("mask", mask),
+        ("gray", torch.full((1, 80, 80, 3), 0.4)),
+    ):
+        images.save(tmp_path / f"{name}.png", image)
+    paths = ["--mask", tmp_path / "mask.png", "--reference", tmp_path / "gray.png"]
+    output = ["-o", tmp_path / "out.png", "--json"]
+    task = ["--task", "insertion", "--match-grain"]
+    assert run("edit", tmp_path / "photo.png", *paths, *task, *output) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["grain"] == pytest.approx(0.03 * 255, rel=0.15)
+    inside = images.load(tmp_path / "out.png").image[:, 80:120, 100:140]
+    assert inside.std() == pytest.approx(0.03, rel=0.2)
 
 
 @pytest.mark.parametrize(

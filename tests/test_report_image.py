@@ -70,6 +70,13 @@ def test_notes_take_lines_of_their_own() -> None:
     assert added.amax() > 0.8, "the text is drawn"
 
 
+def test_added_grain_takes_lines_of_its_own() -> None:
+    off = report_image.draw({**REPORT, "grain": None, "sharpening": None})
+    assert torch.equal(off, report_image.draw(REPORT))
+    image = report_image.draw({**REPORT, "grain": 4.2, "sharpening": 0.5})
+    assert image.shape[1] == off.shape[1] + 2 * report_image.LINE
+
+
 def test_many_conditions_take_more_lines() -> None:
     names = ["mask", "background", "object", *(f"extra {number}" for number in range(1, 9))]
     image = report_image.draw({**REPORT, "conditions": names})

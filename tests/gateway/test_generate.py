@@ -135,6 +135,7 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
         fill_holes=True,
         widen=True,
         regions="apart",
+        match_grain=True,
     )
     assert quick.http.post("/api/generate", json=body).status_code == 200
     graph = fake.fake.posted[-1]["prompt"]
@@ -152,6 +153,7 @@ def test_every_parameter_reaches_the_graph(fake: FakeHost, quick: Served) -> Non
     assert (values["condition_size"], values["condition_megapixels"]) == ("megapixels", 0.5)
     assert (values["resolution"], values["fill_holes"], values["widen"]) == ("768", True, True)
     assert values["regions"] == "apart"
+    assert values["match_grain"] is True
     assert values["extra_1"].startswith("artmancer/") and values["extra_2"] == "(none)"
 
 
@@ -166,6 +168,7 @@ def test_what_is_not_sent_follows_the_recipe(fake: FakeHost, quick: Served) -> N
     assert (values["num_inference_steps"], values["true_cfg_scale"]) == (0, 0)
     assert (values["recipe"], values["frame"], values["context"]) == ("auto", "auto", 1.5)
     assert (values["condition_size"], values["brush_mask"]) == ("crop", False)
+    assert values["match_grain"] is False
 
 
 def test_the_answer_tells_what_was_used_and_what_the_recipe_says(gateway: Served) -> None:

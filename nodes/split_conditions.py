@@ -64,8 +64,9 @@ class SplitConditions(io.ComfyNode):
                     tooltip="The size of the crop. auto: the size that the connected editor's "
                     "checkpoint names, else the recipe's; 1 megapixel for the base alone; native "
                     "for the draft editor or without an editor. native: the photo's own pixels, up "
-                    "to 1536 on the longest side. A number: the longest side in pixels. The photo "
-                    "around the crop keeps its resolution.",
+                    "to 1536 on the longest side; for the draft and LaMa editors also up to 4 "
+                    "megapixels, if at most one is masked. A number: the longest side in pixels. "
+                    "The photo around the crop keeps its resolution.",
                 ),
                 io.Float.Input(
                     "context",

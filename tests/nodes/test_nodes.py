@@ -507,6 +507,23 @@ def test_context_mask_and_blend_mask_set_what_is_seen_and_what_shows(
     assert not changed.any()
 
 
+def test_fill_hole_takes_the_noise_of_a_jpeg_mask_for_black(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(1, 6, (400, 600)).astype(np.uint8)
+    noise[270:370, 470:570] = 255
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    graph = endpoint(comfyui, "extract-object", image=COFFEE, mask=tmp_path / "noise.png")
+    (key,) = (key for key, node in graph.items() if node["class_type"].endswith("ExtractObject"))
+    links = {name: graph[key]["inputs"][name] for name in ("image", "mask")}
+    graph[key] = {"class_type": "ArtMancer_FillHole", "inputs": {**links, "method": "telea"}}
+    (result,) = next(iter(results_of(comfyui, graph).values()))
+    photo = Image.open(COFFEE).convert("RGB")
+    left, top, right, bottom = ImageChops.difference(result.convert("RGB"), photo).getbbox()
+    assert (left, top) >= (470, 270)
+    assert (right, bottom) <= (570, 370)
+
+
 def test_a_jpeg_mask_and_an_empty_frame_work_in_a_graph(comfyui: ComfyUI, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(1, 6, (400, 600)).astype(np.uint8)
     noise[270:370, 470:570] = 255

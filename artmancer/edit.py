@@ -196,11 +196,9 @@ def _edit_part(
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
         before = region.repeat_edge(crop.image, crop.region)
-        shown = crop.feathered > 0
-        aligned = _align(region.repeat_edge(edited, crop.region), before, outside, shown)
-        pasted, target_region = aligned.image, crop.region
+        aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
+        pasted, spilled, target_region = aligned.image, torch.zeros_like(crop.mask), crop.region
         grained: grain.Grain | None = None
-        spilled = torch.zeros_like(crop.feathered)
         if editor.variant == "white_balance" and pasting.transfer == "colors":
             result = _recolor(pasted, conditions)
         else:
@@ -232,7 +230,7 @@ def _edit_part(
         registration=aligned.registration,
         spill=round(float(spilled.mean()), 4),
         widened=pasting.widen,
-        notes=(*editor.notes, *notes, *(aligned.notes if conditions.masked else ())),
+        notes=(*editor.notes, *notes, *aligned.notes),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
@@ -292,15 +290,15 @@ class _Aligned(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _align(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> _Aligned:
+def _align(edited: Tensor, before: Tensor, outside: Tensor, conditions: Conditions) -> _Aligned:
     """Move each image of the edit back; see registration.register.
 
     Parameters
     ----------
     edited, before : IMAGE [B, h, w, 3]
     outside : bool [B, h, w], what the edit should have left alone
-    shown : bool [B, h, w], where the edit shows
     """
+    shown = conditions.crop.feathered > 0
     each = [register(*planes) for planes in zip(edited, before, outside, shown, strict=True)]
     measured = [result for result in each if result]
     furthest = max(measured, key=lambda result: result.moved, default=None)
@@ -310,7 +308,7 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> _A
         furthest.moved if furthest else None,
         any(result.applied for result in measured),
         furthest.as_dict() if furthest else None,
-        (_NOT_MEASURED,) if None in each else (),
+        (_NOT_MEASURED,) if conditions.masked and None in each else (),
     )
 
 

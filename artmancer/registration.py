@@ -123,7 +123,7 @@ class Similarity(NamedTuple):
 
     @property
     def plausible(self) -> bool:
-        """Whether an edit may have moved the photo so far."""
+        """Tell whether an edit may have moved the photo so far."""
         return (
             abs(self.shift) <= _MAX_SHIFT
             and abs(self.zoom - 1) <= _MAX_ZOOM

@@ -52,6 +52,7 @@ serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pac
 # Not among them: benchmarks/faults.py, which takes 20 minutes and the right to mount a disk.
 bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
+	$(BIN)/python benchmarks/registration.py
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/cards.py
 	$(BIN)/python benchmarks/masks.py

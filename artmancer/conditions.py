@@ -191,56 +191,86 @@ def prepare(
     size = _size_options(recipe, resolution, frame, regions)
     size |= {"context": context, "context_pixels": context_pixels, "feather": feather}
     image, area, notes = _checked(image, mask)
-    if context_mask is not None:
-        # One crop holds all that it shows.
-        regions, size["context_mask"] = "together", fit_mask(context_mask, image)[0]
+    size["context_mask"] = None if context_mask is None else fit_mask(context_mask, image)[0]
+    hole = {"grow": grow, "fill_holes": fill_holes, "any_size": any_size}
+    row = RECIPES[recipe]
     inserted = None if reference is None else cut_out(reference, reference_mask)
 
-    def place(window: Window) -> region.Region:
-        return region.plan([window.widen(grow)], image.shape[1:3], large=any_size, **size)
+    def make_sources(crop: Crop) -> Sources:
+        filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
+        fill_mask = _fill_mask(crop, row.fill_growth if brushed else 0)
+        return Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow, progress)
 
-    def prepare_part(part: islands.Part) -> Conditions:
-        seconds: dict[str, float] = {}
-        with timed(seconds, "crop"):
-            crop = region.crop(
-                image,
-                part.mask,
-                grow=grow,
-                fill_holes=fill_holes,
-                any_size=any_size,
-                box=part.box,
-                **size,
-            )
-        with timed(seconds, "split"):
-            growth = RECIPES[recipe].fill_growth if brushed else 0
-            filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
-            fill_mask = _fill_mask(crop, growth)
-            sources = Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow, progress)
-            images = split(sources, recipe)
-        return Conditions(
+    if mask is None or context_mask is not None:
+        # One crop holds all that a context mask shows.
+        regions = "together"
+    if "fill" in row.images_for(reference is not None) and fill is None:
+        notes = (*_fill_notes(lama), *notes)
+    first, *others = [
+        _prepare_part(
+            part,
+            {**size, **hole},
+            make_sources,
             image=image,
             masked=mask is not None,
-            crop=crop,
             recipe=recipe,
-            images=images,
             reference=inserted,
-            seconds=seconds,
-            fill_mask=fill_mask,
             recipe_reason=recipe_reason,
             frame=frame,
             resolution=resolution,
             context=context,
-            default_prompt=RECIPES[recipe].prompt if default_prompt is None else default_prompt,
-            sources=sources,
+            default_prompt=row.prompt if default_prompt is None else default_prompt,
+            notes=notes,
         )
+        for part in _split_mask(area, regions, reference is None, size, hole)
+    ]
+    return replace(first, following=tuple(others))
 
-    # Without a mask there are no islands.
-    cut = reference is None
-    parts = islands.split(area, place, regions, cut=cut) if mask is not None else [(area, None)]
-    first, *others = [prepare_part(islands.Part(*part)) for part in parts]
-    if "fill" in first.images and fill is None:
-        notes = (*_fill_notes(lama), *notes)
-    return replace(first, following=tuple(others), notes=notes)
+
+def _split_mask(
+    mask: Tensor, regions: str, cut: bool, size: dict[str, Any], hole: dict[str, Any]
+) -> list[islands.Part]:
+    """Return the parts of a mask, see islands.split.
+
+    Parameters
+    ----------
+    size, hole : arguments of region.crop that set the box, and the mask in it
+    """
+
+    def place(window: Window) -> region.Region:
+        box = window.widen(hole["grow"])
+        return region.plan([box], mask.shape[1:], large=hole["any_size"], **size)
+
+    return islands.split(mask, place, regions, cut=cut)
+
+
+def _prepare_part(
+    part: islands.Part,
+    options: dict[str, Any],
+    make_sources: Callable[[Crop], Sources],
+    **common: Any,
+) -> Conditions:
+    """Return the conditions of one part of a mask.
+
+    Parameters
+    ----------
+    options : arguments of region.crop
+    common : attributes that the conditions of all parts have
+    """
+    seconds: dict[str, float] = {}
+    with timed(seconds, "crop"):
+        crop = region.crop(common["image"], part.mask, box=part.box, **options)
+    with timed(seconds, "split"):
+        sources = make_sources(crop)
+        images = split(sources, common["recipe"])
+    return Conditions(
+        crop=crop,
+        images=images,
+        seconds=seconds,
+        fill_mask=crop.mask if sources.fill_mask is None else sources.fill_mask,
+        sources=sources,
+        **common,
+    )
 
 
 def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Conditions:

@@ -433,7 +433,7 @@ def costs(rounds: int = 9) -> Iterator[Row]:
         return min(times)
 
     def stitch(edited: Tensor) -> Callable[[], object]:
-        return lambda: edit(PrecomputedEdit(edited[None], "removal"), conditions)
+        return lambda: edit(PrecomputedEdit([edited[None]], "removal"), conditions)
 
     def register(edited: Tensor) -> Callable[[], object]:
         return lambda: registration.register(edited, before, outside, shown)

@@ -129,7 +129,7 @@ def test_grain_is_matched_where_it_is_switched_on_and_is_in_the_report() -> None
     conditions = prepare(photo, MASK)
     clean_crop = region.crop_like(clean, conditions.crop.region)
     reports: list[Report] = [
-        edit(PrecomputedEdit(clean_crop, "removal"), conditions, match_grain=switch).report
+        edit(PrecomputedEdit([clean_crop], "removal"), conditions, match_grain=switch).report
         for switch in (False, True)
     ]
     assert (reports[0].grain, reports[0].sharpening) == (None, None)

@@ -69,7 +69,7 @@ def test_a_removal_in_a_lamp_keeps_the_light(resolution: str) -> None:
 def test_an_editor_that_clips_leaves_the_light_around_the_mask_and_is_reported() -> None:
     photo, mask = lamp()
     conditions = prepare(photo, mask)
-    result = edit(PrecomputedEdit(conditions.crop.image.clamp(0, 1), "removal"), conditions)
+    result = edit(PrecomputedEdit([conditions.crop.image.clamp(0, 1)], "removal"), conditions)
     assert torch.allclose(result.image[mask == 0], photo[mask == 0])
     assert result.image[mask > 0].amax() <= 1
     (note,) = result.report.notes

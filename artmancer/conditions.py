@@ -201,9 +201,6 @@ def prepare(
         fill_mask = _fill_mask(crop, row.fill_growth if brushed else 0)
         return Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow, progress)
 
-    if mask is None or context_mask is not None:
-        # One crop holds all that a context mask shows.
-        regions = "together"
     if "fill" in row.images_for(reference is not None) and fill is None:
         notes = (*_fill_notes(lama), *notes)
     first, *others = [
@@ -236,6 +233,9 @@ def _split_mask(
     ----------
     size, hole : arguments of region.crop that set the box, and the mask in it
     """
+    if size["context_mask"] is not None:
+        # One crop holds all that it shows.
+        regions = "together"
 
     def place(window: Window) -> region.Region:
         box = window.widen(hole["grow"])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import color, grain, region
+from . import color, grain, region, verdict
 from .checks import check_mask_given
 from .conditions import Conditions, on_image, timed
 from .editor import Editor, EditRequest
@@ -198,20 +198,27 @@ def _edit_part(
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
         pasted, spilled, target_region = aligned.image, torch.zeros_like(crop.mask), crop.region
+        feathered = shown = crop.feathered
         grained: grain.Grain | None = None
         if editor.variant == "white_balance" and pasting.transfer == "colors":
-            result = _recolor(pasted, conditions)
+            changes = _color_changes(pasted, conditions)
+            result = region.recolor(changes, conditions.image, crop.region)
+            pasted = torch.stack([change(old) for change, old in zip(changes, before, strict=True)])
         else:
             if editor.variant != "white_balance":
                 pasted, spilled = _matched(pasted, before, conditions, pasting.match)
             if pasting.widen:
                 target_region = region.widen(crop.region, spilled)
+                shown = torch.maximum(shown, spilled)
             result = region.stitch(pasted, conditions.image, target_region, before)
             if pasting.match_grain:
                 grained = grain.match_grain(
                     result, conditions.image, pasted, target_region, request.seed
                 )
                 result = grained.image
+        verdict_on_edit = _judge(
+            editor.variant, conditions, edited, aligned, (pasted, feathered, shown)
+        )
     report = Report(
         editor=editor.name,
         variant=editor.variant,
@@ -230,6 +237,8 @@ def _edit_part(
         registration=aligned.registration,
         spill=round(float(spilled.mean()), 4),
         widened=pasting.widen,
+        verdict=verdict_on_edit.word,
+        verdict_reasons=verdict_on_edit.reasons,
         notes=(*editor.notes, *notes, *aligned.notes),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
@@ -312,18 +321,40 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor, conditions: Conditio
     )
 
 
-def _recolor(edited: Tensor, conditions: Conditions) -> Tensor:
-    """Apply the edit's change of colors to the image. It is fitted where the feathered mask is
+def _color_changes(edited: Tensor, conditions: Conditions) -> list[color.ColorChange]:
+    """Return the edit's change of colors for each image. It is fitted where the feathered mask is
     above 0 and the crop shows the image: around that, the edit may have been held to the image.
     """
     crop = conditions.crop
-    changes = [
+    return [
         color.fit_change(old[area], new[area])
         for old, new, area in zip(
             crop.image, edited, (crop.feathered > 0) & crop.region.shows_image(), strict=True
         )
     ]
-    return region.recolor(changes, conditions.image, crop.region)
+
+
+def _judge(
+    variant: str,
+    conditions: Conditions,
+    edited: Tensor,
+    aligned: _Aligned,
+    parts: tuple[Tensor, Tensor, Tensor],
+) -> verdict.Verdict:
+    """Return the verdict on the edits of a batch.
+
+    Parameters
+    ----------
+    edited : IMAGE [B, h, w, 3], as the editor returned it
+    parts : pasted, feathered and shown, see verdict.Edit
+    """
+    crop = conditions.crop
+    pasted, feathered, shown = parts
+    planes = (crop.image, edited, pasted, crop.mask, feathered, shown, crop.region.shows_image())
+    return verdict.conclude(
+        [verdict.judge(verdict.Edit(*images), variant) for images in zip(*planes, strict=True)],
+        verdict.judge_shift(aligned.drift_px, aligned.moved),
+    )
 
 
 def _matched(

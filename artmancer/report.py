@@ -47,6 +47,9 @@ class Report:
     spill : share of the crop that the edit changed around the feathered mask, for example by a
         shadow; see spill.spill
     widened : whether the spill was stitched too
+    verdict : one of verdict.VERDICTS: "good", "look" or "failed"; of a batch, that on its worst
+        image
+    verdict_reasons : the reasons against the edit, sentences with a figure
     notes : sentences the user should know, for example about a file that was not used
     recipe_reason : why the edit had this recipe: "asked", "metadata", "file name" or "default"
     settings : what the edit used, by name: frame, resolution, context, condition_size ("crop" or
@@ -80,6 +83,8 @@ class Report:
     realigned: bool
     spill: float
     widened: bool
+    verdict: str = "good"
+    verdict_reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     recipe_reason: str = "default"
     settings: dict[str, Any] = field(default_factory=dict)

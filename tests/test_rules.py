@@ -41,8 +41,8 @@ LAYERS = (
     "errors variants options recipes folders endpoint_protocol progress report cache "
     "safetensors_header torch_file onnx_errors patchmatch_process",
     # images, masks and colors
-    "checks images mask_ops tone color registration spill verdict offload report_image client texture "
-    "lama fill",
+    "checks images mask_ops tone color registration spill verdict offload report_image client "
+    "texture lama fill",
     # a crop and the way back; background removal; HTTP
     "region matting gateway silhouette grain islands",
     # conditioning images; finding objects

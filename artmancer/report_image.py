@@ -38,6 +38,7 @@ _TEXT = "#e8eaed"
 _FAINT = "#9aa0a6"
 _BAR = "#e37400"
 _WARNING = "#f28b82"
+_VERDICT_COLORS = {"good": "#81c995", "look": "#fdd663", "failed": _WARNING}
 
 
 class _Figure(NamedTuple):
@@ -73,8 +74,13 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     conditions = _wrap(report["conditions"], font)
     top = 1 + len(conditions)
     notes = [line for note in report.get("notes", ()) for line in _wrap(note.split(), font, " ")]
+    # A report of an earlier version has no verdict.
+    word = report.get("verdict", "")
+    sentences = report.get("verdict_reasons", ())
+    reasons = [line for sentence in sentences for line in _wrap(sentence.split(), font, " ")]
+    end = top + len(seconds) + len(figures) + 2 + len(notes)
     # Half a line is empty above the bars and below them, and one line below the figures.
-    height = 2 * _MARGIN + LINE * (top + len(seconds) + len(figures) + len(notes) + 2)
+    height = 2 * _MARGIN + LINE * (end + len(reasons) + bool(word))
     image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
     pen = ImageDraw.Draw(image)
 
@@ -101,6 +107,10 @@ def draw(report: Mapping[str, Any]) -> Tensor:
         line(row, figure.name, figure.text, _WARNING if figure.bad else _TEXT)
     for row, note in enumerate(notes, top + len(seconds) + len(figures) + 2):
         line(row, note)
+    if word:
+        line(end, "verdict", word, _VERDICT_COLORS[word])
+    for row, reason in enumerate(reasons, end + 1):
+        line(row, reason)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, height, WIDTH, 3).float() / 255
 

@@ -7,6 +7,7 @@ from PIL import Image
 from support.paths import BUILD
 
 from artmancer import images, report_image
+from artmancer.report_image import LINE
 
 REPORT: dict[str, Any] = {
     "editor": "qwen-image-edit/removal",
@@ -97,3 +98,18 @@ def test_zoom_and_rotation_have_a_line_where_they_were_measured() -> None:
     other = report_image.draw({**REPORT, "registration": {**registration, "zoom": 0.99}})
     assert not torch.equal(image, other)
     assert torch.equal(report_image.draw({**REPORT, "registration": None}), without)
+
+
+def test_the_verdict_is_a_colored_word_above_its_reasons() -> None:
+    good = {**REPORT, "verdict": "good", "verdict_reasons": []}
+    assert report_image.draw(good).shape[1] == report_image.draw(REPORT).shape[1] + LINE
+    assert count_red(good) == 0
+    reason = "Only 0.0 % of the mask changed visibly."
+    failed = {**REPORT, "verdict": "failed", "verdict_reasons": [reason]}
+    assert report_image.draw(failed).shape[1] == report_image.draw(REPORT).shape[1] + 2 * LINE
+    assert count_red(failed) > 50
+    look = {**failed, "verdict": "look"}
+    assert count_red(look) == 0
+    assert not torch.equal(
+        report_image.draw(look), report_image.draw({**failed, "verdict": "good"})
+    )

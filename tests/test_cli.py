@@ -28,11 +28,24 @@ def run(*arguments: object) -> int:
 
 def test_edit_writes_the_edited_photo(tmp_path: Path, capsys, example) -> None:
     assert run("edit", EXAMPLES / "astronaut.png", *SHUTTLE, "-o", tmp_path / "out.png") == 0
-    assert "draft/removal" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "draft/removal" in lines[0]
+    assert lines[-1] == "verdict: good."
     outside = mask_ops.feather(example("astronaut_shuttle_mask"), 16) == 0
     result = images.load(tmp_path / "out.png").image
     assert torch.equal(result[outside], example("astronaut")[outside])
     assert not torch.equal(result, example("astronaut"))
+
+
+def test_a_failed_edit_is_written_and_named(tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (64, 64), "gray").save(tmp_path / "wall.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (20, 20, 40, 40))
+    mask.save(tmp_path / "mask.png")
+    options = ["--task", "removal", "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.png"]
+    assert run("edit", tmp_path / "wall.png", *options) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "verdict: failed. Only 0.0 % of the mask changed visibly."
 
 
 def test_the_report_is_printed_as_json(tmp_path: Path, capsys) -> None:

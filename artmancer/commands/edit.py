@@ -457,3 +457,4 @@ def _write_report(report: "Report", options: argparse.Namespace) -> None:
     write_line(f"recipe {report.recipe} ({report.recipe_reason})")
     for note in report.notes:
         write_line(note)
+    write_line(" ".join([f"verdict: {report.verdict}.", *report.verdict_reasons]))

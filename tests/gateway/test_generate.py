@@ -41,6 +41,7 @@ def test_an_edit_answers_with_every_field_of_the_contract(gateway: Served) -> No
     assert debug["conditional_images"] is None
     assert debug["loaded_adapters"] == [] and debug["lora_adapter"] is None
     assert answer["report"]["outside_psnr"] == "infinite"
+    assert answer["report"]["verdict"] in ("good", "look", "failed")
     assert decoded(answer["image"]).size == (600, 400)
 
 

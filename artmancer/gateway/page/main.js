@@ -317,8 +317,21 @@ async function showResult(id, name, before) {
     byId("result-title").focus({ preventScroll: true });
     byId("result").scrollIntoView();
   }
-  const { parameters_used: parameters, generation_time: seconds, model_used: model } = await api.result(id);
-  showFacts({ Seed: parameters.seed, Time: `${seconds.toFixed(1)} s`, Model: model });
+  const { parameters_used: parameters, generation_time: seconds, model_used: model, report } = await api.result(id);
+  showFacts({
+    Seed: parameters.seed,
+    Time: `${seconds.toFixed(1)} s`,
+    Model: model,
+    // A job of an earlier version has no verdict.
+    ...(report.verdict && { Verdict: verdictText(report) }),
+  });
+}
+
+const VERDICT_TEXTS = { good: "Good", look: "Worth a look", failed: "Failed" };
+
+/** Describe the verdict of a report to the user. */
+function verdictText({ verdict, verdict_reasons: reasons }) {
+  return [reasons.length ? `${VERDICT_TEXTS[verdict]}:` : VERDICT_TEXTS[verdict], ...reasons].join(" ");
 }
 
 function showFacts(facts) {

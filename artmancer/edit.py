@@ -148,6 +148,8 @@ def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
         spill=max(report.spill for report in reports),
         grain=_most(report.grain for report in reports),
         sharpening=_most(report.sharpening for report in reports),
+        verdict=max((report.verdict for report in reports), key=verdict.VERDICTS.index),
+        verdict_reasons=_reasons(reports),
         notes=tuple(
             dict.fromkeys([note for report in reports for note in report.notes] + [*notes])
         ),
@@ -155,6 +157,15 @@ def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
     )
     spilled = torch.stack([result.spill for result in results]).amax(0)
     return EditResult(results[-1].image, spilled, joined)
+
+
+def _reasons(reports: list[Report]) -> tuple[str, ...]:
+    """Return the reasons against all parts, with the part's number where there are several."""
+    return tuple(
+        f"Part {number}: {reason}" if len(reports) > 1 else reason
+        for number, report in enumerate(reports, 1)
+        for reason in report.verdict_reasons
+    )
 
 
 def _least(values: Iterable[float | None]) -> float | None:

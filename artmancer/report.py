@@ -18,6 +18,8 @@ REGION_FIELDS = (
     "spill",
     "grain",
     "sharpening",
+    "verdict",
+    "verdict_reasons",
 )
 """Fields of a report that each part of a mask has."""
 
@@ -57,7 +59,8 @@ class Report:
     recipe_settings : what the recipe says, by the same names
     regions : a row for each part of the mask that was edited by itself, the largest first: its
         REGION_FIELDS. The fields of the report are the first part's, and the sum, the most or the
-        worst of all parts: seconds, peak_memory, both PSNRs, drift_px, realigned and spill
+        worst of all parts: seconds, peak_memory, both PSNRs, drift_px, realigned, spill,
+        grain, sharpening and the verdict
     registration : how the image of the batch that moved furthest moved: shift ([down, right] of the
         crop's center, in its pixels), zoom, rotation (degrees, clockwise), error_before and
         error_after (of the photo around the mask, in levels of 255, without the difference of

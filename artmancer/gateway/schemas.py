@@ -272,8 +272,8 @@ class GenerateAnswer(BaseModel):
     request_id: str = Field(description="The job's id.")
     debug_info: DebugInfo
     report: dict[str, Any] = Field(
-        description="Measurements: seconds of each stage, registration, spill; `verdict`: good, look or "
-        "failed, with `verdict_reasons`; `regions`: a row for each part of the mask."
+        description="Measurements: seconds of each stage, registration, spill; `verdict`: good, "
+        "look or failed, with `verdict_reasons`; `regions`: a row for each part of the mask."
     )
 
 

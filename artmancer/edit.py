@@ -28,8 +28,8 @@ from .spill import spill
 from .tone import value_range
 
 _NOT_MEASURED = (
-    "Whether the edit moved cannot be measured: around the mask there is too little that shows it. "
-    "The edit was stitched as it came."
+    "Whether the edit moved cannot be measured: around the mask, too little of it agrees with the "
+    "photo. The edit was stitched as it came."
 )
 """Note of an edit whose registration is not known."""
 
@@ -208,28 +208,8 @@ def _edit_part(
         outside = (crop.feathered == 0) & crop.region.shows_image()
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
-        pasted, spilled, target_region = aligned.image, torch.zeros_like(crop.mask), crop.region
-        feathered = shown = crop.feathered
-        grained: grain.Grain | None = None
-        if editor.variant == "white_balance" and pasting.transfer == "colors":
-            changes = _color_changes(pasted, conditions)
-            result = region.recolor(changes, conditions.image, crop.region)
-            pasted = torch.stack([change(old) for change, old in zip(changes, before, strict=True)])
-        else:
-            if editor.variant != "white_balance":
-                pasted, spilled = _matched(pasted, before, conditions, pasting.match)
-            if pasting.widen:
-                target_region = region.widen(crop.region, spilled)
-                shown = torch.maximum(shown, spilled)
-            result = region.stitch(pasted, conditions.image, target_region, before)
-            if pasting.match_grain:
-                grained = grain.match_grain(
-                    result, conditions.image, pasted, target_region, request.seed
-                )
-                result = grained.image
-        verdict_on_edit = _judge(
-            editor.variant, conditions, edited, aligned, (pasted, feathered, shown)
-        )
+        pasted = _paste(editor.variant, request, aligned.image, before, pasting)
+        judged = _judge(editor.variant, conditions, edited, aligned, pasted)
     report = Report(
         editor=editor.name,
         variant=editor.variant,
@@ -242,22 +222,72 @@ def _edit_part(
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         peak_memory=_peak_memory(),
         outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
-        outside_psnr=_psnr(region.outside_error(result, conditions.image, target_region)),
+        outside_psnr=_psnr(region.outside_error(pasted.result, conditions.image, pasted.target)),
         drift_px=aligned.drift_px,
         realigned=aligned.moved,
         registration=aligned.registration,
-        spill=round(float(spilled.mean()), 4),
+        spill=round(float(pasted.spill.mean()), 4),
         widened=pasting.widen,
-        verdict=verdict_on_edit.word,
-        verdict_reasons=verdict_on_edit.reasons,
+        verdict=judged.word,
+        verdict_reasons=judged.reasons,
         notes=(*editor.notes, *notes, *aligned.notes),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
-        grain=grained.deviation if grained else None,
-        sharpening=grained.sharpening if grained else None,
+        grain=pasted.added.deviation if pasted.added else None,
+        sharpening=pasted.added.sharpening if pasted.added else None,
     )
-    return EditResult(result, region.uncrop(spilled, crop.region), report)
+    return EditResult(pasted.result, region.uncrop(pasted.spill, crop.region), report)
+
+
+class _Pasted(NamedTuple):
+    """An edit in its image.
+
+    Attributes
+    ----------
+    result : IMAGE [B, H, W, 3], the image
+    crop : IMAGE [B, h, w, 3], the edit as it was pasted
+    target : Region that the edit shows in
+    spill : MASK [B, h, w]
+    shown : MASK [B, h, w], above 0 where the edit shows
+    added : grain and sharpness; None: match_grain is off, or nothing was pasted
+    """
+
+    result: Tensor
+    crop: Tensor
+    target: region.Region
+    spill: Tensor
+    shown: Tensor
+    added: grain.Grain | None = None
+
+
+def _paste(
+    variant: str, request: EditRequest, edited: Tensor, before: Tensor, pasting: _Pasting
+) -> _Pasted:
+    """Paste an aligned edit into its image.
+
+    Parameters
+    ----------
+    edited, before : IMAGE [B, h, w, 3], the crop after and before the edit
+    """
+    conditions, target = request.conditions, request.conditions.crop.region
+    image, shown = conditions.image, conditions.crop.feathered
+    spilled = torch.zeros_like(shown)
+    if variant == "white_balance" and pasting.transfer == "colors":
+        changes = _color_changes(edited, conditions)
+        changed = [change(old) for change, old in zip(changes, before, strict=True)]
+        result = region.recolor(changes, image, target)
+        return _Pasted(result, torch.stack(changed), target, spilled, shown)
+    if variant != "white_balance":
+        edited, spilled = _matched(edited, before, conditions, pasting.match)
+    if pasting.widen:
+        target = region.widen(target, spilled)
+        shown = torch.maximum(shown, spilled)
+    result = region.stitch(edited, image, target, before)
+    if not pasting.match_grain:
+        return _Pasted(result, edited, target, spilled, shown)
+    grained = grain.match_grain(result, image, edited, target, request.seed)
+    return _Pasted(grained.image, edited, target, spilled, shown, grained)
 
 
 def _settings(request: EditRequest) -> dict[str, Any]:
@@ -346,22 +376,17 @@ def _color_changes(edited: Tensor, conditions: Conditions) -> list[color.ColorCh
 
 
 def _judge(
-    variant: str,
-    conditions: Conditions,
-    edited: Tensor,
-    aligned: _Aligned,
-    parts: tuple[Tensor, Tensor, Tensor],
+    variant: str, conditions: Conditions, edited: Tensor, aligned: _Aligned, pasted: _Pasted
 ) -> verdict.Verdict:
     """Return the verdict on the edits of a batch.
 
     Parameters
     ----------
     edited : IMAGE [B, h, w, 3], as the editor returned it
-    parts : pasted, feathered and shown, see verdict.Edit
     """
     crop = conditions.crop
-    pasted, feathered, shown = parts
-    planes = (crop.image, edited, pasted, crop.mask, feathered, shown, crop.region.shows_image())
+    feathered, inside = crop.feathered, crop.region.shows_image()
+    planes = (crop.image, edited, pasted.crop, crop.mask, feathered, pasted.shown, inside)
     return verdict.conclude(
         [verdict.judge(verdict.Edit(*images), variant) for images in zip(*planes, strict=True)],
         verdict.judge_shift(aligned.drift_px, aligned.moved),

@@ -349,7 +349,7 @@ def test_what_is_set_wins_and_everything_else_follows_the_recipe() -> None:
 
 def test_a_plan_follows_the_editor_and_the_report_tells_both() -> None:
     own = plan(DraftEditor("removal"))
-    assert own == (DEFAULT_RECIPE, "default", "", "native", "crop", True)
+    assert own == (DEFAULT_RECIPE, "default", "", "native", "crop", True, "auto")
     chosen = plan(DraftEditor("removal"), recipe="background_mask_fill")
     assert chosen[:5] == ("background_mask_fill", "asked", "remove object", "native", "photo")
     assert plan(None, recipe="image_edges", resolution="768", frame="crop")[3:5] == ("768", "crop")

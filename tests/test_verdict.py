@@ -224,7 +224,7 @@ def test_any_mask_has_a_verdict(mask: Tensor, variant: str) -> None:
 def result_of(change, variant: str = "removal", **options):
     """Edit PICTURE by a function of the crop, and return the report."""
     conditions = prepare(PICTURE, MASK, context=2)
-    editor = PrecomputedEdit(change(conditions.crop.image), variant)
+    editor = PrecomputedEdit([change(conditions.crop.image)], variant)
     return edit(editor, conditions, **options).report
 
 
@@ -238,11 +238,19 @@ def test_an_edit_reports_its_verdict() -> None:
 
 
 @pytest.mark.parametrize("pixels", [3, 24])
-def test_a_shift_is_a_reason_where_it_is_not_put_back(example, pixels: int) -> None:
+def test_a_shift_that_is_too_large_to_be_put_back_is_worth_a_look(example, pixels: int) -> None:
     conditions = prepare(example("astronaut"), disc(512, 512, 250, 250, 30), context=6)
     cleared = blend(conditions.crop.image, torch.full((3,), 0.5), conditions.crop.mask)
     moved = torch.roll(cleared, pixels, 2)
-    report = edit(PrecomputedEdit(moved, "removal"), conditions).report
+    report = edit(PrecomputedEdit([moved], "removal"), conditions).report
     assert report.realigned == (pixels == 3), "only small shifts are put back"
-    is_reason = any(f"moved by {pixels}" in reason for reason in report.verdict_reasons)
-    assert is_reason == (pixels == 24)
+    changed = any("of the crop that is not pasted" in reason for reason in report.verdict_reasons)
+    assert changed == (pixels == 24)
+    assert pixels == 3 or report.verdict == "look"
+
+
+def test_a_shift_that_was_measured_and_not_put_back_is_a_reason() -> None:
+    (finding,) = verdict.judge_shift(1.5, put_back=False)
+    assert (finding.word, "1.5 px" in finding.sentence) == ("look", True)
+    assert verdict.judge_shift(1.5, put_back=True) == verdict.judge_shift(0.4, False) == []
+    assert verdict.judge_shift(None, put_back=False) == []

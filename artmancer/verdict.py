@@ -86,7 +86,7 @@ _VARYING = 4 / 255
 """Standard deviation of surroundings that vary."""
 
 _SURROUNDINGS = 24
-"""Pixels around the feathered mask that are looked at."""
+"""Pixels around the mask that are looked at: the ring, and the reach of the filters."""
 
 _STRIPS = 8
 """Number of strips, half of them inside the mask."""
@@ -229,8 +229,9 @@ class _View(NamedTuple):
 
     Attributes
     ----------
-    before, pasted, result : [h, w, 3]
-    edited : [h, w, 3], as it came
+    before : [h, w, 3]
+    change : [h, w, 3], the edit as it is pasted, less `before`
+    edited : [h, w, 3], the edit as it came
     gray_before, gray_pasted : [h, w]
     inside : bool [h, w], the mask's shape
     feathered : [h, w]
@@ -239,8 +240,7 @@ class _View(NamedTuple):
     """
 
     before: Plane
-    pasted: Plane
-    result: Plane
+    change: Plane
     edited: Plane
     gray_before: Plane
     gray_pasted: Plane
@@ -257,7 +257,7 @@ def judge(edit: Edit, variant: str) -> list[Finding]:
     ----------
     variant : one of VARIANTS
     """
-    if not edit.feathered.any():
+    if not edit.mask.numpy().any():
         # An empty frame of a video.
         return []
     if variant == "white_balance":
@@ -353,30 +353,29 @@ def measure(edit: Edit, variant: str) -> Figures:
 
 
 def _view(edit: Edit) -> _View:
-    """Cut out the part near the feathered mask that shows the image."""
-    rows, columns = (
-        slice(*_range((edit.feathered > 0).any(1 - axis), edit.inside_image.any(1 - axis)))
-        for axis in (0, 1)
-    )
+    """Cut out the part near the mask that shows the image."""
+    used, allowed = edit.mask.numpy() > 0, edit.inside_image.numpy()
+    top, bottom = _range(used.sum(1), allowed.sum(1))
+    left, right = _range(used.sum(0), allowed.sum(0))
     before, edited, pasted, mask, feathered = (
-        np.ascontiguousarray(plane[rows, columns].numpy())
+        plane[top:bottom, left:right].numpy()
         for plane in (edit.before, edit.edited, edit.pasted, edit.mask, edit.feathered)
     )
     # A mask may be soft everywhere.
     inside = mask >= min(0.5, mask.max() / 2)
-    shape = torch.from_numpy(inside.astype(np.float32))
-    signed = (mask_ops.distance(shape) - mask_ops.distance(1 - shape)).numpy()
-    result = before + feathered[..., None] * (pasted - before)
+    outwards, inwards = (
+        mask_ops.distance(torch.from_numpy(shape.astype(np.float32))).numpy()
+        for shape in (inside, ~inside)
+    )
     return _View(
         before,
-        pasted,
-        result,
+        pasted - before,
         edited,
         _gray(before),
         _gray(pasted),
         inside,
         feathered,
-        signed,
+        outwards - inwards,
         _sectors(inside),
     )
 
@@ -388,19 +387,21 @@ def _gray(image: Plane) -> Plane:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
 
 
-def _range(used: Tensor, allowed: Tensor) -> tuple[int, int]:
-    """Return start and end of the used positions with some more around, where allowed."""
-    positions, limits = used.nonzero()[:, 0], allowed.nonzero()[:, 0]
-    start = max(int(positions[0]) - _SURROUNDINGS, int(limits[0]))
-    return start, min(int(positions[-1]) + _SURROUNDINGS, int(limits[-1])) + 1
+def _range(used: NDArray[np.int_], allowed: NDArray[np.int_]) -> tuple[int, int]:
+    """Return start and end of the positions whose counts are not 0, with some more around, where
+    allowed.
+    """
+    positions, limits = np.flatnonzero(used), np.flatnonzero(allowed)
+    start = max(positions[0] - _SURROUNDINGS, limits[0])
+    return int(start), int(min(positions[-1] + _SURROUNDINGS, limits[-1])) + 1
 
 
 def _changed(view: _View) -> NDArray[np.bool_]:
     """Return where the result differs visibly, bool [h, w]."""
     import cv2
 
-    change = np.asarray(cv2.blur(view.result - view.before, (3, 3)), np.float32)
-    return _largest(change) > _VISIBLE
+    shown = view.change * view.feathered[..., None]
+    return _largest(np.asarray(cv2.blur(shown, (3, 3)), np.float32)) > _VISIBLE
 
 
 def _largest(colors: Plane) -> Plane:
@@ -456,7 +457,8 @@ def _seam(view: _View) -> float | None:
     band = np.abs(view.signed) <= _STRIPS // 2 * _STRIP
     strip = np.floor(view.signed[band] / _STRIP).astype(np.intp) + _STRIPS // 2
     groups = strip.clip(0, _STRIPS - 1) * _SECTORS + view.sector[band]
-    means = _means(groups, view.result[band], _STRIPS * _SECTORS).reshape(_STRIPS, _SECTORS, 3)
+    result = view.before[band] + view.change[band] * view.feathered[band, None]
+    means = _means(groups, result, _STRIPS * _SECTORS).reshape(_STRIPS, _SECTORS, 3)
     steps = np.diff(means, axis=0)
     excess = np.abs(steps[1:-1] - (steps[:-2] + steps[2:]) / 2).max(-1)
     middle = len(excess) // 2
@@ -472,7 +474,7 @@ def _typical(values: NDArray[np.float64]) -> float | None:
 def _jump(view: _View) -> float | None:
     """Return the difference of the colors of the edit and of the input just outside the mask."""
     fade = (view.signed > 0) & ((view.feathered > 0) | (view.signed <= 2 * _STRIP))
-    offset = _means(view.sector[fade], (view.pasted - view.before)[fade], _SECTORS)
+    offset = _means(view.sector[fade], view.change[fade], _SECTORS)
     return _typical(np.abs(offset).max(-1))
 
 
@@ -539,10 +541,12 @@ def _outside(edit: Edit) -> float:
     """Return the share of the crop that changed visibly where the edit does not show."""
     import cv2
 
-    height, width = (max(side // _COARSE, 1) for side in edit.mask.shape)
-    difference = (edit.pasted - edit.before).numpy()
-    small = cv2.resize(difference, (width, height), interpolation=cv2.INTER_AREA)
-    hidden = ((edit.shown == 0) & edit.inside_image).float().numpy()
-    is_hidden = cv2.resize(hidden, (width, height), interpolation=cv2.INTER_AREA) >= 1
-    changed = _largest(np.asarray(small, np.float32)) > _VISIBLE_OUTSIDE
+    size = tuple(max(side // _COARSE, 1) for side in reversed(edit.mask.shape))
+    new, old = (
+        np.asarray(cv2.resize(image.numpy(), size, interpolation=cv2.INTER_AREA), np.float32)
+        for image in (edit.pasted, edit.before)
+    )
+    hidden = (edit.shown.numpy() == 0) & edit.inside_image.numpy()
+    is_hidden = cv2.resize(hidden.view(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) == 255
+    changed = _largest(new - old) > _VISIBLE_OUTSIDE
     return float((is_hidden & changed).mean())

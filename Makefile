@@ -53,6 +53,7 @@ serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pac
 bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/registration.py
+	$(BIN)/python benchmarks/islands.py
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/cards.py
 	$(BIN)/python benchmarks/masks.py

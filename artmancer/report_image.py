@@ -133,6 +133,20 @@ def _figures(report: Mapping[str, Any]) -> list[_Figure]:
             spill > 0 and not report["widened"],
         ),
         *_grain_figures(report),
+        *_part_figures(report.get("regions", ())),
+    ]
+
+
+def _part_figures(rows: Sequence[Mapping[str, Any]]) -> list[_Figure]:
+    """Return a line for each part of a mask; none for a single one."""
+    return [
+        _Figure(
+            f"part {number}: crop {row['crop_size'][1]}x{row['crop_size'][0]}",
+            f"{sum(row['seconds'].values()):.2f} s, {row['verdict']}",
+            row["verdict"] != "good",
+        )
+        for number, row in enumerate(rows, 1)
+        if len(rows) > 1
     ]
 
 

@@ -100,6 +100,14 @@ def test_zoom_and_rotation_have_a_line_where_they_were_measured() -> None:
     assert torch.equal(report_image.draw({**REPORT, "registration": None}), without)
 
 
+def test_each_part_of_a_mask_has_a_line() -> None:
+    row = {"crop_size": [320, 448], "seconds": {"edit": 0.5, "stitch": 0.02}, "verdict": "good"}
+    one = report_image.draw({**REPORT, "regions": [row]})
+    assert torch.equal(one, report_image.draw(REPORT))
+    two = report_image.draw({**REPORT, "regions": [row, {**row, "verdict": "look"}]})
+    assert two.shape[1] == one.shape[1] + 2 * LINE
+
+
 def test_the_verdict_is_a_colored_word_above_its_reasons() -> None:
     good = {**REPORT, "verdict": "good", "verdict_reasons": []}
     assert report_image.draw(good).shape[1] == report_image.draw(REPORT).shape[1] + LINE

@@ -1,0 +1,139 @@
+"""Benchmark of edits of several islands of a mask: each in a crop of its own, and all in one crop.
+
+The draft editor removes square marks from a noisy photo, in the corners and in the middle. Each
+case runs several times, in turn with the other cases; the median counts. The last rows are of a
+line across a photo, edited at 512 pixels, the size that many checkpoints were trained at.
+
+Usage: python benchmarks/islands.py [--json] [--rounds N]
+"""
+
+import argparse
+import math
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from report import THREADS, Row, finish
+from torch import Tensor
+
+from artmancer.conditions import Conditions, prepare
+from artmancer.draft import DraftEditor
+from artmancer.edit import edit
+
+ROOT = Path(__file__).parents[1]
+
+SIZES = ((1024, 1024), (7680, 4320))
+"""(width, height) of the photos, in pixels."""
+
+MARK = {1024: 60, 7680: 200}
+"""Side of a mark in pixels, by the photo's width."""
+
+COUNTS = (1, 2, 5)
+"""Numbers of marks."""
+
+MARGIN = 0.05
+"""Distance of the marks in the corners from the photo's edges, as a share of its sides."""
+
+PLACES = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.5, 0.5))
+"""Places of the marks, as shares of the free height and width."""
+
+MAX_RATIO = 2.1
+"""Longest edit of two marks apart, as a multiple of the edit of one."""
+
+LINE_SIZE = (2560, 1600)
+"""(width, height) of the photo with a line."""
+
+
+def photo(width: int, height: int) -> Tensor:
+    """Return a photo with noise, IMAGE [1, height, width, 3]."""
+    smooth = Image.open(ROOT / "workflows/examples/astronaut.png").convert("RGB")
+    noise = Image.effect_noise((width, height), 32).convert("RGB")
+    pixels = np.asarray(Image.blend(smooth.resize((width, height)), noise, 0.1))
+    return torch.from_numpy(pixels.astype(np.float32) / 255)[None]
+
+
+def marks(width: int, height: int, count: int) -> Tensor:
+    """Return a MASK [1, height, width] with this number of square marks."""
+    mask, side = torch.zeros(1, height, width), MARK[width]
+    for down, right in PLACES[:count]:
+        top = round(height * MARGIN + down * (height * (1 - 2 * MARGIN) - side))
+        left = round(width * MARGIN + right * (width * (1 - 2 * MARGIN) - side))
+        mask[:, top : top + side, left : left + side] = 1
+    return mask
+
+
+def line(width: int, height: int) -> Tensor:
+    """Return a MASK [1, height, width] of a line of 4 pixels from one side to the other."""
+    mask = np.zeros((height, width), np.uint8)
+    cv2.line(mask, (0, height // 8), (width, height // 4), 1, 4)
+    return torch.from_numpy(mask).float()[None]
+
+
+def cropped(conditions: Conditions) -> float:
+    """Return the megapixels of all crops."""
+    return sum(math.prod(part.crop.region.size) for part in conditions.parts) / 2**20
+
+
+def measure(width: int, height: int, rounds: int) -> list[Row]:
+    """Measure all numbers of marks at one size of the photo."""
+    image = photo(width, height)
+    cases = [(count, regions) for count in COUNTS for regions in ("apart", "together")]
+    masks = {count: marks(width, height, count) for count in COUNTS}
+    seconds: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
+    pixels: dict[tuple[int, str], float] = {}
+    for _ in range(rounds):
+        for case in random.sample(cases, len(cases)):
+            count, regions = case
+            start = time.perf_counter()
+            conditions = prepare(image, masks[count], regions=regions)
+            edit(DraftEditor("removal"), conditions)
+            seconds[case].append(time.perf_counter() - start)
+            pixels[case] = cropped(conditions)
+    medians = {case: statistics.median(values) for case, values in seconds.items()}
+    rows = []
+    for count, regions in cases:
+        name = f"{width}x{height}, {count} of {MARK[width]} px, {regions}"
+        rows.append(Row(f"{name}: cropped", pixels[count, regions], "MP"))
+        rows.append(Row(f"{name}: an edit", medians[count, regions], "s"))
+    ratio = medians[2, "apart"] / medians[1, "apart"]
+    rows.append(Row(f"{width}x{height}: two apart, over one", ratio, "", MAX_RATIO))
+    return rows
+
+
+def measure_line() -> list[Row]:
+    """Measure a line at 512 pixels: the scale of its crops, and their number."""
+    image, mask = photo(*LINE_SIZE), line(*LINE_SIZE)
+    rows = []
+    for regions in ("auto", "together"):
+        start = time.perf_counter()
+        conditions = prepare(image, mask, resolution="512", regions=regions)
+        edit(DraftEditor("removal"), conditions)
+        name = f"a line across {LINE_SIZE[0]}x{LINE_SIZE[1]} at 512 px, {regions}"
+        scale = min(part.crop.region.scale for part in conditions.parts)
+        rows.append(Row(f"{name}: crops", len(conditions.parts), ""))
+        rows.append(Row(f"{name}: pixels of a crop per pixel of the photo", scale, ""))
+        rows.append(Row(f"{name}: an edit", time.perf_counter() - start, "s"))
+    return rows
+
+
+def main() -> int:
+    """Run all benchmarks and print their rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each case")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    rows = [row for size in SIZES for row in measure(*size, options.rounds)]
+    return finish([*rows, *measure_line()], options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

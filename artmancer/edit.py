@@ -110,10 +110,11 @@ def edit(
 
 def part_progress(progress: Progress, index: int, count: int) -> Progress:
     """Return a progress of one of `count` parts, on one scale over all."""
+    if count == 1:
+        return progress
 
     def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
-        if count > 1:
-            stage = f"{stage} ({index + 1} of {count})"
+        stage = f"{stage} ({index + 1} of {count})"
         progress(index * total + done, count * total, stage, latents)
 
     return update

@@ -73,7 +73,7 @@ class Scene(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What is known of a case.
+    """Truth about a case, by construction.
 
     Attributes
     ----------

@@ -137,9 +137,10 @@ def _unpadded(
     if mask is None:
         return [photo, recipe_reference.edges(photo)]
     if variant == "removal":
+        soft = cleaned(mask)[..., None]
         return [
-            photo * (1 - mask[..., None] / 255),
-            np.repeat(mask[..., None], 3, 2),
+            photo * (1 - soft / 255),
+            np.repeat(soft, 3, 2),
             recipe_reference.removal_fill(photo, mask >= 128, brushed=True),
         ]
     area = mask >= 128
@@ -151,6 +152,11 @@ def _unpadded(
         np.repeat(255 * hidden[..., None].astype(int), 3, 2),
         recipe_reference.insertion_background(photo, area, shape),
     ]
+
+
+def cleaned(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a mask with the values within 8 levels of black or white as black or white."""
+    return np.where(mask <= 8, 0, np.where(mask >= 247, 255, mask)).astype(np.uint8)
 
 
 def _padded(image: NDArray[Any]) -> NDArray[Any]:

@@ -73,7 +73,7 @@ class Scene(NamedTuple):
 
 
 class Label(NamedTuple):
-    """Truth about a case, by construction.
+    """The known truth of a case.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ def judged(
 
 
 class Maker(NamedTuple):
-    """What the cases of one scene are made of.
+    """The material of the cases of one scene.
 
     Attributes
     ----------

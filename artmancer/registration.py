@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .tone import value_range
+
 Plane = NDArray[np.float32]
 Points = NDArray[np.complex128]
 Pixels = NDArray[np.bool_]
@@ -234,7 +236,7 @@ def undo(edited: Tensor, similarity: Similarity) -> Tensor:
         flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return torch.from_numpy(moved).clamp_(0, 1)
+    return torch.from_numpy(moved).clamp_(*value_range(edited))
 
 
 def _plane(image: Tensor) -> Plane:

@@ -157,6 +157,14 @@ def test_an_edit_that_did_not_move_keeps_every_bit(example) -> None:
     assert result and torch.equal(result.image, noisy)
 
 
+def test_a_lamp_in_an_hdr_photo_stays_as_bright_when_an_edit_is_moved_back(example) -> None:
+    before = crop_of(example("coffee")).clone()
+    before[40:60, 40:60] = 8
+    result = measure(torch.roll(before, 3, 1), before, MASKS["large"])
+    assert result and result.applied
+    assert torch.allclose(result.image[44:56, 44:56], torch.tensor(8.0), atol=0.1)
+
+
 def test_an_edit_that_moved_only_far_from_the_mask_stays_as_it_came(example) -> None:
     before, mask = crop_of(example("astronaut")), MASKS["small"]
     near = mask_ops.distance(mask[0]) <= 60

@@ -219,13 +219,13 @@ def prepare(
             default_prompt=row.prompt if default_prompt is None else default_prompt,
             notes=notes,
         )
-        for part in _split_mask(area, regions, reference is None, size, hole)
+        for part in _split_mask(area, regions, reference is not None, size, hole)
     ]
     return replace(first, following=tuple(others))
 
 
 def _split_mask(
-    mask: Tensor, regions: str, cut: bool, size: dict[str, Any], hole: dict[str, Any]
+    mask: Tensor, regions: str, inserts: bool, size: dict[str, Any], hole: dict[str, Any]
 ) -> list[islands.Part]:
     """Return the parts of a mask, see islands.split.
 
@@ -236,12 +236,17 @@ def _split_mask(
     if size["context_mask"] is not None:
         # One crop holds all that it shows.
         regions = "together"
+    if hole["fill_holes"]:
+        # Otherwise an outline would be cut into pieces that enclose nothing.
+        mask = mask_ops.fill_holes(mask_ops.clean(mask))
+    grow = hole["grow"]
+    boxes = region.mask_boxes(mask, grow, len(mask))
+    large = hole["any_size"] and region.small_hole(mask, boxes, grow, False)
 
     def place(window: Window) -> region.Region:
-        box = window.widen(hole["grow"])
-        return region.plan([box], mask.shape[1:], large=hole["any_size"], **size)
+        return region.plan([window.widen(grow)], mask.shape[1:], large=large, **size)
 
-    return islands.split(mask, place, regions, cut=cut)
+    return islands.split(mask, place, regions, inserts=inserts)
 
 
 def _prepare_part(
@@ -281,11 +286,14 @@ def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Condi
     image : IMAGE [B, H, W, 3] of the size of the conditions' image
     progress : called while PatchMatch fills
     """
-    crop = conditions.crop._replace(image=region.crop_like(image, conditions.crop.region))
-    sources = replace(conditions.sources, crop=crop, progress=progress)
-    extra = {name: old for name, old in conditions.images.items() if name.startswith(_EXTRA)}
-    images = {**split(sources, conditions.recipe), **extra}
-    return replace(conditions, image=image, crop=crop, images=images)
+    seconds = dict(conditions.seconds)
+    with timed(seconds, "again"):
+        crop = conditions.crop._replace(image=region.crop_like(image, conditions.crop.region))
+        sources = replace(conditions.sources, crop=crop, progress=progress)
+        extra = {name: old for name, old in conditions.images.items() if name.startswith(_EXTRA)}
+        images = {**split(sources, conditions.recipe), **extra}
+    seconds["split"] += seconds.pop("again")
+    return replace(conditions, image=image, crop=crop, images=images, seconds=seconds)
 
 
 def _fill_notes(lama: Lama | None) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from torch import Tensor
 from . import color, grain, region, verdict
 from .checks import check_mask_given
 from .conditions import Conditions, on_image, timed
-from .editor import Editor, EditRequest
+from .editor import Editor, EditRequest, PrecomputedEdit
 from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
-from .progress import Progress, no_progress
+from .progress import Progress, no_progress, part_progress
 from .recipes import RECIPES
 from .region import Crop
 from .registration import register
@@ -84,10 +84,14 @@ def edit(
     check_mask_given(editor.variant, conditions.masked)
     _reset_peak_memory()
     parts, image = conditions.parts, conditions.image
-    results: list[EditResult] = []
+    spilled = torch.zeros(image.shape[:3])
+    reports: list[Report] = []
     for index, part in enumerate(parts):
         own_progress = part_progress(progress, index, len(parts))
-        if any(_overlap(part, earlier) for earlier in parts[:index]):
+        overlaps = any(_overlap(part, earlier) for earlier in parts[:index])
+        # An edit that was made before saw the image as it came.
+        is_stale = overlaps and isinstance(editor, PrecomputedEdit)
+        if overlaps and not is_stale:
             part = on_image(part, image, own_progress)
         request = EditRequest(
             replace(part, image=image),
@@ -96,28 +100,12 @@ def edit(
             sampling,
             index,
         )
-        results.append(
-            _edit_part(
-                editor,
-                request,
-                _Pasting(match, transfer, widen, match_grain),
-                own_progress,
-            )
-        )
-        image = results[-1].image
-    return _join(results, conditions.notes)
-
-
-def part_progress(progress: Progress, index: int, count: int) -> Progress:
-    """Return a progress of one of `count` parts, on one scale over all."""
-    if count == 1:
-        return progress
-
-    def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
-        stage = f"{stage} ({index + 1} of {count})"
-        progress(index * total + done, count * total, stage, latents)
-
-    return update
+        pasting = _Pasting(match, transfer, widen, match_grain, is_stale)
+        result = _edit_part(editor, request, pasting, own_progress)
+        image = result.image
+        torch.maximum(spilled, result.spill, out=spilled)
+        reports.append(result.report)
+    return EditResult(image, spilled, _join(reports, conditions.notes))
 
 
 def _overlap(part: Conditions, earlier: Conditions) -> bool:
@@ -129,12 +117,11 @@ def _overlap(part: Conditions, earlier: Conditions) -> bool:
     )
 
 
-def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
-    """Return the result of all parts of the mask."""
-    reports = [result.report for result in results]
+def _join(reports: list[Report], notes: tuple[str, ...]) -> Report:
+    """Return the report on all parts of the mask."""
     moved = max(reports, key=lambda report: -1 if report.drift_px is None else report.drift_px)
     stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
-    joined = replace(
+    return replace(
         reports[0],
         seconds={
             stage: round(sum(report.seconds.get(stage, 0) for report in reports), 4)
@@ -156,8 +143,6 @@ def _join(results: list[EditResult], notes: tuple[str, ...]) -> EditResult:
         ),
         regions=tuple(_row(report) for report in reports),
     )
-    spilled = torch.stack([result.spill for result in results]).amax(0)
-    return EditResult(results[-1].image, spilled, joined)
 
 
 def _reasons(reports: list[Report]) -> tuple[str, ...]:
@@ -183,12 +168,18 @@ def _row(report: Report) -> dict[str, Any]:
 
 
 class _Pasting(NamedTuple):
-    """The options of `edit` on how an edit is pasted."""
+    """The options of `edit` on how an edit is pasted.
+
+    Attributes
+    ----------
+    is_stale : earlier parts changed what the crop shows, and the edit did not see it
+    """
 
     match: bool
     transfer: str
     widen: bool
     match_grain: bool
+    is_stale: bool
 
 
 def _edit_part(
@@ -281,10 +272,11 @@ def _paste(
         return _Pasted(result, torch.stack(changed), target, spilled, shown)
     if variant != "white_balance":
         edited, spilled = _matched(edited, before, conditions, pasting.match)
-    if pasting.widen:
+    # What a stale crop shows around its mask may have been removed by an earlier part.
+    if pasting.widen and not pasting.is_stale:
         target = region.widen(target, spilled)
         shown = torch.maximum(shown, spilled)
-    result = region.stitch(edited, image, target, before)
+    result = region.stitch(edited, image, target, before, add_change=pasting.is_stale)
     if not pasting.match_grain:
         return _Pasted(result, edited, target, spilled, shown)
     grained = grain.match_grain(result, image, edited, target, request.seed)

@@ -145,7 +145,7 @@ def plan(
     else:
         choice = RecipeChoice(editor.recipe, editor.recipe_reason)
     row = RECIPES[choice.name]
-    variant = "" if editor is None else editor.variant
+    balances = choice.name == "image_edges" if editor is None else editor.variant == "white_balance"
     own_resolution = "native" if editor is None else editor.resolution
     # A checkpoint's own prompt belongs to its own recipe.
     own_prompt = editor.default_prompt if editor and editor.recipe == choice.name else None
@@ -156,7 +156,7 @@ def plan(
         resolution or own_resolution or row.resolution,
         frame or row.frame,
         editor is not None and editor.any_size,
-        "together" if regions == "auto" and variant == "white_balance" else regions,
+        "together" if regions == "auto" and balances else regions,
     )
 
 

@@ -2,6 +2,12 @@
 
 Islands of the mask that lie apart keep the photo's resolution that way, where one crop around all
 of them would be scaled down. A long thin mask, such as a power line, is cut along its length.
+
+Words of this module:
+- island: a connected part of the mask, and all others near it
+- piece: what a long thin island is cut into
+- part: an island, a piece, or the whole mask: what is edited by itself
+- cell: a square of the mask in which islands are searched
 """
 
 from collections.abc import Callable
@@ -27,6 +33,14 @@ MAX_PARTS = 16
 _THIN = 20
 """Smallest ratio of length to width of a mask that is cut along its length."""
 
+_GAP = 4
+"""Cells of the widest gap in a mask that is cut: scattered specks are no line."""
+
+_SPECK = 0.01
+"""Smallest island that an object is inserted into, as a share of the largest; with a smaller one
+"auto" inserts one object.
+"""
+
 Place = Callable[[Window], Region]
 """The region of a crop around a bounding box of the mask, without fades."""
 
@@ -44,8 +58,9 @@ class Part(NamedTuple):
     box: Window | None = None
 
 
-def split(mask: Tensor, place: Place, regions: str, *, cut: bool) -> list[Part]:
-    """Split a mask into parts, the largest first.
+def split(mask: Tensor, place: Place, regions: str, *, inserts: bool) -> list[Part]:
+    """Split a mask into at most MAX_PARTS parts: the largest island first, its pieces in the order
+    in which they lie.
 
     Islands whose boxes overlap stay one part. Each pixel of the mask is in exactly one part, or
     lies where pieces of a thin mask overlap.
@@ -56,7 +71,7 @@ def split(mask: Tensor, place: Place, regions: str, *, cut: bool) -> list[Part]:
     place : the box of a crop; it may be larger than the window, and reach past the image
     regions : one of options.REGIONS. "auto": islands stay one part unless their boxes cover fewer
         pixels of the photo than one box around all
-    cut : cut long thin masks into pieces, in the order in which they lie
+    inserts : an object is inserted into each part: no mask is cut into pieces
     """
     whole = [Part(mask)]
     if regions == "together" or not bool((mask > NEAR_BLACK).any()):
@@ -67,14 +82,28 @@ def split(mask: Tensor, place: Place, regions: str, *, cut: bool) -> list[Part]:
     around = windows[0]
     for window in windows[1:]:
         around = around.join(window)
-    if regions == "auto" and sum(map(_area, boxes)) >= _area(place(around).box_size):
+    parts = [_part(mask, islands == label, window) for label, window in enumerate(windows, 1)]
+    sizes = [_pixel_count(part) for part in parts]
+    if regions == "auto" and (
+        sum(map(_area, boxes)) >= _area(place(around).box_size)
+        or (inserts and min(sizes) < _SPECK * max(sizes))
+    ):
         parts = whole
     else:
-        parts = [_part(mask, islands == label, window) for label, window in enumerate(windows, 1)]
-        parts.sort(key=lambda part: -int((part.box or around).view(part.mask[0]).count_nonzero()))
-    if cut:
-        parts = [piece for part in parts for piece in _pieces(part, place)]
+        order = sorted(range(len(parts)), key=lambda index: -sizes[index])
+        parts = [parts[index] for index in order]
+    if inserts:
+        return parts
+    for index in reversed(range(len(parts))):
+        pieces = _pieces(parts[index], place)
+        if len(parts) + len(pieces) - 1 <= MAX_PARTS:
+            parts[index : index + 1] = pieces
     return parts
+
+
+def _pixel_count(part: Part) -> int:
+    mask = part.mask if part.box is None else part.box.view(part.mask[0])
+    return int(mask.count_nonzero())
 
 
 def _area(size: tuple[int, int]) -> int:
@@ -147,21 +176,22 @@ def _part(mask: Tensor, cells: NDArray[Any], window: Window) -> Part:
 
 
 def _pieces(part: Part, place: Place) -> list[Part]:
-    """Cut a part along its length, where it is thin and its crop would be scaled down otherwise."""
-    if len(part.mask) > 1:
-        return [part]
-    box = part.box or bounds(part.mask[0], above=NEAR_BLACK)
+    """Cut a part along its length, where it is thin and its crop would be scaled down otherwise. A
+    batch is cut at the same places in all its images.
+    """
+    rest = part.mask.amax(0)
+    box = bounds(rest, above=NEAR_BLACK)
     longest = max(box.bottom - box.top, box.right - box.left)
-    if place(box).scale >= 1 or not _is_thin(box.view(part.mask[0]), longest):
+    if place(box).scale >= 1 or not _is_thin(box.view(rest), longest):
         return [part]
     length = max(_native_length(place, longest), -(-longest // MAX_PARTS))
     pieces: list[Part] = []
-    rest = part.mask[0].clone()
     while bool((box.view(rest) > NEAR_BLACK).any()):
         core = _first(rest, bounds(rest, above=NEAR_BLACK), length)
         crop = place(core).box_in_image(0)
         mask = torch.zeros_like(part.mask)
-        crop.view(mask[0]).copy_(crop.view(rest))
+        for plane, source in zip(mask, part.mask, strict=True):
+            crop.view(plane).copy_(crop.view(source) * (crop.view(rest) > 0))
         pieces.append(Part(mask, core))
         # At the border of its crop a piece has no surroundings: the next piece edits it again.
         _inner(crop, rest).view(rest).fill_(0)
@@ -170,11 +200,17 @@ def _pieces(part: Part, place: Place) -> list[Part]:
 
 
 def _is_thin(mask: Tensor, longest: int) -> bool:
-    """Tell whether the widest place of a mask [h, w] is narrow for its length in pixels."""
+    """Tell whether a mask [h, w] hangs together, and its widest place is narrow for its length in
+    pixels.
+    """
     import cv2
 
     shape = np.pad((mask > NEAR_BLACK).numpy().astype(np.uint8), 1)
-    return float(cv2.distanceTransform(shape, cv2.DIST_L2, 3).max()) * 2 * _THIN <= longest
+    if float(cv2.distanceTransform(shape, cv2.DIST_L2, 3).max()) * 2 * _THIN > longest:
+        return False
+    cells = functional.max_pool2d(mask[None], _GAP * _CELL, ceil_mode=True)[0] > NEAR_BLACK
+    count, _ = cv2.connectedComponents(cells.numpy().astype(np.uint8))
+    return count == 2
 
 
 def _native_length(place: Place, longest: int) -> int:

@@ -26,3 +26,15 @@ class Progress(Protocol):
 
 def no_progress(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
     """Ignore the progress."""
+
+
+def part_progress(progress: Progress, index: int, count: int) -> Progress:
+    """Return a progress of one of `count` parts, on one scale over all."""
+    if count == 1:
+        return progress
+
+    def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        stage = f"{stage} ({index + 1} of {count})"
+        progress(index * total + done, count * total, stage, latents)
+
+    return update

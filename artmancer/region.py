@@ -262,7 +262,7 @@ def crop(
     check_mask(mask, image)
     if context_mask is not None:
         check_mask(context_mask, image)
-    boxes = _mask_boxes(mask, grow, len(image)) if box is None else [box.widen(grow)] * len(image)
+    boxes = mask_boxes(mask, grow, len(image)) if box is None else [box.widen(grow)] * len(image)
     region = plan(
         boxes,
         image.shape[1:3],
@@ -273,7 +273,7 @@ def crop(
         frame=frame,
         context_mask=context_mask,
         context_pixels=context_pixels,
-        large=any_size and _small_hole(mask, boxes, grow, fill_holes),
+        large=any_size and small_hole(mask, boxes, grow, fill_holes),
     )
     pixels_in_box = _extract(image, region)
     check_finite(pixels_in_box, "image")
@@ -281,8 +281,10 @@ def crop(
     hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
     fades = []
     for index, (plane, around) in enumerate(zip(hole, boxes, strict=True)):
+        top, left = region.corners[index]
         # A part of a mask may reach past the box that its crop is made around.
-        fades.append(_fade(plane, around if box is None else None, index, region))
+        inside = _find_bounds(plane, "The mask", 0.0) if box else None
+        fades.append(_fade(plane, inside.shift(top, left) if inside else around, index, region))
     return Crop(
         _blacken(resample(pixels_in_box, region.size), region),
         _blacken(resample(hole.unsqueeze(-1), region.size, "bilinear"), region)[..., 0],
@@ -388,7 +390,14 @@ def repeat_edge(crop: Tensor, region: Region) -> Tensor:
     return crop[:, rows][:, :, columns]
 
 
-def stitch(edited: Tensor, image: Tensor, region: Region, before: Tensor | None = None) -> Tensor:
+def stitch(
+    edited: Tensor,
+    image: Tensor,
+    region: Region,
+    before: Tensor | None = None,
+    *,
+    add_change: bool = False,
+) -> Tensor:
     """Paste an edited crop back into the image it came from.
 
     A crop that was resampled has lost details of the image. Around the mask, where the edit fades
@@ -402,6 +411,8 @@ def stitch(edited: Tensor, image: Tensor, region: Region, before: Tensor | None 
     region : as `crop` returned it; it holds the mask and the feathered mask
     before : IMAGE [B, h, w, 3], the crop before the edit; None: the edit itself is pasted around
         the mask, too
+    add_change : add the change around the mask also where the crop was not resampled: the image is
+        not the one that the crop was cut from
 
     Returns
     -------
@@ -419,7 +430,7 @@ def stitch(edited: Tensor, image: Tensor, region: Region, before: Tensor | None 
         )
     edited = repeat_edge(edited, region)
     changes = None
-    if before is not None and region.size != region.box_size:
+    if before is not None and (add_change or region.size != region.box_size):
         changes = edited - repeat_edge(before, region)
     result = image.clone()
     for index, (fade, (top, left)) in enumerate(zip(region.fades, region.corners, strict=True)):
@@ -594,7 +605,7 @@ def _interpolate(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return planes.permute(0, 2, 3, 1)
 
 
-def _mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
+def mask_boxes(mask: Tensor, grow: int, count: int) -> list[Window]:
     """Return the bounding box of the mask of each of `count` images, with `grow` pixels more. For
     an empty mask of a batch it is that of the first that is not empty.
     """
@@ -643,7 +654,7 @@ def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:
     )
 
 
-def _small_hole(mask: Tensor, boxes: list[Window], grow: int, fill_holes: bool) -> bool:
+def small_hole(mask: Tensor, boxes: list[Window], grow: int, fill_holes: bool) -> bool:
     """Return whether at most LARGE_HOLE pixels of each mask are to be edited. Its bounding box is
     in the box of the same index.
     """
@@ -747,15 +758,11 @@ def _blacken(crop: Tensor, region: Region) -> Tensor:
     return crop * region.shows_image().unsqueeze(-1).to(crop)
 
 
-def _fade(hole: Tensor, box: Window | None, index: int, region: Region) -> Fade:
-    """Return the feathered mask of one image, from the mask [h, w] of the crop's box.
-
-    Parameters
-    ----------
-    box : bounding box of the mask in pixels of the image; None: that of `hole`
+def _fade(hole: Tensor, box: Window, index: int, region: Region) -> Fade:
+    """Return the feathered mask of one image around `box`, in its pixels, from the mask [h, w] of
+    the crop's box.
     """
     top, left = region.corners[index]
-    box = bounds(hole).shift(top, left) if box is None else box
     window = box.widen(region.feather).clip(region.box_in_image(index))
     inside = window.shift(-top, -left).view(hole)
     # A copy, so that the mask of the box is not kept.

@@ -57,7 +57,7 @@ class Report:
     settings : what the edit used, by name: frame, resolution, context, condition_size ("crop" or
         megapixels), prompt, negative, steps, cfg
     recipe_settings : what the recipe says, by the same names
-    regions : a row for each part of the mask that was edited by itself, the largest first: its
+    regions : a row for each part of the mask that was edited by itself, in order: its
         REGION_FIELDS. The fields of the report are the first part's, and the sum, the most or the
         worst of all parts: seconds, peak_memory, both PSNRs, drift_px, realigned, spill,
         grain, sharpening and the verdict

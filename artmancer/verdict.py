@@ -107,7 +107,7 @@ _CLIPPED = (1 / 255, 254 / 255)
 """Values at or beyond these count as clipped."""
 
 _VISIBLE_OUTSIDE = 10 / 255
-"""The same outside the mask, where colors that do not match exactly are not pasted."""
+"""Difference that is visible outside the mask, where colors that do not match are not pasted."""
 
 _COARSE = 4
 """Pixels of the crop per pixel of the small image that changes outside are searched in."""

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..artmancer.conditions import Conditions, with_blend_mask
-from ..artmancer.edit import edit, part_progress
+from ..artmancer.edit import edit
 from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.images import to_pil
-from ..artmancer.progress import Progress
+from ..artmancer.progress import Progress, part_progress
 from ..artmancer.qwen.prompt import IMAGE_PROMPT
 from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.recipes import RECIPES, condition_pixels
@@ -270,18 +270,19 @@ class Stitch(io.ComfyNode):
         match_grain: list[bool] | None = None,
     ) -> io.NodeOutput:
         expected = sum(len(item.parts) for item in conditions)
-        if len(edited) != expected:
+        if len(edited) % expected:
             raise ArtMancerError(
                 "invalid_request",
                 f"Stitch got {len(edited)} edited crops; expected {expected}, one for each part of "
-                "the mask. Connect the list from Encode Conditions' sampler, or choose together as "
-                "Split Conditions' regions.",
+                "the mask, or a multiple of it. Connect the list from Encode Conditions' sampler, "
+                "or choose together as Split Conditions' regions.",
             )
         progress = node_progress()
         blend_masks: list[Tensor | None] = blend_mask or [None]
         crops = iter(edited)
         results = []
-        for index, item in enumerate(conditions):
+        # Of several edits of the same conditions, for example by seed, each is a result.
+        for index, item in enumerate(conditions * (len(edited) // expected)):
             images = list(islice(crops, len(item.parts)))
             editor = PrecomputedEdit(
                 images, _item(variant, index), f"ComfyUI/{_item(variant, index)}", item.recipe

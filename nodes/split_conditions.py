@@ -139,10 +139,11 @@ class SplitConditions(io.ComfyNode):
                     default=REGIONS[0],
                     optional=True,
                     tooltip="For a mask of several islands. together: one crop around all. apart: "
-                    "islands that lie apart are cropped, edited and stitched one after another, "
-                    "each with the next seed; the reference goes into each. auto: apart where that "
-                    "crops fewer pixels; together for white balance. But for together, a long thin "
-                    "mask is cut along its length where one crop would be scaled down.",
+                    "islands that lie apart are cropped, edited and stitched one after another; "
+                    "the reference goes into each, and Edit Sampler uses the next seed for each. "
+                    "auto: apart where that crops fewer pixels of the photo; together for white "
+                    "balance. With auto and apart, a long thin mask is cut along its length where "
+                    "one crop would be scaled down. With a context_mask there is one crop.",
                 ),
                 io.Mask.Input(
                     "context_mask",

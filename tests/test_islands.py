@@ -94,7 +94,7 @@ def test_auto_keeps_islands_together_that_would_need_more_pixels() -> None:
 def test_many_islands_are_joined_to_a_limit() -> None:
     boxes = [(y, x, y + 4, x + 4) for y in range(60, 2000, 160) for x in range(60, 2000, 160)]
     mask = marks(2048, 2048, *boxes)
-    parts = islands.split(mask, place((2048, 2048)), "apart", cut=True)
+    parts = islands.split(mask, place((2048, 2048)), "apart", inserts=False)
     assert len(parts) <= islands.MAX_PARTS
     assert torch.equal(sum(part.mask for part in parts), mask)
 
@@ -121,7 +121,7 @@ def test_each_masked_pixel_is_in_one_part_or_where_pieces_join(
 ) -> None:
     height, width = mask.shape[1:]
     found = place((height, width), context=1.5, feather=8, **size)
-    parts = islands.split(mask, found, "apart", cut=True)
+    parts = islands.split(mask, found, "apart", inserts=False)
     count = sum((part.mask > 0).int() for part in parts)
     assert torch.equal(count > 0, mask > 0)
     assert all(torch.equal(part.mask[part.mask > 0], mask[part.mask > 0]) for part in parts)
@@ -199,6 +199,69 @@ def test_a_piece_shows_the_edit_of_the_piece_before_it() -> None:
     assert [bool((image > 0.5).any()) for image in seen] == [False, True, True, True]
 
 
+def test_a_batch_of_thin_masks_is_cut_too() -> None:
+    mask = torch.cat([line(1200), line(1200).flip(1), torch.zeros(1, 600, 1200)])
+    image = photo(600, 1200).expand(3, -1, -1, -1)
+    one = prepare(image[:1], mask[:1], resolution="512", feather=4)
+    both = prepare(image[::2], mask[::2], resolution="512", feather=4)
+    assert len(both.parts) == len(one.parts) == 4
+    result = edit(Inverter(), both, match=False).image
+    assert (result[0][mask[0] == 1] > 0.5).all()
+    assert torch.equal(result[1], image[2])
+
+
+def test_an_outline_that_is_to_be_filled_is_not_cut() -> None:
+    import cv2
+
+    ring = np.zeros((1200, 1200), np.uint8)
+    cv2.circle(ring, (600, 600), 500, 1, 6)
+    mask = torch.from_numpy(ring).float()[None]
+    filled = prepare(photo(1200, 1200), mask, fill_holes=True, resolution="512")
+    assert filled.following == ()
+    # The area of a disc of radius 500, as a share of its box.
+    side = 1200 * filled.crop.region.scale
+    assert float(filled.crop.mask.sum()) == pytest.approx(
+        3.1416 * (side * 500 / 1200) ** 2, rel=0.05
+    )
+
+
+def test_scattered_specks_are_not_cut_into_pieces() -> None:
+    places = torch.rand(200, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [1480.0, 1980.0]
+    )
+    boxes = [(int(y), int(x), int(y) + 6, int(x) + 6) for y, x in places]
+    mask = marks(1500, 2000, *boxes)
+    parts = islands.split(mask, place((1500, 2000), longest_side=512), "auto", inserts=False)
+    assert len(parts) <= islands.MAX_PARTS
+
+
+def test_a_speck_beside_the_place_of_an_object_gets_no_object() -> None:
+    mask = marks(512, 512, (300, 300, 400, 400), (10, 10, 13, 13))
+    conditions = prepare(photo(512, 512), mask, reference=torch.rand(1, 20, 20, 3))
+    assert conditions.following == ()
+
+
+@pytest.mark.parametrize("widen", [False, True])
+def test_edits_made_before_bring_nothing_back_that_an_earlier_piece_removed(widen: bool) -> None:
+    """As in the native way, where all crops are cut from the photo as it came."""
+    mask, clean = line(1200), photo(600, 1200)
+    dirty = torch.where(mask.unsqueeze(-1) > 0, 1.0, clean)
+    conditions = prepare(dirty, mask, resolution="512", feather=4)
+    perfect = [
+        torch.where(
+            part.crop.mask.unsqueeze(-1) > 0,
+            region.crop_like(clean, part.crop.region),
+            part.crop.image,
+        )
+        for part in conditions.parts
+    ]
+    editor = PrecomputedEdit(perfect, "removal")
+    result = edit(editor, conditions, match=False, widen=widen).image
+    assert len(conditions.parts) == 4
+    # The line was 1, and the photo is at most 1/4.
+    assert result.max() < 0.5
+
+
 def test_the_progress_runs_once_over_all_parts_and_cancels_between_them() -> None:
     conditions = prepare(photo(512, 512), marks(512, 512, *TWO))
     shares: list[float] = []
@@ -245,6 +308,8 @@ def test_a_batch_is_split_at_the_same_places_and_a_mask_may_miss_an_island() -> 
 def test_white_balance_edits_all_islands_together() -> None:
     image, mask = photo(512, 512), marks(512, 512, *TWO)
     choices = plan(DraftEditor("white_balance"))
+    assert prepare(image, mask, **choices._asdict()).following == ()
+    choices = plan(None, recipe="image_edges")
     assert prepare(image, mask, **choices._asdict()).following == ()
     choices = plan(DraftEditor("white_balance"), regions="apart")
     assert len(prepare(image, mask, **choices._asdict()).following) == 1

@@ -1,7 +1,9 @@
 """Placement of the base's three models while one of them runs."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ ALL_ON_GPU, ONE_AT_A_TIME, GROUP_OFFLOAD = MEMORY_MODES
 
 _SPARE_MEMORY = 8 * 2**30
 """Bytes of the computer's memory that stay free for others when a model is pinned."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+"""Folder with the limits of a container, whose memory is less than the computer's."""
 
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 """Hooks of diffusers' group offloading. They are removed by name: diffusers has no call for it."""
@@ -208,8 +213,12 @@ def _can_pin(model: Module) -> bool:
     import psutil
 
     memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    with suppress(OSError, ValueError):  # no limit, or no container
+        total = min(total, int((_CGROUP / "memory.max").read_text()))
+        available = min(available, total - int((_CGROUP / "memory.current").read_text()))
     size = model_bytes(model)
-    return size <= memory.total // 2 and size <= memory.available - _SPARE_MEMORY
+    return size <= total // 2 and size <= available - _SPARE_MEMORY
 
 
 def _start_streaming(model: Module, device: torch.device, pinned: bool) -> None:

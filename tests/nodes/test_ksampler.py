@@ -198,6 +198,32 @@ def test_each_island_is_sampled_and_stitched(native: ComfyUI, tmp_path: Path) ->
     assert not changed.any()
 
 
+def test_several_edits_of_one_crop_are_stitched_each(native: ComfyUI) -> None:
+    nodes = graph(native)
+    for seed in (1, 2):
+        nodes[f"sample{seed}"] = {**nodes["sample"], "inputs": {**nodes["sample"]["inputs"]}}
+        nodes[f"sample{seed}"]["inputs"]["seed"] = seed
+        nodes[f"decode{seed}"] = {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": [f"sample{seed}", 0], "vae": ["vae", 0]},
+        }
+    nodes["list"] = {
+        "class_type": "RebatchImages",
+        "inputs": {"images": ["both", 0], "batch_size": 1},
+    }
+    nodes["both"] = {
+        "class_type": "ImageBatch",
+        "inputs": {"image1": ["decode1", 0], "image2": ["decode2", 0]},
+    }
+    nodes["stitch"]["inputs"]["edited"] = ["list", 0]
+    nodes["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["stitch", 0]}}
+    kept = {"photo", "mask", "split", "model", "clip", "vae", "encode", "list", "both", "stitch"}
+    kept |= {"shown", "sample1", "sample2", "decode1", "decode2"}
+    run = native.run({name: node for name, node in nodes.items() if name in kept})
+    assert run.outcome == "execution_success", run.events[-1]
+    assert len(run.outputs["shown"]["images"]) == 2
+
+
 def test_white_balance_needs_no_mask(native: ComfyUI, tmp_path: Path) -> None:
     nodes = graph(native, stitch__variant="white_balance", sample__cfg=1.0)
     Image.open(EXAMPLES / "coffee.png").resize((240, 160)).save(tmp_path / "small.png")

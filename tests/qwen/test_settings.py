@@ -95,12 +95,14 @@ def test_lora_layers_attached_during_group_offload_are_offloaded_too(
 
 
 @pytest.mark.parametrize(
-    ("total", "available", "pinned"),
+    ("total", "available", "limit", "pinned"),
     [
         # The transformer has 100 bytes, and 8 GB stay free.
-        (2**40, 100 + 8 * 2**30, True),
-        (2**40, 99 + 8 * 2**30, False),
-        (199, 100 + 8 * 2**30, False),
+        (2**40, 100 + 8 * 2**30, None, True),
+        (2**40, 99 + 8 * 2**30, None, False),
+        (199, 100 + 8 * 2**30, None, False),
+        # A container's limit.
+        (2**40, 2**40, 99 + 8 * 2**30, False),
     ],
 )
 def test_group_offload_pins_the_transformer_where_the_memory_allows(
@@ -108,7 +110,9 @@ def test_group_offload_pins_the_transformer_where_the_memory_allows(
     monkeypatch: pytest.MonkeyPatch,
     total: int,
     available: int,
+    limit: int | None,
     pinned: bool,
+    tmp_path: Path,
 ) -> None:
     import psutil
     from diffusers.hooks import group_offloading
@@ -118,6 +122,9 @@ def test_group_offload_pins_the_transformer_where_the_memory_allows(
     base.memory.offloader.device = torch.device("cuda", 0)
     monkeypatch.setattr(memory, "model_bytes", lambda model: 100)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: computer)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max" if limit is None else str(limit))
+    (tmp_path / "memory.current").write_text("0")
     monkeypatch.setattr(
         group_offloading,
         "apply_group_offloading",

@@ -13,11 +13,8 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
-ifeq ($(origin JOBS), undefined)
-# One process more than cores, as many of these tests wait for another process.
-check: JOBS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-endif
-JOBS ?= auto
+# One process more than cores, as many tests wait for another process.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
 .PHONY: demo check test coverage lint serve bench gpu gpu-wheels locales contract comfyui browser requirements clean
@@ -28,7 +25,7 @@ demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 check: lint  ## style, types, and the quick tests that need neither ComfyUI nor a browser
 	$(PYTEST) -m "not comfyui and not browser and not slow"
 
-test: lint comfyui browser  ## all tests, JOBS=auto at a time; those in a real ComfyUI where one can be installed
+test: lint comfyui browser  ## all tests, JOBS=3 at a time; those in a real ComfyUI where one can be installed
 	$(PYTEST)
 
 coverage: lint comfyui browser  ## all tests, and the lines that none of them runs; a sixth slower

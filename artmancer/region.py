@@ -469,7 +469,8 @@ def widen(region: Region, extra: Tensor) -> Region:
 
 def blend_inside(region: Region, mask: Tensor) -> Region:
     """Return the region with other fades: those of this mask, as far as the crop reaches. They say
-    where the edit shows, wherever it was made.
+    where the edit shows, wherever it was made. At the sides of the crop that lie inside the image,
+    the mask fades out too.
 
     Parameters
     ----------
@@ -486,8 +487,37 @@ def blend_inside(region: Region, mask: Tensor) -> Region:
     for index, plane in enumerate(planes):
         window = region.box_in_image(index)
         alpha = mask_ops.feather(window.view(plane).unsqueeze(0), region.feather)[0]
-        fades.append(Fade(window, alpha, window.view(plane).clone()))
+        ramp = _side_ramp(window, region)
+        fades.append(Fade(window, alpha * ramp, window.view(plane) * ramp))
     return replace(region, fades=tuple(fades))
+
+
+def _side_ramp(window: Window, region: Region) -> Tensor:
+    """Return a ramp [h, w] over a window: above 0, and 1 except near its sides inside the image,
+    where it falls to 0 just past the window.
+    """
+    height, width = region.image_size
+    rows, columns = (
+        _ramp(start, end, limit, region.feather)
+        for start, end, limit in (
+            (window.top, window.bottom, height),
+            (window.left, window.right, width),
+        )
+    )
+    return rows.unsqueeze(1) * columns
+
+
+def _ramp(start: int, end: int, limit: int, feather: int) -> Tensor:
+    """Return the ramp [n] of the pixels from start to end of an image with `limit` pixels."""
+    near = torch.ones(end - start)
+    # Without a feather the distances are infinite.
+    distances = torch.arange(1, end - start + 1) / feather
+    if start > 0:
+        near = torch.minimum(near, distances)
+    if end < limit:
+        near = torch.minimum(near, distances.flip(0))
+    # Smoothstep, as in mask_ops.feather.
+    return near.square() * (3 - 2 * near)
 
 
 def _extra_fade(extra: Tensor, fade: Fade, window: Window, feather: int) -> Fade:

@@ -172,7 +172,8 @@ def blend_mask() -> io.Input:
         "blend_mask",
         optional=True,
         tooltip="White where the edit may show, faded as the mask is. Without it, that is the mask "
-        "of Split Conditions. Only the crop can show: choose more context there for a larger one.",
+        "of Split Conditions. Only the crop can show: choose more context there for a larger one. "
+        "At the crop's sides inside the photo it fades out too.",
     )
 
 

@@ -445,3 +445,18 @@ def test_a_blend_mask_says_where_the_edit_shows(target: dict[str, int]) -> None:
     assert (result != image).any(-1)[0][(blend[0] == 1) & (mask[0] == 0)].any()
     with pytest.raises(ArtMancerError, match="blend mask is black"):
         region.blend_inside(crop.region, torch.zeros(1, 300, 400))
+
+
+def test_a_blend_mask_that_reaches_past_the_crop_fades_out_at_its_sides() -> None:
+    image, mask = torch.full((1, 300, 400, 3), 0.5), disc(300, 400, 150, 20, 20)
+    crop = region.crop(image, mask, context=3, feather=10)
+    plan = region.blend_inside(crop.region, torch.ones(1, 300, 400))
+    change = (region.stitch(crop.image + 0.3, image, plan) - image)[0, ..., 0]
+    steps = torch.cat([change.diff(dim=0).flatten(), change.diff(dim=1).flatten()]).abs()
+    # The steepest step of 3 x^2 - 2 x^3 is 1.5 times the mean one.
+    assert 0 < steps.max() <= 1.5 * 0.3 / 10 + 1e-4
+    box = plan.box_in_image(0)
+    assert torch.allclose(change[150, :100], torch.tensor(0.3)), "no fade at the photo's border"
+    inner = change[box.top + 10 : box.bottom - 10, : box.right - 10]
+    assert torch.allclose(inner, torch.tensor(0.3))
+    assert (box.view(change) > 0).all(), "the whole crop shows"

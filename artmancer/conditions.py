@@ -1,7 +1,7 @@
 """Conditioning images: the crop and everything an editor sees of one edit."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -411,7 +411,8 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
 
 
 def with_blend_mask(conditions: Conditions, mask: Tensor | None) -> Conditions:
-    """Return the conditions of an edit that shows where this mask is, not where it was made.
+    """Return the conditions of an edit that shows where this mask is, not where it was made. A note
+    names the parts of which it shows nothing.
 
     Parameters
     ----------
@@ -424,11 +425,28 @@ def with_blend_mask(conditions: Conditions, mask: Tensor | None) -> Conditions:
     if mask is None:
         return conditions
     fitted, note = fit_mask(mask, conditions.image)
-    crop = conditions.crop
-    crop = crop._replace(region=region.blend_inside(crop.region, fitted))
-    notes = (*conditions.notes, note) if note else conditions.notes
-    following = tuple(with_blend_mask(part, fitted) for part in conditions.following)
-    return replace(conditions, crop=crop, notes=notes, following=following)
+    first, *following = [
+        replace(part, crop=_blended(part.crop, fitted)) for part in conditions.parts
+    ]
+    hidden = _hidden_notes([part.crop for part in (first, *following)])
+    notes = (*conditions.notes, *((note,) if note else ()), *hidden)
+    return replace(first, notes=notes, following=tuple(following))
+
+
+def _blended(crop: Crop, mask: Tensor) -> Crop:
+    """Return the crop of an edit that shows where a mask of the image is."""
+    blended = region.blend_inside(crop.region, mask)
+    return crop._replace(region=blended, blended=region.shown_in_crop(blended))
+
+
+def _hidden_notes(crops: Sequence[Crop]) -> list[str]:
+    """Return a sentence for each crop of which a blend mask shows nothing."""
+    return [
+        f"{f'Part {number}: ' if len(crops) > 1 else ''}Nothing of the edit shows: the blend mask "
+        "does not reach the crop. Enlarge the blend mask, or choose more context."
+        for number, crop in enumerate(crops, 1)
+        if not crop.shown.any()
+    ]
 
 
 @contextmanager

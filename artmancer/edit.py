@@ -198,6 +198,7 @@ def _edit_part(
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
         outside = (crop.feathered == 0) & crop.region.shows_image()
+        unused = outside & (crop.shown == 0)
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
         pasted = _paste(editor.variant, request, aligned.image, before, pasting)
@@ -213,7 +214,7 @@ def _edit_part(
         box=(*crop.region.corners[0], *crop.region.box_size),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         peak_memory=_peak_memory(),
-        outside_psnr_raw=_psnr((edited - crop.image)[outside].square().mean()),
+        outside_psnr_raw=_psnr((edited - crop.image)[unused].square().mean()),
         outside_psnr=_psnr(region.outside_error(pasted.result, conditions.image, pasted.target)),
         drift_px=aligned.drift_px,
         realigned=aligned.moved,
@@ -263,7 +264,7 @@ def _paste(
     edited, before : IMAGE [B, h, w, 3], the crop after and before the edit
     """
     conditions, target = request.conditions, request.conditions.crop.region
-    image, shown = conditions.image, conditions.crop.feathered
+    image, shown = conditions.image, conditions.crop.shown
     spilled = torch.zeros_like(shown)
     if variant == "white_balance" and pasting.transfer == "colors":
         changes = _color_changes(edited, conditions)
@@ -371,19 +372,36 @@ def _color_changes(edited: Tensor, conditions: Conditions) -> list[color.ColorCh
 def _judge(
     variant: str, conditions: Conditions, edited: Tensor, aligned: _Aligned, pasted: _Pasted
 ) -> verdict.Verdict:
-    """Return the verdict on the edits of a batch.
+    """Return the verdict on what a batch of edits shows; none, which is the best, where nothing of
+    them shows.
 
     Parameters
     ----------
     edited : IMAGE [B, h, w, 3], as the editor returned it
     """
     crop = conditions.crop
-    feathered, inside = crop.feathered, crop.region.shows_image()
-    planes = (crop.image, edited, pasted.crop, crop.mask, feathered, pasted.shown, inside)
+    shown, inside = crop.shown, crop.region.shows_image()
+    if not shown.any():
+        return verdict.Verdict(verdict.GOOD)
+    # A blend mask hides the rest of the mask on purpose.
+    covered = torch.maximum(pasted.shown, crop.feathered)
+    mask = _visible_mask(crop.mask, shown)
+    planes = (crop.image, edited, pasted.crop, mask, shown, covered, inside)
     return verdict.conclude(
         [verdict.judge(verdict.Edit(*images), variant) for images in zip(*planes, strict=True)],
         verdict.judge_shift(aligned.drift_px, aligned.moved),
     )
+
+
+def _visible_mask(masks: Tensor, shown: Tensor) -> Tensor:
+    """Return the part of each mask that shows, MASK [B, h, w]; where a blend mask shows another
+    place alone, that place.
+    """
+    visible = torch.minimum(masks, shown)
+    for mask, place, part in zip(masks, shown, visible, strict=True):
+        if mask.any() and not part.any():
+            part.copy_(place)
+    return visible
 
 
 def _matched(
@@ -397,11 +415,11 @@ def _matched(
 
 def _spill(edited: Tensor, conditions: Conditions) -> Tensor:
     """Return the spill, MASK [B, h, w], of an edit whose colors are matched."""
-    crop = conditions.crop
-    shows_image = crop.region.shows_image()
-    # Past the image's end nothing can spill.
-    visible = torch.where(shows_image.unsqueeze(-1), edited, crop.image)
-    return spill(visible, crop.image, crop.feathered) * shows_image
+    crop, shown = conditions.crop, conditions.crop.shown
+    # Past the image's end nothing can spill, nor in the part of the mask that a blend mask hides.
+    possible = crop.region.shows_image() & ((shown > 0) | (crop.feathered == 0))
+    visible = torch.where(possible.unsqueeze(-1), edited, crop.image)
+    return spill(visible, crop.image, shown) * possible
 
 
 def _check_edit(editor: Editor, edited: Tensor, conditions: Conditions) -> None:

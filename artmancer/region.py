@@ -195,16 +195,23 @@ class Crop(NamedTuple):
     image : IMAGE [B, h, w, 3]
     mask : MASK [B, h, w]
     region : Region
+    blended : MASK [B, h, w], above 0 where a blend mask shows the edit; None: there is no such mask
     """
 
     image: Tensor
     mask: Tensor
     region: Region
+    blended: Tensor | None = None
 
     @property
     def feathered(self) -> Tensor:
-        """The feathered mask, MASK [B, h, w]: above 0 where the edit shows."""
+        """The feathered mask, MASK [B, h, w]: above 0 where the edit is made."""
         return mask_ops.feather(self.mask, round(self.region.feather * self.region.scale))
+
+    @property
+    def shown(self) -> Tensor:
+        """MASK [B, h, w], above 0 where the edit shows: the feathered mask, or a blend mask."""
+        return self.feathered if self.blended is None else self.blended
 
 
 def crop(
@@ -490,6 +497,14 @@ def blend_inside(region: Region, mask: Tensor) -> Region:
         ramp = _side_ramp(window, region)
         fades.append(Fade(window, alpha * ramp, window.view(plane) * ramp))
     return replace(region, fades=tuple(fades))
+
+
+def shown_in_crop(region: Region) -> Tensor:
+    """Return the fades at the size of the crop, MASK [B, h, w], h x w = region.size."""
+    boxes = torch.zeros(len(region.corners), *region.box_size)
+    for box, fade, (top, left) in zip(boxes, region.fades, region.corners, strict=True):
+        fade.window.shift(-top, -left).view(box).copy_(fade.alpha)
+    return resample(boxes.unsqueeze(-1), region.size, "bilinear")[..., 0]
 
 
 def _side_ramp(window: Window, region: Region) -> Tensor:

@@ -40,9 +40,9 @@ class Report:
     box : (top, left, height, width) of the first image's box, in pixels of the image
     seconds : seconds by stage: crop, split, edit, stitch
     peak_memory : bytes: on the GPU where one is used, else of this process so far
-    outside_psnr_raw : dB between edit and input outside the feathered mask, before stitching;
-        infinite: equal, None: the mask leaves nothing outside
-    outside_psnr : the same after stitching
+    outside_psnr_raw : dB between edit and input outside the feathered mask and what a blend mask
+        shows, before stitching; infinite: equal, None: nothing is outside
+    outside_psnr : dB between result and input where the edit does not show
     drift_px : largest displacement of the edit inside the feathered mask, in pixels of the crop;
         None where it cannot be measured
     realigned : whether an image of the batch was moved back
@@ -50,7 +50,7 @@ class Report:
         shadow; see spill.spill
     widened : whether the spill was stitched too
     verdict : one of verdict.VERDICTS: "good", "look" or "failed"; of a batch, that on its worst
-        image
+        image; "good" where a blend mask shows nothing of the edit
     verdict_reasons : the reasons against the edit, sentences with a figure
     notes : sentences the user should know, for example about a file that was not used
     recipe_reason : why the edit had this recipe: "asked", "metadata", "file name" or "default"

@@ -155,8 +155,10 @@ class Edit(NamedTuple):
     before : IMAGE [h, w, 3], the crop
     edited : IMAGE [h, w, 3], the edit as it came
     pasted : IMAGE [h, w, 3], the edit as it is pasted: aligned, its colors matched
-    mask, feathered : MASK [h, w]
-    shown : MASK [h, w], above 0 where the edit shows: the feathered mask, or more with `widen`
+    mask : MASK [h, w], what was edited; with a blend mask, the part of it that shows
+    feathered : MASK [h, w], how much of the edit shows
+    shown : MASK [h, w], above 0 where a change is not cut off: where the edit shows, which is more
+        with `widen`, and in the part of the mask that a blend mask hides on purpose
     inside_image : bool [h, w], where the crop shows the image
     """
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from artmancer import fill as filling
 from artmancer import mask_ops, region
 from artmancer.color import to_linear
-from artmancer.conditions import prepare, with_blend_mask, with_extra
+from artmancer.conditions import Conditions, prepare, with_blend_mask, with_extra
 from artmancer.draft import DraftEditor, balance
 from artmancer.edit import edit
 from artmancer.editor import EditRequest
 from artmancer.errors import ArtMancerError
 from artmancer.options import Sampling
 from artmancer.progress import Progress
-from artmancer.report import Report
+from artmancer.report import EditResult, Report
 from artmancer.variants import VARIANTS
 
 needs_patchmatch = pytest.mark.skipif(
@@ -50,7 +50,7 @@ def stripes(height: int, width: int) -> Tensor:
 def translate(image: Tensor, right: float, down: float) -> Tensor:
     """Move an IMAGE [1, H, W, 3] by a shift in pixels; edge pixels are repeated."""
     height, width = image.shape[1:3]
-    matrix = torch.tensor([[1, 0, right], [0, 1, down]]).numpy()
+    matrix = torch.tensor([[1.0, 0, right], [0, 1, down]]).numpy()
     moved = cv2.warpAffine(
         image[0].numpy(),
         matrix,
@@ -537,6 +537,62 @@ def test_an_edit_shows_inside_its_blend_mask_alone(example, variant: str) -> Non
     assert changed[:, 190:210, 310:330].float().mean() > 0.9
     assert not changed[:, :150].any()
     assert result.report.outside_psnr == math.inf
+
+
+def darkened(conditions: Conditions, blend: Tensor, **options: bool) -> EditResult:
+    """Return an edit that makes a whole crop darker, and shows where the blend mask is."""
+    blended = with_blend_mask(conditions, blend)
+    return edit(StandIn(lambda crop: crop * 0.6), blended, match=False, **options)
+
+
+def test_what_a_blend_mask_shows_is_no_spill(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    conditions = prepare(photo, mask, context=3)
+    everywhere = torch.ones(1, 400, 600)
+    result = darkened(conditions, everywhere)
+    assert not [reason for reason in result.report.verdict_reasons if "not pasted" in reason]
+    assert result.report.spill == 0
+    assert result.report.outside_psnr_raw is None, "all of the crop is pasted"
+    widened = darkened(conditions, everywhere, widen=True)
+    assert torch.equal(widened.image, result.image)
+
+
+def test_the_part_of_an_edit_that_a_blend_mask_hides_is_no_spill(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    conditions, right = prepare(photo, mask, context=3), torch.zeros(1, 400, 600)
+    right[:, :, 310:] = 1
+    inside = conditions.crop.mask.unsqueeze(-1) > 0
+    editor = StandIn(lambda crop: torch.where(inside, crop * 0.6, crop))
+    result = edit(editor, with_blend_mask(conditions, right), match=False, widen=True)
+    assert not [reason for reason in result.report.verdict_reasons if "not pasted" in reason]
+    assert result.report.outside_psnr_raw == math.inf
+    assert torch.equal(result.image[:, :, :290], photo[:, :, :290]), "hidden, also with widen"
+
+
+def test_a_part_that_a_blend_mask_hides_has_a_note_and_no_verdict(example) -> None:
+    photo = example("coffee")
+    mask = torch.maximum(disc(400, 600, 60, 60, 30), disc(400, 600, 340, 540, 20))
+    conditions = prepare(photo, mask, regions="apart")
+    unchanged = StandIn(lambda crop: crop)
+    assert len(edit(unchanged, conditions).report.verdict_reasons) == 2
+    blended = with_blend_mask(conditions, disc(400, 600, 60, 60, 30))
+    report = edit(unchanged, blended).report
+    assert [reason[:8] for reason in report.verdict_reasons] == ["Part 1: "]
+    assert [row["verdict"] for row in report.regions] == ["failed", "good"]
+    (note,) = (note for note in report.notes if "blend mask" in note)
+    assert note.startswith("Part 2: ")
+
+
+def test_a_blend_mask_outside_the_crop_leaves_the_photo_and_says_so(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 60, 60, 30)
+    conditions = prepare(photo, mask)
+    for moved in (0, 3):
+        editor = StandIn(lambda crop, moved=moved: translate(crop, moved, 0))
+        far = with_blend_mask(conditions, disc(400, 600, 340, 540, 20))
+        result = edit(editor, far, widen=True)
+        assert torch.equal(result.image, photo)
+        assert result.report.verdict_reasons == ()
+        assert any("the blend mask does not reach" in note for note in result.report.notes)
 
 
 def test_the_report_has_the_context_in_pixels(example) -> None:

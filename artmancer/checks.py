@@ -60,12 +60,13 @@ def check_image(image: Tensor, name: str = "image") -> None:
     _check_dtype(image, f"The {name}")
 
 
-def check_mask(mask: Tensor, image: Tensor, name: str = "image") -> None:
+def check_mask(mask: Tensor, image: Tensor, name: str = "image", scalable: bool = False) -> None:
     """Refuse a tensor that is not a MASK [B or 1, H, W] of floats for this IMAGE [B, H, W, 3].
 
     Parameters
     ----------
     name : what the message calls the image
+    scalable : accept another size of exactly the image's aspect ratio, which the caller scales
 
     Raises
     ------
@@ -84,7 +85,9 @@ def check_mask(mask: Tensor, image: Tensor, name: str = "image") -> None:
             f"The mask of the {name} has shape {list(mask.shape)}; expected [batch, height, width] "
             f"with a batch of {image.shape[0]}, one mask for each image, or 1.",
         )
-    check_mask_size((mask.shape[2], mask.shape[1]), (image.shape[2], image.shape[1]), name)
+    mask_size, image_size = (mask.shape[2], mask.shape[1]), (image.shape[2], image.shape[1])
+    if not (scalable and scales_exactly(mask_size, image_size)):
+        check_mask_size(mask_size, image_size, name)
 
 
 def check_mask_size(

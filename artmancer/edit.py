@@ -22,7 +22,7 @@ from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
 from .progress import Progress, no_progress, part_progress
 from .recipes import RECIPES
 from .region import Crop
-from .registration import register
+from .registration import Registration, register
 from .report import REGION_FIELDS, EditResult, Report
 from .spill import spill
 from .tone import value_range
@@ -323,11 +323,13 @@ class _Aligned(NamedTuple):
     Attributes
     ----------
     image : IMAGE [B, h, w, 3]
+    each : the registration of each image; None where it cannot be told
     drift_px, moved, registration : see Report.drift_px, realigned and registration
     notes : see Report.notes
     """
 
     image: Tensor
+    each: tuple[Registration | None, ...]
     drift_px: float | None
     moved: bool
     registration: dict[str, Any] | None
@@ -343,12 +345,13 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor, conditions: Conditio
     outside : bool [B, h, w], what the edit should have left alone
     """
     shown = conditions.crop.feathered > 0
-    each = [register(*planes) for planes in zip(edited, before, outside, shown, strict=True)]
+    each = tuple(register(*planes) for planes in zip(edited, before, outside, shown, strict=True))
     measured = [result for result in each if result]
     furthest = max(measured, key=lambda result: result.moved, default=None)
     images = [result.image if result else image for result, image in zip(each, edited, strict=True)]
     return _Aligned(
         torch.stack(images),
+        each,
         furthest.moved if furthest else None,
         any(result.applied for result in measured),
         furthest.as_dict() if furthest else None,
@@ -387,10 +390,13 @@ def _judge(
     covered = torch.maximum(pasted.shown, crop.feathered)
     mask = _visible_mask(crop.mask, shown)
     planes = (crop.image, edited, pasted.crop, mask, shown, covered, inside)
-    return verdict.conclude(
-        [verdict.judge(verdict.Edit(*images), variant) for images in zip(*planes, strict=True)],
-        verdict.judge_shift(aligned.drift_px, aligned.moved),
-    )
+    findings = [
+        verdict.judge(verdict.Edit(*images), variant) for images in zip(*planes, strict=True)
+    ]
+    for against, result in zip(findings, aligned.each, strict=True):
+        if result:
+            against += verdict.judge_shift(result.moved, result.applied)
+    return verdict.conclude(findings)
 
 
 def _visible_mask(masks: Tensor, shown: Tensor) -> Tensor:

@@ -48,7 +48,6 @@ _POLL_SECONDS = 0.1
 _TELEA_RADIUS = 3
 """Radius of Telea's neighborhood, in pixels."""
 
-
 _WHOLE_LEVEL = 0.01
 """Largest distance from a level of an 8-bit image that is rounding."""
 
@@ -56,7 +55,6 @@ _STEP_BLURS = (24, 24, 12, 6, 6, 3, 3, 1.5)
 """Standard deviations, in pixels, of the Gaussians that smooth the steps of 8 bits one after the
 other: a step of a soft gradient is tens of pixels wide.
 """
-
 
 _BOX_MARGIN = 48
 """Pixels around the hole that smooth its steps."""

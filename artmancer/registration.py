@@ -185,10 +185,12 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
 
     Returns
     -------
-    None where it cannot be told: too little is outside, it has too little texture, or the judge
-    does not confirm a visible movement
+    None where it cannot be told: too little is outside, it has too little texture, or the judge's
+    error rises. A movement by which it falls too little is measured but not undone.
     """
-    if not outside.any() or not shown.any():
+    if not shown.any():
+        return Registration(edited)
+    if not outside.any():
         return None
     new, old = (_plane(image) for image in (edited, before))
     if (new == old)[outside.numpy()].all():
@@ -206,7 +208,7 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
     fall, deviation = _fall(error_before, error_after, judging)
     falls = fall > max(_MIN_FALL, _MIN_CERTAINTY * deviation)
     applied = moved >= _MIN_MOVED and falls
-    if not applied and moved > _MAX_DEVIATION:
+    if moved > _MAX_DEVIATION and fall <= 0:
         return None
     return Registration(
         back if applied else edited,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import mask_ops
-from .checks import check_image, check_mask, scales_exactly
+from .checks import check_image, check_mask
 from .color import LUMINANCE, to_linear, to_srgb
 from .errors import ArtMancerError
 from .images import MAX_PIXELS, MAX_SIDE
@@ -70,10 +70,8 @@ def resize(
     """
     check_image(image)
     own_size = (image.shape[1], image.shape[2])
-    if mask is not None and (
-        mask.shape[1:] == own_size or not scales_exactly(mask.shape[1:], own_size)
-    ):
-        check_mask(mask, image)
+    if mask is not None:
+        check_mask(mask, image, scalable=True)
     size = fit(own_size, width, height, max_pixels)
     if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
         raise ArtMancerError(

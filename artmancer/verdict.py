@@ -128,23 +128,20 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-def conclude(findings: Sequence[Sequence["Finding"]], of_all: Sequence["Finding"] = ()) -> Verdict:
+def conclude(findings: Sequence[Sequence["Finding"]]) -> Verdict:
     """Return the verdict on a batch: that on its worst edit, and the reasons of all.
 
     Parameters
     ----------
     findings : the reasons against each edit of the batch
-    of_all : the reasons against all of them
     """
-    words = [GOOD, *(finding.word for finding in chain(of_all, *findings))]
-    reasons = [
+    words = [GOOD, *(finding.word for finding in chain(*findings))]
+    reasons = tuple(
         f"Image {number}: {finding.sentence}" if len(findings) > 1 else finding.sentence
         for number, edit in enumerate(findings, 1)
         for finding in edit
-    ]
-    return Verdict(
-        max(words, key=VERDICTS.index), (*reasons, *(finding.sentence for finding in of_all))
     )
+    return Verdict(max(words, key=VERDICTS.index), reasons)
 
 
 class Edit(NamedTuple):

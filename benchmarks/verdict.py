@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from report import THREADS, Row, finish, table
 from torch import Tensor
 
-from artmancer import color, drift, mask_ops, region, verdict
+from artmancer import color, mask_ops, region, registration, verdict
 from artmancer.conditions import Conditions, prepare
 from artmancer.draft import DraftEditor
 from artmancer.edit import edit as edit_image
@@ -448,23 +448,24 @@ def faulty_removals(make: Maker) -> Iterator[Case]:
 
 def moved_removals(make: Maker) -> Iterator[Case]:
     """Make removals that were moved, and were put back or not."""
-    outside = make.conditions.crop.feathered == 0
+    crop = make.conditions.crop
+    before = region.repeat_edge(crop.image, crop.region)[0]
+    outside = ((crop.feathered == 0) & crop.region.shows_image())[0]
     for pixels in (0.2, 1.5, 4.0):
-        moved = drift.realign(make.truth[0], (pixels, -pixels / 2))[None]
-        (shift,) = drift.drift(moved, make.conditions.crop.image, outside)
-        length = None if shift is None else float(np.hypot(*shift))
+        # Sampling the truth at shifted places moves it the other way.
+        movement = registration.Similarity(shift=complex(-pixels / 2, pixels))
+        moved = registration.undo(make.truth[0], movement)
+        measured = registration.register(moved, before, outside, crop.feathered[0] > 0)
         yield make.case(
             f"moved by {pixels} px",
-            moved,
+            moved[None],
             "moved",
             strength=strength_of(pixels, 0.2, 1.5),
             allowed="outside,jump,soft,seam",
-            shift=length,
+            shift=measured.moved if measured else None,
         )
-        if shift is not None:
-            yield make.case(
-                f"moved by {pixels} px and put back", drift.realign(moved[0], shift)[None]
-            )
+        if measured:
+            yield make.case(f"moved by {pixels} px and put back", measured.image[None])
 
 
 def ghosts(make: Maker) -> Iterator[Case]:
@@ -717,7 +718,7 @@ def cost() -> tuple[float, float]:
         verdict.judge(case, "removal")
         alone.append(time.process_time() - start)
         start = time.process_time()
-        edit_image(PrecomputedEdit(edited, "removal"), conditions)
+        edit_image(PrecomputedEdit([edited], "removal"), conditions)
         stitch.append(time.process_time() - start)
     return 1000 * statistics.median(alone), 1000 * statistics.median(stitch)
 

@@ -58,8 +58,8 @@ class ConditionImages(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="images",
-                    tooltip="The conditioning images as a batch. Of a batch of photos, only those "
-                    "of the first photo.",
+                    tooltip="The conditioning images as a batch, of the first part of the mask. Of "
+                    "a batch of photos, only those of the first photo.",
                 ),
                 io.String.Output(display_name="labels", tooltip="Their names as a JSON list."),
             ],

@@ -1,6 +1,7 @@
 """Edits from end to end with the draft editor, and with stand-ins whose edit is known."""
 
 import math
+import re
 
 import cv2
 import pytest
@@ -486,6 +487,33 @@ def test_each_image_of_a_batch_is_moved_back_on_its_own(example) -> None:
         assert result.report.drift_px == alone.report.drift_px
         assert torch.equal(result.image[:1], alone.image)
         assert torch.equal(result.image[1:], second)
+
+
+def test_an_image_that_stayed_moved_is_a_reason_in_a_batch(example) -> None:
+    sharp, mask = example("chelsea")[:, :256, :256], disc(256, 256, 120, 140, 20)
+    hazy = torch.from_numpy(cv2.GaussianBlur(sharp[0].numpy(), (0, 0), 12)).unsqueeze(0)
+    noise = 24 / 255 * torch.randn(hazy.shape, generator=torch.Generator().manual_seed(0))
+    conditions = prepare(torch.cat([sharp, hazy]), mask, frame="photo")
+    assert conditions.crop.image.shape == (2, 256, 256, 3)
+
+    def move(crop: Tensor) -> Tensor:
+        second = translate(crop[1:], -1, 1.5) + noise
+        return torch.cat([translate(crop[:1], 4.0, 0.0), second]).clamp(0, 1)
+
+    report = edit(StandIn(move), conditions, match=False).report
+    assert report.realigned and report.drift_px == pytest.approx(4, abs=0.1)
+    (moved,) = (reason for reason in report.verdict_reasons if "was not put back" in reason)
+    sentence = re.fullmatch(r"Image 2: The edit is moved by ([\d.]+) px, and .*", moved)
+    assert sentence and float(sentence[1]) == pytest.approx(math.hypot(1, 1.5), abs=0.15)
+
+
+def test_an_empty_mask_in_a_batch_needs_no_note(example) -> None:
+    photo, mask = example("coffee"), disc(400, 600, 200, 300, 40)
+    masks = torch.cat([mask, torch.zeros_like(mask)])
+    conditions = prepare(photo.repeat(2, 1, 1, 1), masks, context=3)
+    report = edit(StandIn(lambda crop: crop.roll(3, 2)), conditions).report
+    assert report.realigned and report.drift_px == pytest.approx(3, abs=0.1)
+    assert not any("cannot be measured" in note for note in report.notes)
 
 
 def test_noise_from_a_vae_is_no_spill(example) -> None:

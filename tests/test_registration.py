@@ -6,6 +6,7 @@ The edits are warped by Pillow, another library than that of the code.
 import cmath
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -165,6 +166,25 @@ def test_a_lamp_in_an_hdr_photo_stays_as_bright_when_an_edit_is_moved_back(examp
     assert torch.allclose(result.image[44:56, 44:56], torch.tensor(8.0), atol=0.1)
 
 
+def test_a_movement_that_noise_hides_is_measured_and_not_undone(example) -> None:
+    sharp, mask = crop_of(example("chelsea")), MASKS["small"]
+    before = torch.from_numpy(cv2.GaussianBlur(sharp.numpy(), (0, 0), 12))
+    noise = 24 / 255 * torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    edited = (warp(before, similarity(1.5, -1)) + noise).clamp(0, 1)
+    result = measure(edited, before, mask)
+    assert result and not result.applied
+    assert torch.equal(result.image, edited)
+    assert result.moved == pytest.approx(math.hypot(1.5, 1), abs=0.1)
+
+
+def test_an_empty_mask_shows_no_movement(example) -> None:
+    photo = crop_of(example("coffee"))
+    edited = warp(photo, similarity(2, 2))
+    result = measure(edited, photo, torch.zeros_like(MASKS["small"]))
+    assert result and not result.applied
+    assert result.moved == 0 and torch.equal(result.image, edited)
+
+
 def test_an_edit_that_moved_only_far_from_the_mask_stays_as_it_came(example) -> None:
     before, mask = crop_of(example("astronaut")), MASKS["small"]
     near = mask_ops.distance(mask[0]) <= 60
@@ -195,7 +215,6 @@ def test_what_cannot_be_told_is_none(example) -> None:
     assert measure(flat + grain, flat, mask) is None
     assert measure(rows + grain, rows, mask) is None
     assert measure(warp(photo, similarity(2, 2)), photo, torch.ones_like(mask)) is None
-    assert measure(warp(photo, similarity(2, 2)), photo, torch.zeros_like(mask)) is None
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 256), (64, 96)])

@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 check: lint  ## style, types, and the quick tests that need neither ComfyUI nor a browser
 	$(PYTEST) -m "not comfyui and not browser and not slow"
 
-test: lint comfyui browser  ## all tests, JOBS=3 at a time; those in a real ComfyUI where one can be installed
+test: lint comfyui browser  ## all tests, JOBS at a time, default one more than cores; those in a real ComfyUI where one can be installed
 	$(PYTEST)
 
 coverage: lint comfyui browser  ## all tests, and the lines that none of them runs; a sixth slower

@@ -29,7 +29,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
 from report import THREADS, Row, finish, heading, line, private_memory, table
 from safetensors.torch import save_file
-from sampler import ROOT, sample_request, seconds, stock
+from sampler import ROOT, sample_request, seconds
 from support import real_size, tiny_qwen
 from torch import Tensor, nn
 
@@ -269,7 +269,7 @@ def parity_rows(bench: Bench, blocks: int) -> Iterator[Row]:
     with first_blocks(base.pipeline.transformer, blocks), float32_noise():
         base.cache.clear()
         ours = sample(base, request, sampling)
-        expected = stock(base, request, sampling, bench.side**2).float().cpu()
+        expected = tiny_qwen.stock(base.pipeline, request, sampling, bench.side**2).float().cpu()
     difference = 255 * (ours - expected).abs()
     name = f"{size_name(request)}, blocks: {blocks}: ours and diffusers'"
     yield Row(f"{name}, mean difference", float(difference.mean()), "levels", 1.0)
@@ -374,7 +374,7 @@ def speed_rows(bench: Bench, name: str, case: Case, scale: int, conditions: int)
             area = settings.condition_pixels or request.width * request.height
             # Without these settings the blocks would stay as the last part compiled them.
             with speed.settings(base, settings):
-                return stock(base, request, settings, area)
+                return tiny_qwen.stock(base.pipeline, request, settings, area)
         return sample(base, request, settings)
 
     with prepared(base, case.kind):

@@ -21,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock_module
 from PIL import Image
 from report import THREADS, Row, finish, table
 from support import tiny_qwen
@@ -31,7 +30,7 @@ from artmancer import images
 from artmancer.conditions import prepare
 from artmancer.edit import edit
 from artmancer.offload import Offloader
-from artmancer.options import ONE_MEGAPIXEL, Sampling
+from artmancer.options import Sampling
 from artmancer.progress import no_progress
 from artmancer.qwen import adapters, pipeline, sampler
 from artmancer.qwen.editor import QwenEditor
@@ -59,14 +58,6 @@ def ours(base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling
     return sampler.sample(base, request, sampling, no_progress)
 
 
-def stock(
-    base: pipeline.Base, request: sampler.SampleRequest, sampling: Sampling, condition_pixels: int
-) -> torch.Tensor:
-    """Sample an image with diffusers' pipeline, its conditions encoded at this area in pixels."""
-    stock_module.VAE_IMAGE_SIZE = condition_pixels
-    return tiny_qwen.stock(base.pipeline, request, sampling)
-
-
 def seconds(call: Callable[[], object]) -> float:
     """Return the seconds that a call takes."""
     start = time.perf_counter()
@@ -79,14 +70,14 @@ def stock_pipeline_rows(base: pipeline.Base, tries: int) -> Iterator[Row]:
     two_steps = Sampling(steps=2)
     without_cfg = Sampling(steps=2, cfg=1.0)
     request = sample_request(512)
-    stock_seconds = seconds(lambda: stock(base, request, without_cfg, ONE_MEGAPIXEL))
+    stock_seconds = seconds(lambda: tiny_qwen.stock(base.pipeline, request, without_cfg))
     our_seconds = seconds(lambda: ours(base, request, without_cfg))
     yield Row("512x512, 3 conditions, 2 steps: diffusers' pipeline", stock_seconds, "s")
     yield Row("512x512, 3 conditions, 2 steps: ours", our_seconds, "s")
     yield Row("as many times faster, at least", stock_seconds / our_seconds, "x", 3.5)
 
     request = sample_request(256)
-    expected = stock(base, request, two_steps, 256 * 256)
+    expected = tiny_qwen.stock(base.pipeline, request, two_steps, 256 * 256)
     difference = (ours(base, request, two_steps) - expected).abs().max()
     yield Row("equal condition size, 256x256: largest difference", float(difference), "", 1e-4)
     for side, sampling in ((256, two_steps), (512, without_cfg)):
@@ -107,7 +98,9 @@ def best_time_ratio(
     """
     calls = {
         "ours": lambda: ours(base, request, sampling),
-        "stock": lambda: stock(base, request, sampling, request.height * request.width),
+        "stock": lambda: tiny_qwen.stock(
+            base.pipeline, request, sampling, request.height * request.width
+        ),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(tries):

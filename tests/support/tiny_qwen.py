@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from artmancer.options import Sampling
+from artmancer.options import ONE_MEGAPIXEL, Sampling
 from artmancer.qwen.sampler import SampleRequest
 
 SPECIAL_TOKENS = (
@@ -202,12 +203,24 @@ def save_lora(
     return path
 
 
-def stock(pipeline: Any, request: SampleRequest, sampling: Sampling) -> Tensor:
+def stock(
+    pipeline: Any,
+    request: SampleRequest,
+    sampling: Sampling,
+    condition_pixels: int = ONE_MEGAPIXEL,
+) -> Tensor:
     """Return the IMAGE [1, H, W, 3] that diffusers' own pipeline makes for a request, once its text
     encoder receives the token types that the processor makes and the pipeline drops.
+
+    Parameters
+    ----------
+    condition_pixels : area at which the conditioning images are encoded, in pixels
     """
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
+
     pipeline.set_progress_bar_config(disable=True)
-    with token_types(pipeline):
+    # A constant of the module, which tests in the same process share.
+    with patch.object(module, "VAE_IMAGE_SIZE", condition_pixels), token_types(pipeline):
         images = pipeline(
             image=list(request.conditions),
             prompt=request.prompt,

@@ -9,7 +9,7 @@ import logging
 import sys
 
 from . import __version__
-from .commands import doctor, edit, models, serve
+from .commands import batch, doctor, edit, models, serve
 from .errors import ArtMancerError
 
 
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"artmancer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (edit, models, serve, doctor):
+    for command in (edit, batch, models, serve, doctor):
         command.add_parser(commands)
     return parser
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from . import recipes
 from .errors import ArtMancerError
-from .folders import LAMA_FILE, LAMA_FOLDERS, LORA_FOLDERS, base_from_environment, comfyui_folder
+from .folders import (
+    LAMA_FILE,
+    LAMA_FOLDERS,
+    LORA_FOLDERS,
+    SEGMENTER_FOLDERS,
+    SEGMENTER_SUFFIXES,
+    base_from_environment,
+    comfyui_folder,
+)
 from .qwen import base_folder, checkpoints
 from .variants import CHECKPOINT_FILES
 
@@ -153,6 +161,18 @@ def lama() -> Path | None:
     models = comfyui_folder() / "models"
     paths = (models / folder / LAMA_FILE for folder in LAMA_FOLDERS)
     return next((path for path in paths if path.is_file()), None)
+
+
+def segmenter() -> Path | None:
+    """Return the first of Smart Mask's models in ComfyUI's folders."""
+    models = comfyui_folder() / "models"
+    paths = (
+        path
+        for folder in SEGMENTER_FOLDERS
+        for path in sorted((models / folder).glob("*"))
+        if path.suffix in SEGMENTER_SUFFIXES
+    )
+    return next(paths, None)
 
 
 def default_folder(kind: str) -> Path:

@@ -54,7 +54,7 @@ LAYERS = (
     # this machine's models
     "models doctor",
     # entry points
-    "hosting commands",
+    "hosting batch commands",
     "cli __main__",
 )
 """The library's modules and packages from the lowest layer to the highest."""

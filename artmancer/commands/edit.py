@@ -6,8 +6,9 @@ Everything that can be checked without torch is checked before its import, which
 import argparse
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import checks, images
 from ..errors import ArtMancerError
@@ -29,9 +30,12 @@ from ..variants import VARIANTS
 from .arguments import Subparsers, number, whole_number, write_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..conditions import Conditions
     from ..editor import Editor
     from ..progress import Progress
-    from ..report import Report
+    from ..report import EditResult, Report
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,18 @@ def add_parser(commands: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run, error=parser.error)
+    add_inputs(parser)
+    add_options(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report, or the error, as JSON"
+    )
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the files of one photo."""
     parser.add_argument(
         "image",
         type=Path,
@@ -70,25 +86,34 @@ def add_parser(commands: Subparsers) -> None:
         help=f"the photo: {', '.join(images.FORMATS)}",
     )
     parser.add_argument(
-        "--task",
-        "--variant",
-        dest="variant",
-        required=True,
-        type=lambda text: text.replace("-", "_"),
-        choices=VARIANTS,
-        help="the kind of edit",
-    )
-    parser.add_argument(
         "--mask",
         type=Path,
         help="an image of the same size, white = edit; white balance needs none",
     )
+    add_references(parser)
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """Add the files of an object to insert."""
     parser.add_argument("--reference", type=Path, help="an image of the object to insert")
     parser.add_argument(
         "--reference-mask",
         type=Path,
         help="an image, white where the object is in the reference; default: where the reference "
         "is not transparent",
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, *, variant_required: bool = True) -> None:
+    """Add the options of an edit, which many photos may share."""
+    parser.add_argument(
+        "--task",
+        "--variant",
+        dest="variant",
+        required=variant_required,
+        type=lambda text: text.replace("-", "_"),
+        choices=VARIANTS,
+        help="the kind of edit",
     )
     parser.add_argument(
         "--fill-holes", action="store_true", help="fill the holes that the mask encloses"
@@ -107,50 +132,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     _add_qwen_options(parser)
     _add_recipe_options(parser)
-    parser.add_argument(
-        "--transfer",
-        choices=TRANSFERS,
-        default="colors",
-        help="for white balance: apply the edit's change of colors to the photo, "
-        "or take the edit's pixels (default: colors)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(0, MAX_SEED),
-        default=0,
-        help="the same seed gives the same image (default 0)",
-    )
-    parser.add_argument(
-        "--grow",
-        type=whole_number(0, MAX_MASK_PIXELS),
-        default=0,
-        metavar="PX",
-        help="dilate the mask (default 0)",
-    )
-    parser.add_argument(
-        "--feather",
-        type=whole_number(0, MAX_MASK_PIXELS),
-        default=16,
-        metavar="PX",
-        help="width over which the edit fades out around the mask (default 16)",
-    )
-    parser.add_argument(
-        "--match-grain",
-        action="store_true",
-        help="sharpen what is pasted, and add noise to it, as far as the photo around it has more",
-    )
-    parser.add_argument(
-        "--strength",
-        type=number(0.0, 1.0),
-        default=1.0,
-        help="strength of the LoRA, or of the draft editor's white balance (default 1)",
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the report, or the error, as JSON"
-    )
+    _add_pasting_options(parser)
 
 
 def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +196,48 @@ def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pasting_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options on the mask's edge and on what is pasted."""
+    parser.add_argument(
+        "--transfer",
+        choices=TRANSFERS,
+        default="colors",
+        help="for white balance: apply the edit's change of colors to the photo, "
+        "or take the edit's pixels (default: colors)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help="the same seed gives the same image (default 0)",
+    )
+    parser.add_argument(
+        "--grow",
+        type=whole_number(0, MAX_MASK_PIXELS),
+        default=0,
+        metavar="PX",
+        help="dilate the mask (default 0)",
+    )
+    parser.add_argument(
+        "--feather",
+        type=whole_number(0, MAX_MASK_PIXELS),
+        default=16,
+        metavar="PX",
+        help="width over which the edit fades out around the mask (default 16)",
+    )
+    parser.add_argument(
+        "--match-grain",
+        action="store_true",
+        help="sharpen what is pasted, and add noise to it, as far as the photo around it has more",
+    )
+    parser.add_argument(
+        "--strength",
+        type=number(0.0, 1.0),
+        default=1.0,
+        help="strength of the LoRA, or of the draft editor's white balance (default 1)",
+    )
+
+
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that override a recipe."""
     parser.add_argument(
@@ -268,24 +292,17 @@ def run(options: argparse.Namespace) -> int:
     """Edit a photo and write the result."""
     if len(options.image) > 1:
         options.error(
-            f"edit takes one photo, got {len(options.image)}. Use a shell loop for many: "
-            'for photo in *.jpg; do artmancer edit "$photo" ... -o "edited/$photo"; done'
+            f"edit takes one photo, got {len(options.image)}. For many, use "
+            "`artmancer batch FOLDER -o OUT`."
         )
     (options.image,) = options.image
     check_inputs(options)
+    for warning in warnings(options):
+        logger.warning(warning)
 
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..conditions import prepare
-    from ..edit import edit
-
-    photo = images.load(options.image)
-    reference = images.load(options.reference) if options.reference else None
-    reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
-    if reference and reference_mask is None:
-        reference_mask = reference.alpha
-    mask = images.load_mask(options.mask) if options.mask else None
     # None: tqdm hides the bar where standard error is not a terminal.
     hidden = True if options.json else None
     with (
@@ -296,33 +313,20 @@ def run(options: argparse.Namespace) -> int:
         def show(done: int, total: int, stage: str, latents: object = None) -> None:
             bar.set_description_str(f"{stage} {done}/{total}")
 
-        editor = _load_editor(options, show)
-        conditions = prepare(
-            photo.image,
-            mask,
-            reference=reference.image if reference else None,
-            reference_mask=reference_mask,
-            progress=show,
-            **_preparation(options, editor),
-        )
-        result = edit(
-            editor,
-            conditions,
-            prompt=options.prompt,
-            seed=options.seed,
-            sampling=_overrides(options).sampling(conditions.recipe),
-            transfer=options.transfer,
-            widen=options.widen,
-            match_grain=options.match_grain,
-            progress=show,
-        )
-    images.save(options.output, result.image, photo.icc_profile)
+        inputs = read_inputs(options)
+        editor = load_editor(options, show)
+        result = edit_photo(options, editor, prepare_photo(options, editor, inputs, show), show)
+    images.save(options.output, result.image, inputs.photo.icc_profile)
     _write_report(result.report, options)
     return 0
 
 
-def check_inputs(options: argparse.Namespace) -> None:
+def check_inputs(options: argparse.Namespace, *, mask_follows: bool = False) -> None:
     """Refuse what can be refused without torch: paths, file endings, sizes, a black mask.
+
+    Parameters
+    ----------
+    mask_follows : the mask is not a file, and is made later
 
     Raises
     ------
@@ -337,7 +341,7 @@ def check_inputs(options: argparse.Namespace) -> None:
             f"The output '{options.output}' is one of the inputs. Choose another file.",
         )
     size = images.read_size(options.image)
-    checks.check_mask_given(options.variant, options.mask is not None)
+    checks.check_mask_given(options.variant, mask_follows or options.mask is not None)
     if options.mask:
         mask_size = images.read_size(options.mask, "mask")
         # A photo whose rotation stands after its pixels has its sides exchanged here. The decoded
@@ -361,10 +365,78 @@ def check_inputs(options: argparse.Namespace) -> None:
         raise checks.draft_needs_reference()
     if options.editor == "lama":
         checks.check_lama_variant(options.variant)
+
+
+def warnings(options: argparse.Namespace) -> Iterator[str]:
+    """Yield what the user may not expect of these options."""
     if options.editor != "qwen" and options.prompt:
-        logger.warning("--prompt is ignored: the %s editor does not use it.", options.editor)
+        yield f"--prompt is ignored: the {options.editor} editor does not use it."
     if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
-        logger.warning("JPEG changes every pixel a little; write PNG to keep every pixel exactly.")
+        yield "JPEG changes every pixel a little; write PNG to keep every pixel exactly."
+
+
+class Inputs(NamedTuple):
+    """The decoded images of an edit.
+
+    Attributes
+    ----------
+    mask, reference_mask : MASK [1, H, W]
+    """
+
+    photo: images.DecodedImage
+    mask: "Tensor | None"
+    reference: images.DecodedImage | None
+    reference_mask: "Tensor | None"
+
+
+def read_inputs(options: argparse.Namespace) -> Inputs:
+    """Decode the images that the options name.
+
+    Raises
+    ------
+    ArtMancerError : see images.decode
+    """
+    reference = images.load(options.reference) if options.reference else None
+    reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
+    if reference and reference_mask is None:
+        reference_mask = reference.alpha
+    mask = images.load_mask(options.mask) if options.mask else None
+    return Inputs(images.load(options.image), mask, reference, reference_mask)
+
+
+def prepare_photo(
+    options: argparse.Namespace, editor: "Editor", inputs: Inputs, progress: "Progress"
+) -> "Conditions":
+    """Crop the photo and make the conditioning images."""
+    from ..conditions import prepare
+
+    return prepare(
+        inputs.photo.image,
+        inputs.mask,
+        reference=inputs.reference.image if inputs.reference else None,
+        reference_mask=inputs.reference_mask,
+        progress=progress,
+        **_preparation(options, editor),
+    )
+
+
+def edit_photo(
+    options: argparse.Namespace, editor: "Editor", conditions: "Conditions", progress: "Progress"
+) -> "EditResult":
+    """Edit a photo as the options say."""
+    from ..edit import edit
+
+    return edit(
+        editor,
+        conditions,
+        prompt=options.prompt,
+        seed=options.seed,
+        sampling=_overrides(options).sampling(conditions.recipe),
+        transfer=options.transfer,
+        widen=options.widen,
+        match_grain=options.match_grain,
+        progress=progress,
+    )
 
 
 def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any]:
@@ -404,7 +476,8 @@ def _overrides(options: argparse.Namespace) -> Overrides:
     )
 
 
-def _load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
+def load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
+    """Load the editor that the options name."""
     if options.editor == "draft":
         from ..draft import DraftEditor
 

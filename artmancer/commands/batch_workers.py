@@ -1,0 +1,249 @@
+"""Edit the photos of `artmancer batch` on this machine, or on a gateway."""
+
+import argparse
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import images
+from ..batch.photos import Photo
+from ..batch.run import Edited, NoWorker, Stopped, Worker
+from ..client import Client
+from ..client.patience import POLL_SECONDS
+from ..errors import ArtMancerError
+from . import edit
+from .batch import DEFAULT_JOBS, PhotoOptions, finds_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..editor import Editor
+
+_FIELDS = {
+    "prompt": "prompt",
+    "negative": "negative_prompt",
+    "seed": "seed",
+    "steps": "num_inference_steps",
+    "cfg": "true_cfg_scale",
+    "editor": "editor",
+    "recipe": "recipe",
+    "frame": "frame",
+    "condition_size": "condition_size",
+    "context": "context",
+    "resolution": "resolution",
+    "regions": "regions",
+    "fill_holes": "fill_holes",
+    "widen": "widen",
+    "match_grain": "match_grain",
+}
+"""The field of POST /api/generate for each option that has one."""
+
+_ONLY_HERE = (
+    *("grow", "feather", "strength", "transfer", "base", "variant_file", "acceleration"),
+    *("precision", "memory", "keep_background", "no_silhouette", "no_shadow_hint"),
+)
+"""Options that a gateway does not have."""
+
+_EDITOR_OPTIONS = (
+    *("editor", "variant", "strength", "base", "variant_file", "acceleration"),
+    *("precision", "memory"),
+)
+"""Options on which the editor depends."""
+
+
+def make_worker(options: argparse.Namespace, photo_options: PhotoOptions) -> Worker:
+    """Return the place where the photos are edited."""
+    if options.server is None:
+        return _Here(photo_options)
+    defaults = _defaults()
+    given = [name for name in _ONLY_HERE if vars(options)[name] != defaults[name]]
+    if given:
+        raise ArtMancerError(
+            "invalid_request",
+            f"--{given[0].replace('_', '-')} is no option of a gateway. Leave it out, or leave out "
+            "--server.",
+        )
+    token = options.token or os.environ.get("ARTMANCER_API_TOKEN")
+    return _Gateway(photo_options, Client(options.server, token), options.jobs or DEFAULT_JOBS)
+
+
+def _defaults() -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    edit.add_options(parser, variant_required=False)
+    return {**vars(parser.parse_args([])), "editor": None}
+
+
+class _Here:
+    """Edits on this machine, one at a time. Each editor is loaded once."""
+
+    jobs = 1
+
+    def __init__(self, photo_options: PhotoOptions) -> None:
+        self._options = photo_options
+        self._editors: dict[tuple[str, ...], Editor] = {}
+        self._lock = threading.Lock()
+        self._finder = _ObjectFinder()
+
+    def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Any:
+        from ..progress import no_progress
+
+        options = self._options.of(photo, paths)
+        options.editor = options.editor or edit.EDITORS[0]
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        find = finds_object(options, photo)
+        edit.check_inputs(options, mask_follows=find)
+        inputs = edit.read_inputs(options)
+        if find:
+            inputs = inputs._replace(mask=self._finder.mask(inputs.photo.image))
+        editor = self._editor(options)
+        return options, editor, inputs, edit.prepare_photo(options, editor, inputs, no_progress)
+
+    def _editor(self, options: argparse.Namespace) -> "Editor":
+        from ..progress import no_progress
+
+        key = tuple(str(vars(options)[name]) for name in _EDITOR_OPTIONS)
+        with self._lock:
+            if key not in self._editors:
+                try:
+                    self._editors[key] = edit.load_editor(options, no_progress)
+                except ArtMancerError as error:
+                    # Where none was loaded before, no other photo will have one either.
+                    if self._editors:
+                        raise
+                    raise NoWorker(error) from None
+            return self._editors[key]
+
+    def edit(self, photo: Photo, prepared: Any, check: Callable[[], None]) -> Edited:
+        options, editor, inputs, conditions = prepared
+
+        def progress(done: int, total: int, stage: str, latents: object = None) -> None:
+            check()
+
+        result = edit.edit_photo(options, editor, conditions, progress)
+
+        def save(path: Path) -> None:
+            images.save(path, result.image, inputs.photo.icc_profile)
+
+        return Edited(save, result.report.as_dict())
+
+
+class _ObjectFinder:
+    """Finds the main object of a photo, as Smart Mask does without a click."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._segmenter: Any = None
+
+    def mask(self, image: "Tensor") -> "Tensor":
+        """Return the mask of the main object, MASK [1, H, W].
+
+        Raises
+        ------
+        ArtMancerError : object_not_found
+        """
+        from ..masks.clicks import Clicks
+
+        with self._lock:
+            if self._segmenter is None:
+                self._segmenter = _load_segmenter()
+            mask: Tensor = self._segmenter.select(image, Clicks()).mask
+            return mask
+
+
+def _load_segmenter() -> Any:
+    from .. import models
+    from ..masks import fastsam
+    from ..masks.grabcut import GrabCut
+
+    path = models.segmenter()
+    return fastsam.load(path) if path else GrabCut()
+
+
+class _Gateway:
+    """Edits on a gateway, several at a time."""
+
+    def __init__(self, photo_options: PhotoOptions, client: Client, jobs: int) -> None:
+        self.jobs = jobs
+        self._options = photo_options
+        self._client = client
+        self._defaults = _defaults()
+        self._finder = _ObjectFinder()
+
+    def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Any:
+        options = self._options.of(photo, paths)
+        given = [name for name in _ONLY_HERE if vars(options)[name] != self._defaults[name]]
+        if given:
+            raise ArtMancerError(
+                "invalid_request", f"The gateway has no field '{given[0]}'. Remove it."
+            )
+        mask: Path | bytes | None = options.mask
+        if finds_object(options, photo):
+            mask = _encode(self._finder.mask(images.load(options.image).image))
+        fields = {
+            field: vars(options)[name]
+            for name, field in _FIELDS.items()
+            if vars(options)[name] != self._defaults[name]
+        }
+        if options.brush_mask:
+            fields["mask_tool_type"] = "brush"
+        return options, mask, fields
+
+    def edit(self, photo: Photo, prepared: Any, check: Callable[[], None]) -> Edited:
+        options, mask, fields = prepared
+        prompt = fields.pop("prompt", "")
+        try:
+            task_id = self._submit(
+                check,
+                lambda: self._client.submit(
+                    options.image,
+                    prompt,
+                    mask=mask,
+                    reference=options.reference,
+                    reference_mask=options.reference_mask,
+                    task=options.variant,
+                    seed=options.seed,
+                    **{name: value for name, value in fields.items() if name != "seed"},
+                ),
+            )
+            response = self._wait(task_id, check)
+        except ConnectionError as error:
+            raise NoWorker(ArtMancerError("comfyui_unavailable", str(error))) from None
+        return Edited(response.save, response.report)
+
+    def _submit(self, check: Callable[[], None], submit: Callable[[], str]) -> str:
+        """Send an edit; wait while the gateway's queue is full."""
+        while True:
+            try:
+                return submit()
+            except ArtMancerError as error:
+                if error.code != "queue_full":
+                    raise
+            check()
+            time.sleep(POLL_SECONDS)
+
+    def _wait(self, task_id: str, check: Callable[[], None]) -> Any:
+        """Wait for a job, and cancel it where the run is stopped."""
+        while True:
+            try:
+                check()
+            except Stopped:
+                self._client.cancel(task_id)
+                raise
+            try:
+                if self._client.status(task_id).ended:
+                    return self._client.result(task_id)
+            except ConnectionError:
+                # It waits for a gateway that starts anew.
+                return self._client.wait(task_id)
+            time.sleep(POLL_SECONDS)
+
+
+def _encode(mask: "Tensor") -> bytes:
+    """Return a mask [1, H, W] as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    images.to_pil(mask[0]).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -19,6 +19,9 @@ RESULTS_FILE = "results.jsonl"
 WORK_FOLDER = ".artmancer"
 """Folder in OUT for what only the next run needs: the lock and the thumbnails."""
 
+DOWNLOAD = "download-"
+"""Start of the names of downloaded images in WORK_FOLDER."""
+
 Entry = dict[str, Any]
 """A line of the file: "photo", "output", "status" ("done" or "failed"), "inputs", "parameters",
 "seed", "verdict", "verdict_reasons", "report", "error", "seconds", "finished".
@@ -183,7 +186,14 @@ def locked(folder: Path) -> Iterator[Path]:
             f"The folder '{folder}' cannot be written to ({error}). Choose another folder.",
         ) from None
     with lock:
+        _remove_partial_files(folder)
         try:
             yield work
         finally:
             lock.release()
+
+
+def _remove_partial_files(folder: Path) -> None:
+    """Remove files that a killed run was writing; see images.whole_file and downloads."""
+    for path in [*folder.rglob(".*.part"), *(folder / WORK_FOLDER).glob(f"{DOWNLOAD}*")]:
+        path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from ..errors import ArtMancerError
 from .downloads import download
 from .gallery import save_thumbnail
 from .photos import IMAGE_FIELDS, Photo, is_url
-from .results_file import Entry, ResultsFile, fingerprint, now
+from .results_file import DOWNLOAD, Entry, ResultsFile, fingerprint, now
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ class _Files:
         for name, source in self.sources.items():
             path = Path(source)
             if is_url(source):
-                path = self._folder / f"download-{threading.get_ident()}-{name}"
+                path = self._folder / f"{DOWNLOAD}{threading.get_ident()}-{name}"
                 self._downloads.append(path)
                 download(source, path)
             elif not path.is_file():

@@ -24,6 +24,9 @@ _MARGIN = 16
 
 _FONT_SIZE = 14
 
+_HEADLINE_SIZE = 40
+"""Size of the verdict's font. It can be read where the node is drawn at a third of its size."""
+
 _BAR_LEFT = 110
 """Space for the name of a stage, in pixels."""
 
@@ -57,8 +60,8 @@ class _Figure(NamedTuple):
 
 
 def draw(report: Mapping[str, Any]) -> Tensor:
-    """Draw a report: the editor, the conditions, bars of the seconds of each stage, and the changes
-    of the edit where it should have changed nothing.
+    """Draw a report: the verdict, the editor, the conditions, bars of the seconds of each stage,
+    and the changes of the edit where it should have changed nothing.
 
     Parameters
     ----------
@@ -79,13 +82,15 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     sentences = report.get("verdict_reasons", ())
     reasons = [line for sentence in sentences for line in _wrap(sentence.split(), font, " ")]
     end = top + len(seconds) + len(figures) + 2 + len(notes)
+    # The verdict and its reasons come first. The verdict takes two lines.
+    head = 2 * bool(word) + len(reasons)
     # Half a line is empty above the bars and below them, and one line below the figures.
-    height = 2 * _MARGIN + LINE * (end + len(reasons) + bool(word))
+    height = 2 * _MARGIN + LINE * (head + end)
     image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
     pen = ImageDraw.Draw(image)
 
     def line(row: float, left: str, right: str = "", color: str = _TEXT) -> None:
-        y = _MARGIN + row * LINE
+        y = _MARGIN + (head + row) * LINE
         pen.text((_MARGIN, y), left, _TEXT, font)
         pen.text((WIDTH - _MARGIN, y), right, color, font, anchor="ra")
 
@@ -100,7 +105,7 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     full_length = WIDTH - _MARGIN - _BAR_RIGHT - left
     for row, (stage, value) in enumerate(seconds.items(), top):
         line(row + 0.5, stage, f"{value:.2f} s")
-        y = _MARGIN + (row + 0.5) * LINE
+        y = _MARGIN + (head + row + 0.5) * LINE
         right = left + 1 + full_length * value / longest
         pen.rectangle((left, y + _BAR_ROWS[0], right, y + _BAR_ROWS[1]), _BAR)
     for row, figure in enumerate(figures, top + len(seconds) + 1):
@@ -108,8 +113,9 @@ def draw(report: Mapping[str, Any]) -> Tensor:
     for row, note in enumerate(notes, top + len(seconds) + len(figures) + 2):
         line(row, note)
     if word:
-        line(end, "verdict", word, _VERDICT_COLORS[word])
-    for row, reason in enumerate(reasons, end + 1):
+        headline = ImageFont.load_default(_HEADLINE_SIZE)
+        pen.text((_MARGIN, _MARGIN - LINE / 4), f"verdict: {word}", _VERDICT_COLORS[word], headline)
+    for row, reason in enumerate(reasons, -len(reasons)):
         line(row, reason)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(1, height, WIDTH, 3).float() / 255

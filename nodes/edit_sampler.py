@@ -33,6 +33,7 @@ from .sockets import (
     spill,
     transfer,
     widen,
+    with_aliases,
     with_cached_previews,
 )
 
@@ -86,14 +87,16 @@ class EditSampler(io.ComfyNode):
                     "The draft editor ignores it.",
                 ),
                 match_colors(),
-                transfer(optional=True),
-                io.Boolean.Input(
-                    "keep_background",
-                    default=False,
-                    optional=True,
-                    tooltip="Hold the crop outside the mask to the photo at every step. The edit "
-                    "then fits its surroundings more closely, but cannot cast a shadow there. "
-                    "Costs one more encoding.",
+                advanced(transfer(optional=True)),
+                advanced(
+                    io.Boolean.Input(
+                        "keep_background",
+                        default=False,
+                        optional=True,
+                        tooltip="Hold the crop outside the mask to the photo at every step. The "
+                        "edit then fits its surroundings more closely, but cannot cast a shadow "
+                        "there. Costs one more encoding.",
+                    )
                 ),
                 condition_size(),
                 advanced(
@@ -165,7 +168,19 @@ class EditSampler(io.ComfyNode):
                 spill(),
             ],
         )
-        return with_cached_previews(schema)
+        with_cached_previews(schema)
+        return with_aliases(
+            schema,
+            "inpaint",
+            "erase",
+            "remove object",
+            "delete object",
+            "add object",
+            "insert object",
+            "generative fill",
+            "object removal",
+            "white balance",
+        )
 
     @classmethod
     def execute(

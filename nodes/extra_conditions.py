@@ -7,13 +7,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..artmancer.conditions import Conditions, with_extra
-from .sockets import ConditionsType
+from .sockets import ConditionsType, with_aliases
 
 
 class AddCondition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_AddCondition",
             display_name="Add Condition",
             category="ArtMancer",
@@ -36,6 +36,7 @@ class AddCondition(io.ComfyNode):
                 )
             ],
         )
+        return with_aliases(schema, "reference image")
 
     @classmethod
     def execute(cls, conditions: Conditions, image: Tensor | None = None) -> io.NodeOutput:
@@ -45,7 +46,7 @@ class AddCondition(io.ComfyNode):
 class ConditionImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_ConditionImages",
             display_name="Condition Images",
             category="ArtMancer",
@@ -64,6 +65,7 @@ class ConditionImages(io.ComfyNode):
                 io.String.Output(display_name="labels", tooltip="Their names as a JSON list."),
             ],
         )
+        return with_aliases(schema, "preview conditions")
 
     @classmethod
     def execute(cls, conditions: Conditions) -> io.NodeOutput:

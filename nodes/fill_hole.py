@@ -10,13 +10,13 @@ from ..artmancer.checks import check_finite, check_image, check_mask
 from .comfy_host.folders import lama_time
 from .comfy_host.memory import load_lama
 from .comfy_host.progress import node_progress
-from .sockets import AUTO
+from .sockets import AUTO, with_aliases
 
 
 class FillHole(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_FillHole",
             display_name="Fill Hole",
             category="ArtMancer/tools",
@@ -39,6 +39,17 @@ class FillHole(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The filled photo.")],
         )
+        return with_aliases(
+            schema,
+            "inpaint",
+            "erase",
+            "eraser",
+            "lama",
+            "remove object",
+            "delete object",
+            "generative fill",
+            "content aware fill",
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float | None:
@@ -53,4 +64,7 @@ class FillHole(io.ComfyNode):
         mask = mask_ops.clean(mask.to(image)).expand(len(image), -1, -1)
         check_finite(image, "image")
         lama = load_lama() if method in (AUTO, "lama") else None
-        return io.NodeOutput(fill.fill(image, mask, 0, node_progress(), method=method, lama=lama))
+        progress = node_progress()
+        filled = fill.fill(image, mask, 0, progress, method=method, lama=lama)
+        progress(1, 1, "filled")
+        return io.NodeOutput(filled)

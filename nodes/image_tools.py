@@ -11,6 +11,7 @@ from ..artmancer.masks import shadow
 from ..artmancer.options import ONE_MEGAPIXEL
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
+from .sockets import with_aliases
 
 CATEGORY = "ArtMancer/tools"
 
@@ -18,7 +19,7 @@ CATEGORY = "ArtMancer/tools"
 class Resize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_Resize",
             display_name="Resize Photo",
             category=CATEGORY,
@@ -65,6 +66,7 @@ class Resize(io.ComfyNode):
                 ),
             ],
         )
+        return with_aliases(schema, "scale image", "upscale", "downscale")
 
     @classmethod
     def execute(
@@ -82,7 +84,7 @@ class Resize(io.ComfyNode):
 class ExtractObject(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_ExtractObject",
             display_name="Extract Object",
             category=CATEGORY,
@@ -109,6 +111,7 @@ class ExtractObject(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The object on white.")],
         )
+        return with_aliases(schema, "cut out", "cutout", "crop object")
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, side: int, margin: float) -> io.NodeOutput:
@@ -118,7 +121,7 @@ class ExtractObject(io.ComfyNode):
 class CastShadow(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_CastShadow",
             display_name="Cast Shadow",
             category=CATEGORY,
@@ -167,6 +170,7 @@ class CastShadow(io.ComfyNode):
                 io.Mask.Output(display_name="shadow", tooltip="The shadow alone."),
             ],
         )
+        return with_aliases(schema, "drop shadow")
 
     @classmethod
     def execute(
@@ -186,7 +190,7 @@ class CastShadow(io.ComfyNode):
 class ShadowMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_ShadowMask",
             display_name="Shadow Mask",
             category=CATEGORY,
@@ -213,10 +217,14 @@ class ShadowMask(io.ComfyNode):
                 ),
             ],
         )
+        return with_aliases(schema, "mask shadow", "shadow detection")
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
-        shadow_mask = shadow.propose(tools.opaque(image), mask, reach, node_progress())
+        progress = node_progress()
+        shadow_mask = shadow.propose(tools.opaque(image), mask, reach, progress)
+        share = float((shadow_mask > 0.5).float().mean())
+        progress(1, 1, f"shadow: {share:.1%} of the photo" if share else "no shadow found")
         mask = mask.to(shadow_mask).expand_as(shadow_mask)
         return io.NodeOutput(torch.maximum(mask, shadow_mask), shadow_mask)
 
@@ -224,7 +232,7 @@ class ShadowMask(io.ComfyNode):
 class Edges(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_Edges",
             display_name="Edges",
             category=CATEGORY,
@@ -232,6 +240,7 @@ class Edges(io.ComfyNode):
             inputs=[io.Image.Input("image", tooltip="The photo.")],
             outputs=[io.Image.Output(display_name="edges", tooltip="White on black.")],
         )
+        return with_aliases(schema, "canny", "edge detection")
 
     @classmethod
     def execute(cls, image: Tensor) -> io.NodeOutput:
@@ -241,7 +250,7 @@ class Edges(io.ComfyNode):
 class WhiteBalance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_WhiteBalance",
             display_name="White Balance",
             category=CATEGORY,
@@ -283,6 +292,7 @@ class WhiteBalance(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The balanced photo.")],
         )
+        return with_aliases(schema, "color correction", "color cast", "temperature", "auto color")
 
     @classmethod
     def execute(
@@ -306,7 +316,7 @@ class WhiteBalance(io.ComfyNode):
 class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_Compare",
             display_name="Compare",
             category=CATEGORY,
@@ -328,6 +338,7 @@ class Compare(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="Both photos in one image.")],
         )
+        return with_aliases(schema, "before after", "image compare", "slider", "side by side")
 
     @classmethod
     def execute(cls, before: Tensor, after: Tensor, at: float) -> io.NodeOutput:

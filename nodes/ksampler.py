@@ -39,6 +39,7 @@ from .sockets import (
     spill,
     transfer,
     widen,
+    with_aliases,
     with_cached_previews,
 )
 
@@ -62,7 +63,7 @@ _VISION_SIDE = 28
 class EncodeConditions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_EncodeConditions",
             display_name="Encode Conditions",
             category="ArtMancer",
@@ -106,6 +107,7 @@ class EncodeConditions(io.ComfyNode):
                 ),
             ],
         )
+        return with_aliases(schema, "text encode", "qwen image edit", "inpaint conditioning")
 
     @classmethod
     def execute(
@@ -255,7 +257,8 @@ class Stitch(io.ComfyNode):
                 spill(is_list=True),
             ],
         )
-        return with_cached_previews(schema)
+        with_cached_previews(schema)
+        return with_aliases(schema, "paste back", "uncrop", "inpaint stitch", "crop and stitch")
 
     @classmethod
     def execute(
@@ -297,6 +300,7 @@ class Stitch(io.ComfyNode):
                 progress=progress,
             )
             results.append(result)
+        progress(1, 1, "stitched")
         reports = [json.dumps(_report(result.report).as_dict(), indent=2) for result in results]
         previews = save_before_after(conditions[0].image, results[0].image)
         return io.NodeOutput(

@@ -14,14 +14,14 @@ from ..artmancer.qwen.editor import QwenEditor
 from ..artmancer.variants import VARIANTS
 from .comfy_host.folders import bases, find_checkpoint, lama_time, lora_times, loras
 from .comfy_host.memory import load_base, load_lama
-from .sockets import AUTO, DRAFT, LAMA, NONE, EditorType, advanced, resolve_auto
+from .sockets import AUTO, DRAFT, LAMA, NONE, EditorType, advanced, resolve_auto, with_aliases
 
 
 class LoadEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = list(loras())
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_LoadEditor",
             display_name="Load Editor",
             category="ArtMancer",
@@ -106,6 +106,9 @@ class LoadEditor(io.ComfyNode):
                     display_name="editor", tooltip="For Split Conditions and Edit Sampler."
                 )
             ],
+        )
+        return with_aliases(
+            schema, "load model", "qwen image edit", "inpaint model", "lama", "generative fill"
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from ..artmancer import matting
 from .comfy_host.folders import rembg_folders
 from .comfy_host.memory import load_remover
 from .comfy_host.progress import node_progress
-from .sockets import AUTO, advanced
+from .sockets import AUTO, advanced, with_aliases
 
 ALPHA, COLOR = "alpha", "color"
 """Options of background."""
@@ -33,7 +33,7 @@ class RemoveBackground(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         installed = matting.installed(rembg_folders())
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_RemoveBackground",
             display_name="Remove Background",
             category="ArtMancer",
@@ -107,6 +107,16 @@ class RemoveBackground(io.ComfyNode):
                 ),
             ],
         )
+        return with_aliases(
+            schema,
+            "cut out",
+            "cutout",
+            "rembg",
+            "matting",
+            "background removal",
+            "alpha",
+            "segment",
+        )
 
     @classmethod
     def fingerprint_inputs(cls, model: str | None = None, **_: Any) -> str:
@@ -126,12 +136,14 @@ class RemoveBackground(io.ComfyNode):
     ) -> io.NodeOutput:
         backdrop = None if background == ALPHA else matting.color(color)
         model = _resolve_auto(model)
+        progress = node_progress()
         cutout = load_remover(model).cut_out(
             image,
             alpha_matting=alpha_matting,
             decontaminate=decontaminate,
             device=device,
-            progress=node_progress(),
+            progress=progress,
         )
+        progress(1, 1, f"cut out by {model}")
         subject = cutout.with_alpha() if backdrop is None else cutout.over(backdrop)
         return io.NodeOutput(subject, cutout.mask, json.dumps(cutout.as_dict(), indent=2))

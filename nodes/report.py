@@ -7,12 +7,13 @@ from comfy_api.latest import io
 from ..artmancer import report_image
 from ..artmancer.errors import ArtMancerError
 from .comfy_host.files import save_preview
+from .sockets import with_aliases
 
 
 class Report(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_Report",
             display_name="Report",
             category="ArtMancer",
@@ -25,6 +26,7 @@ class Report(io.ComfyNode):
             outputs=[io.Image.Output(display_name="image", tooltip="The report as an image.")],
             is_output_node=True,
         )
+        return with_aliases(schema, "quality check", "verdict")
 
     @classmethod
     def execute(cls, report: str) -> io.NodeOutput:

@@ -19,7 +19,7 @@ from .comfy_host.files import save_preview
 from .comfy_host.folders import rembg_folders, segmenters
 from .comfy_host.memory import load_remover, load_segmenter
 from .comfy_host.progress import node_progress
-from .sockets import AUTO, DRAFT, resolve_auto
+from .sockets import AUTO, DRAFT, resolve_auto, with_aliases
 
 BIREFNET = "birefnet"
 """Option of model: the model of AUTO finds the object, and BiRefNet refines its mask."""
@@ -50,6 +50,7 @@ def _refined(
         refined = [refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)]
     except ArtMancerError as error:
         return masks, {"note": f"{name} could not refine the mask. {error}"}
+    progress(1, 1, f"refined by {name}")
     unrefined = sum(mask is None for mask in refined)
     report = {"refined_by": name if unrefined < len(masks) else None}
     if unrefined:
@@ -79,7 +80,7 @@ def _brushes(brush: Tensor | None, count: int) -> Sequence[Tensor | None]:
 class SmartMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_SmartMask",
             display_name="Smart Mask",
             category="ArtMancer",
@@ -180,6 +181,18 @@ class SmartMask(io.ComfyNode):
                     "that refined its mask, or why none did.",
                 ),
             ],
+        )
+        return with_aliases(
+            schema,
+            "mask",
+            "segment",
+            "segmentation",
+            "sam",
+            "segment anything",
+            "select object",
+            "click mask",
+            "magic wand",
+            "fastsam",
         )
 
     @classmethod

@@ -102,6 +102,15 @@ def advanced(widget: io.Input) -> io.Input:
     return widget
 
 
+def with_aliases(schema: io.Schema, *aliases: str) -> io.Schema:
+    """Add other words for a node, under which ComfyUI's node search finds it.
+
+    The schema of ComfyUI 0.3.64 has no argument for it.
+    """
+    schema.search_aliases = list(aliases)
+    return schema
+
+
 def with_cached_previews(schema: io.Schema) -> io.Schema:
     """Make ComfyUI show a node's images again where it takes the node's result from its cache.
 

@@ -9,13 +9,13 @@ from ..artmancer.options import CONTEXT, DEFAULT_CONTEXT, FRAMES, REGIONS, RESOL
 from ..artmancer.recipes import RECIPES
 from .comfy_host.memory import load_lama
 from .comfy_host.progress import node_progress
-from .sockets import AUTO, ConditionsType, EditorType, advanced
+from .sockets import AUTO, ConditionsType, EditorType, advanced, with_aliases
 
 
 class SplitConditions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="ArtMancer_SplitConditions",
             display_name="Split Conditions",
             category="ArtMancer",
@@ -186,6 +186,7 @@ class SplitConditions(io.ComfyNode):
                 ),
             ],
         )
+        return with_aliases(schema, "crop to mask", "inpaint crop", "crop and stitch")
 
     @classmethod
     def execute(

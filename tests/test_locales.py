@@ -95,9 +95,9 @@ def test_every_quoted_name_is_a_name_on_a_node() -> None:
 
 @pytest.mark.comfyui
 def test_english_equals_the_texts_of_the_schemas(comfyui: ComfyUI) -> None:
-    assert read("en") == extract(comfyui.get("/object_info")), (
-        "run 'make locales' to write the files"
-    )
+    written_by_hand = {"settings"}
+    texts = {name: content for name, content in read("en").items() if name not in written_by_hand}
+    assert texts == extract(comfyui.get("/object_info")), "run 'make locales' to write the files"
 
 
 @pytest.mark.comfyui
@@ -106,6 +106,7 @@ def test_comfyui_serves_both_languages(comfyui: ComfyUI) -> None:
     for language in ("en", "vi"):
         assert served[language] == {
             "nodeDefs": read(language)["nodeDefs"],
+            "settings": read(language)["settings"],
             **read(language)["main"],
         }
 

@@ -110,14 +110,22 @@ def test_each_part_of_a_mask_has_a_line() -> None:
 
 def test_the_verdict_is_a_colored_word_above_its_reasons() -> None:
     good = {**REPORT, "verdict": "good", "verdict_reasons": []}
-    assert report_image.draw(good).shape[1] == report_image.draw(REPORT).shape[1] + LINE
+    assert report_image.draw(good).shape[1] == report_image.draw(REPORT).shape[1] + 2 * LINE
     assert count_red(good) == 0
     reason = "Only 0.0 % of the mask changed visibly."
     failed = {**REPORT, "verdict": "failed", "verdict_reasons": [reason]}
-    assert report_image.draw(failed).shape[1] == report_image.draw(REPORT).shape[1] + 2 * LINE
+    assert report_image.draw(failed).shape[1] == report_image.draw(REPORT).shape[1] + 3 * LINE
     assert count_red(failed) > 50
     look = {**failed, "verdict": "look"}
     assert count_red(look) == 0
     assert not torch.equal(
         report_image.draw(look), report_image.draw({**failed, "verdict": "good"})
     )
+
+
+def test_the_verdict_can_be_read_at_a_third_of_the_size() -> None:
+    image = report_image.draw({**REPORT, "verdict": "failed", "verdict_reasons": ["The reason."]})
+    red = (images.to_uint8(image[0]).int() - WARNING_COLOR).abs().amax(-1) < TOLERANCE
+    rows = red.any(1).nonzero()
+    assert rows.max() < 3 * LINE, "it comes first"
+    assert rows.max() - rows.min() > 3 * 9, "9 pixels are the height of small print on a screen"

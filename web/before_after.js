@@ -1,6 +1,7 @@
 // The before/after slider in Edit Sampler, Stitch and Compare: before on the left, after on the right.
 import { app } from "../../scripts/app.js";
-import { after, frame, viewUrl } from "./widget.js";
+import { previewInNode } from "./settings.js";
+import { MARGIN, after, fit, frame, passToCanvas, viewUrl } from "./widget.js";
 
 // Smallest heights in CSS pixels, without and with images.
 const EMPTY_HEIGHT = 28;
@@ -13,29 +14,43 @@ function slider(node) {
   element.setAttribute("role", "slider");
   element.setAttribute("aria-valuemin", "0");
   element.setAttribute("aria-valuemax", "100");
+  // The images and the line between them, in the place of the image.
+  const stage = document.createElement("div");
+  stage.className = "artmancer-stage";
+  // Hidden until there are images to compare.
+  stage.hidden = true;
   const afterImage = new Image();
   const beforeImage = new Image();
   const line = document.createElement("div");
-  line.style.cssText = "position:absolute;top:0;bottom:0;width:2px;margin-left:-1px;background:#fff;pointer-events:none";
+  stage.append(afterImage, beforeImage, line);
   const words = document.createElement("div");
   words.className = "artmancer-words";
   words.textContent = "Run to compare before and after.";
-  const parts = [afterImage, beforeImage, line];
-  // Hidden until there are images to compare.
-  for (const part of parts) part.hidden = true;
-  element.append(...parts, words);
+  element.append(stage, words);
 
+  const arrange = () => {
+    const { naturalWidth, naturalHeight } = afterImage;
+    if (!naturalWidth) return;
+    const area = [element.clientWidth, element.clientHeight - words.offsetHeight];
+    const { left, top, scale } = fit(...area, naturalWidth, naturalHeight);
+    const pixels = { left, top, width: naturalWidth * scale, height: naturalHeight * scale };
+    for (const [name, value] of Object.entries(pixels)) stage.style[name] = `${value}px`;
+  };
+  afterImage.addEventListener("load", arrange);
+  new ResizeObserver(arrange).observe(element);
   const move = (percent) => {
     const position = Math.min(100, Math.max(0, percent));
     element.setAttribute("aria-valuenow", String(Math.round(position)));
     beforeImage.style.clipPath = `inset(0 ${100 - position}% 0 0)`;
-    line.style.left = `${position}%`;
+    // The line is 2 pixels wide.
+    line.style.left = `calc(${position / 100} * (100% - 2px))`;
   };
   const follow = (event) => {
-    const rectangle = element.getBoundingClientRect();
-    move((100 * (event.clientX - rectangle.left)) / rectangle.width);
+    const rectangle = stage.getBoundingClientRect();
+    if (rectangle.width) move((100 * (event.clientX - rectangle.left)) / rectangle.width);
   };
   element.addEventListener("pointerdown", (event) => {
+    if (event.button === 1) return;
     event.stopPropagation();
     element.setPointerCapture(event.pointerId);
     follow(event);
@@ -54,26 +69,30 @@ function slider(node) {
 
   const widget = node.addDOMWidget("before_after", "ArtMancer_BeforeAfter", element, {
     serialize: false,
-    getMinHeight: () => height,
+    getMinHeight: () => height + 2 * MARGIN,
+    hideOnZoom: false,
+    hideInPanel: true,
   });
   // Saved in a workflow, its value would be read as the value of an input that is added to the node later.
   widget.serialize = false;
+  node.expandToFitContent();
+  passToCanvas(element);
   after(node, "onExecuted", (output) => {
     if (!output?.artmancer_before) return;
     beforeImage.src = viewUrl(output.artmancer_before[0]);
     afterImage.src = viewUrl(output.artmancer_after[0]);
-    for (const part of parts) part.hidden = false;
+    stage.hidden = false;
     words.textContent = "before | after";
     height = IMAGE_HEIGHT;
     element.style.minHeight = `${height}px`;
-    const needed = node.computeSize();
-    node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
+    node.expandToFitContent();
   });
 }
 
 app.registerExtension({
   name: "ArtMancer.BeforeAfter",
   nodeCreated(node) {
-    if (["ArtMancer_EditSampler", "ArtMancer_Stitch", "ArtMancer_Compare"].includes(node.comfyClass)) slider(node);
+    const places = previewInNode() ? ["ArtMancer_EditSampler", "ArtMancer_Stitch"] : [];
+    if (["ArtMancer_Compare", ...places].includes(node.comfyClass)) slider(node);
   },
 });

@@ -2,7 +2,7 @@
 // Importing this file patches api.queuePrompt for the whole page: it notes the id of each job, see `jobIds`.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { after, fit, frame, load, viewUrl } from "./widget.js";
+import { MARGIN, after, fit, frame, hide, load, passToCanvas, viewUrl } from "./widget.js";
 
 /** Shortest drag in CSS pixels; a shorter one is a click. */
 const DRAG = 5;
@@ -10,9 +10,20 @@ const DRAG = 5;
 const STEP = 0.02;
 /** Events that may end a run. */
 const END_EVENTS = ["execution_success", "execution_error", "execution_interrupted", "status"];
-const HELP =
-  "Click: the object. Shift-click or right-click: not the object. Drag: a box. C: next candidate. Ctrl+Z: undo. " +
-  "Delete: clear.";
+const HELP = "Click: the object. Shift-click or right-click: not the object. Drag: a box.";
+/** What each key and each button of the mouse does. */
+const KEYS = [
+  ["Click", "the object"],
+  ["Shift-click, right-click", "not the object"],
+  ["Drag", "a box around the object"],
+  ["C", "the next candidate"],
+  ["Ctrl+Z", "undo"],
+  ["Delete", "clear"],
+  ["Arrow keys", "move the cursor"],
+  ["Enter, Shift+Enter", "a point at the cursor"],
+  ["?", "this list"],
+];
+const NO_OBJECT = "No object there. Click on it, or drag a box around it.";
 const CONNECT = "Connect an image, then run the node or click here.";
 /** Smallest height in CSS pixels. */
 const HEIGHT = 240;
@@ -98,12 +109,14 @@ class Picker {
     this.earlyEvents = [];
     // Whether the run returned a mask. An older ComfyUI returns nothing if the result is in its cache.
     this.hasResult = false;
+    // Whether the node was loaded with clicks whose mask is not shown yet.
+    this.needsMask = false;
     // Whether to run once more after this run.
     this.runAgain = false;
     // Pixels of the canvas to one CSS pixel.
     this.sharpness = 1;
 
-    this.element = frame(`Pick an object. ${HELP} Arrow keys and Enter place a point.`, HEIGHT);
+    this.element = frame(`Pick an object. ${KEYS.map((row) => row.join(": ")).join(". ")}.`, HEIGHT);
     // A text field receives the keys: elsewhere ComfyUI handles them itself, and its Ctrl+Z undoes the graph.
     this.element.removeAttribute("tabindex");
     this.keys = document.createElement("input");
@@ -113,18 +126,26 @@ class Picker {
     this.canvas = document.createElement("canvas");
     this.words = document.createElement("div");
     this.words.className = "artmancer-words";
-    this.element.append(this.keys, this.canvas, this.words);
+    this.makeKeyList();
+    this.element.append(this.keys, this.canvas, this.words, this.keyButton, this.keyList);
     this.showHelp();
 
     this.prompt = node.widgets.find((widget) => widget.name === "prompt");
     this.candidate = node.widgets.find((widget) => widget.name === "candidate");
-    // The image shows the clicks. Each of ComfyUI's two renderers reads one of these.
-    this.prompt.hidden = true;
-    this.prompt.options.hidden = true;
+    // The image shows the clicks, and which candidate it is. Each of ComfyUI's two renderers reads one of these.
+    for (const widget of [this.prompt, this.candidate]) {
+      hide(widget, true);
+      widget.options.hidden = true;
+    }
     after(this.prompt, "callback", () => this.draw());
-    const options = { serialize: false, getMinHeight: () => HEIGHT };
+    // The panel of a node's inputs would take the element out of the node.
+    const options = { serialize: false, hideOnZoom: false, hideInPanel: true };
+    options.getMinHeight = () => HEIGHT + 2 * MARGIN;
     node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options).serialize = false;
+    node.expandToFitContent();
     this.listen();
+    passToCanvas(this.element);
+    after(node, "onConfigure", () => (this.needsMask = Boolean(this.prompt.value)));
     after(node, "onAdded", () => this.start());
     after(node, "onRemoved", () => this.stop());
     after(node, "onExecuted", (output) => this.executed(output));
@@ -163,6 +184,31 @@ class Picker {
     };
   }
 
+  /** Make the list of keys, and the button that opens and closes it. */
+  makeKeyList() {
+    this.keyList = document.createElement("dl");
+    this.keyList.className = "artmancer-keylist";
+    this.keyList.hidden = true;
+    for (const [key, action] of KEYS) {
+      this.keyList.append(
+        Object.assign(document.createElement("dt"), { textContent: key }),
+        Object.assign(document.createElement("dd"), { textContent: action }),
+      );
+    }
+    this.keyButton = Object.assign(document.createElement("button"), { textContent: "?", title: "Keys", type: "button" });
+    this.keyButton.className = "artmancer-keybutton";
+    for (const part of [this.keyButton, this.keyList]) {
+      part.addEventListener("pointerdown", (event) => event.stopPropagation());
+      part.addEventListener("click", () => this.toggleKeyList());
+    }
+  }
+
+  toggleKeyList() {
+    this.keyList.hidden = !this.keyList.hidden;
+    this.keyButton.setAttribute("aria-expanded", String(!this.keyList.hidden));
+    this.keys.focus({ preventScroll: true });
+  }
+
   // Listeners are added here and not in the constructor: a node that is never added to a graph, such as a copy for the
   // clipboard, could otherwise not be freed.
   start() {
@@ -183,6 +229,7 @@ class Picker {
     const { graph } = this.node;
     // When ComfyUI clears a graph, the nodes in its subgraphs receive no event.
     if (graph !== rootGraph() && rootGraph().subgraphs.get(graph.id) !== graph) return this.stop();
+    this.moveIntoView();
     if (Picker.screenSharpness() !== this.sharpness) this.draw();
     const url = this.loaderImageUrl();
     if (url === this.loaderUrl) return;
@@ -195,6 +242,27 @@ class Picker {
     this.size = [image.naturalWidth, image.naturalHeight];
     this.showHelp();
     this.draw();
+    if (this.needsMask && this.canRun()) this.run();
+    this.needsMask = false;
+  }
+
+  /**
+   * Move the element to where the node's inputs are visible. The frontend shows them in several places, the node, the
+   * app and its builder, and each takes the element when it opens: in the builder's preview, the hidden node is last.
+   */
+  moveIntoView() {
+    if (this.element.offsetWidth) return;
+    const places = document.querySelectorAll(
+      `[data-widgets-grid-node-id="${this.node.id}"] [node-type="${this.node.comfyClass}"]`,
+    );
+    const place = [...places].find((element) => element.offsetWidth && !element.childElementCount);
+    place?.append(this.element);
+  }
+
+  /** Tell whether the loaded node can run at once: its model is among those of this ComfyUI. */
+  canRun() {
+    const { value, options } = this.node.widgets.find((widget) => widget.name === "model");
+    return options.values.includes(value);
   }
 
   /** Return the URL of the connected loader's image; null if the image comes from another node. */
@@ -216,7 +284,7 @@ class Picker {
     this.size = [width, height];
     this.tint = Picker.tintedMask(mask);
     const candidate = count > 1 ? `, candidate ${(this.candidate.value % count) + 1} of ${count} (C)` : "";
-    this.showText(`Score ${score.toFixed(2)}${candidate}`);
+    this.showText(score ? `Score ${score.toFixed(2)}${candidate}` : NO_OBJECT);
     this.draw();
   }
 
@@ -255,17 +323,22 @@ class Picker {
     // The graph may be zoomed: the element's size on the screen differs from its size in the layout.
     const rectangle = this.element.getBoundingClientRect();
     const graphZoom = rectangle.width / this.element.clientWidth || 1;
-    const { left, top, scale } = fit(this.element, ...this.size);
+    const { left, top, scale } = this.place();
     const x = ((event.clientX - rectangle.left) / graphZoom - left) / scale;
     const y = ((event.clientY - rectangle.top) / graphZoom - top) / scale;
     const inside = x >= 0 && y >= 0 && x < this.size[0] && y < this.size[1];
     return { x, y, inside, zoom: graphZoom * scale };
   }
 
+  /** Return the place of the image in the element, above the words: left, top and scale, in CSS pixels. */
+  place() {
+    return fit(this.element.clientWidth, this.element.clientHeight - this.words.offsetHeight, ...this.size);
+  }
+
   press(event) {
+    if (event.button === 1) return;
     event.stopPropagation();
     this.keys.focus({ preventScroll: true });
-    if (event.button === 1) return;
     event.preventDefault();
     const position = this.position(event);
     if (!position) {
@@ -312,7 +385,11 @@ class Picker {
     return Math.hypot(to.x - from.x, to.y - from.y) * from.zoom;
   }
 
+  /** Return the clicks with one more. A click outside the box chooses another object. */
   static withPoint(clicks, x, y, negative) {
+    const [left, top, right, bottom] = clicks.bbox ?? [0, 0, Infinity, Infinity];
+    const isInside = x >= left && y >= top && x < right && y < bottom;
+    if (!negative && !isInside) return { points: [[Math.floor(x), Math.floor(y)]], labels: [1], bbox: null };
     const points = [...clicks.points, [Math.floor(x), Math.floor(y)]];
     return { ...clicks, points, labels: [...clicks.labels, negative ? 0 : 1] };
   }
@@ -325,6 +402,8 @@ class Picker {
       if (this.history.length) this.set(this.history.pop(), 0);
     } else if (command || event.altKey) {
       return;
+    } else if (event.key === "?" || (event.key === "Escape" && !this.keyList.hidden)) {
+      this.toggleKeyList();
     } else if (event.key.toLowerCase() === "c") {
       this.set(this.prompt.value, this.candidate.value + 1);
     } else if (event.key === "Delete" || event.key === "Backspace") {
@@ -409,7 +488,7 @@ class Picker {
     const context = canvas.getContext("2d");
     context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
     if (!this.size || !this.image) return;
-    const { left, top, scale } = fit(element, ...this.size);
+    const { left, top, scale } = this.place();
     const [imageWidth, imageHeight] = this.size.map((side) => side * scale);
     context.drawImage(this.image, left, top, imageWidth, imageHeight);
     if (this.tint) context.drawImage(this.tint, left, top, imageWidth, imageHeight);

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.comfyui import ComfyUI
-from support.editor import READY, open_editor, settle, wait_until
+from support.editor import READY, open_editor, repeat_until, settle, wait_until
 from support.paths import EXAMPLES, ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -34,10 +34,10 @@ PICK = f"{GRAPH}.nodes.find((node) => node.comfyClass === 'ArtMancer_SmartMask')
 class Picker:
     """Smart Mask in the page, with the photo coffee.png, 600 x 400 pixels."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, text: str = "Click: the object.") -> None:
         self.page = page
         self.element = page.locator(".artmancer-picture").first
-        self.wait_for("Click: the object.")
+        self.wait_for(text)
         settle(page)
 
     def value(self, name: str) -> Any:
@@ -52,9 +52,11 @@ class Picker:
     def position(self, x: float, y: float) -> tuple[float, float]:
         """Return the place on the screen of a pixel of the photo."""
         box = self.element.bounding_box()
-        scale = min(box["width"] / 600, box["height"] / 400)
+        words = self.element.locator(".artmancer-words").bounding_box()
+        height = words["y"] - box["y"]
+        scale = min(box["width"] / 600, height / 400)
         left = box["x"] + (box["width"] - 600 * scale) / 2
-        top = box["y"] + (box["height"] - 400 * scale) / 2
+        top = box["y"] + (height - 400 * scale) / 2
         return left + (x + 0.5) * scale, top + (y + 0.5) * scale
 
     def click(self, x: float, y: float, **options: Any) -> None:
@@ -101,9 +103,12 @@ class Picker:
         red, green, blue = self.page.evaluate(
             """([x, y]) => {
               const canvas = document.querySelector(".artmancer-picture > canvas");
-              const scale = Math.min(canvas.width / 600, canvas.height / 400);
+              const words = canvas.parentElement.querySelector(".artmancer-words");
+              const share = 1 - words.offsetHeight / canvas.parentElement.clientHeight;
+              const height = canvas.height * share;
+              const scale = Math.min(canvas.width / 600, height / 400);
               const left = (canvas.width - 600 * scale) / 2;
-              const top = (canvas.height - 400 * scale) / 2;
+              const top = (height - 400 * scale) / 2;
               const context = canvas.getContext("2d");
               const [column, row] = [left + x * scale, top + y * scale];
               return [...context.getImageData(column, row, 1, 1).data].slice(0, 3);
@@ -256,7 +261,106 @@ def test_the_points_survive_saving_and_loading(own_picker: Picker) -> None:
     page.reload()
     page.wait_for_function(READY)
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
-    assert Picker(page).prompt == {"points": [[270, 60]], "labels": [1]}
+    assert Picker(page, "Score").prompt == {"points": [[270, 60]], "labels": [1]}
+
+
+def test_the_mask_shows_again_after_a_reload(own_picker: Picker) -> None:
+    own_picker.click(270, 60)
+    own_picker.wait_for("Score")
+    page = own_picker.page
+    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
+    page.reload()
+    page.wait_for_function(READY)
+    page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
+    again = Picker(page, "Score")
+    assert again.is_pink(290, 80) and not again.is_pink(30, 380)
+
+
+def test_no_text_lies_over_the_photo(picker_in_both: Picker) -> None:
+    picker = picker_in_both
+    picker.page.evaluate(f"{PICK}.setSize([600, 560])")
+    settle(picker.page)
+    words = picker.element.locator(".artmancer-words").bounding_box()
+    assert picker.position(300, 399)[1] <= words["y"]
+
+
+def test_only_the_picture_counts_the_candidates(picker_in_both: Picker) -> None:
+    picker = picker_in_both
+    assert not picker.page.evaluate(
+        f"""{PICK}.widgets.some((widget) => widget.name === "candidate"
+          && !(window.LiteGraph.vueNodesMode ? widget.options.hidden : widget.hidden))"""
+    )
+    picker.click(270, 60)
+    picker.wait_for("candidate 1 of 3")
+
+
+def test_a_click_outside_the_box_chooses_another_object(picker_in_both: Picker) -> None:
+    picker = picker_in_both
+    mouse = picker.page.mouse
+    mouse.move(*picker.position(330, 250))
+    mouse.down()
+    mouse.move(*picker.position(420, 340))
+    mouse.move(*picker.position(430, 350))
+    mouse.up()
+    picker.wait_for("Score")
+    picker.click(270, 60)
+    assert picker.prompt == {"points": [[270, 60]], "labels": [1]}
+    wait_for_runs(picker.page)
+    assert picker.is_pink(290, 80)
+    picker.press("Control+z")
+    assert "bbox" in picker.prompt
+
+
+def test_the_question_mark_lists_the_keys(picker_in_both: Picker) -> None:
+    keys = picker_in_both.element.locator(".artmancer-keylist")
+    assert not keys.is_visible()
+    picker_in_both.element.get_by_role("button", name="?").click()
+    assert "the next candidate" in keys.inner_text() and keys.is_visible()
+    picker_in_both.press("Escape")
+    assert not keys.is_visible()
+    picker_in_both.press("?")
+    assert keys.is_visible() and picker_in_both.prompt == {}
+
+
+ZOOM = "window.app.canvas.ds.scale"
+OFFSET = "[...window.app.canvas.ds.offset]"
+
+
+def test_the_wheel_and_the_middle_button_move_the_canvas(picker_in_both: Picker) -> None:
+    page = picker_in_both.page
+    zoom = page.evaluate(ZOOM)
+    page.mouse.move(*picker_in_both.position(300, 200))
+    page.mouse.wheel(0, -120)
+    page.wait_for_function(f"{ZOOM} > {zoom}")
+    settle(page)
+    x, y = page.evaluate(OFFSET)
+    left, top = picker_in_both.position(300, 200)
+    page.mouse.move(left, top)
+    page.mouse.down(button="middle")
+    page.mouse.move(left + 20, top + 30)
+    page.mouse.move(left + 40, top + 60)
+    page.mouse.up(button="middle")
+    settle(page)
+    moved = page.evaluate(OFFSET)
+    assert moved[0] > x and moved[1] > y
+    assert picker_in_both.prompt == {}
+
+
+def test_the_panel_leaves_the_picture_in_the_node(
+    own_page: Any, comfyui: ComfyUI, own_errors: list[str]
+) -> None:
+    page = own_page
+    picker = add_smart_mask(page, comfyui)
+    width = picker.element.bounding_box()["width"]
+    page.evaluate(f"window.app.canvas.selectNode({PICK})")
+    if not page.locator("[aria-label='Toggle properties panel']").count():
+        pytest.skip("this ComfyUI has no panel of a node's inputs")
+    page.locator("[aria-label='Toggle properties panel']").first.click()
+    panel = page.get_by_test_id("properties-panel")
+    panel.get_by_text("drop_specks").first.wait_for()
+    settle(page)
+    assert picker.element.bounding_box()["width"] == pytest.approx(width, abs=2)
+    assert not panel.get_by_text("picture", exact=True).count()
 
 
 def test_a_click_runs_the_node_in_a_subgraph(picker: Picker) -> None:
@@ -479,7 +583,12 @@ def test_the_slider_moves_over_an_edit(
     )
     assert values == template_values, "the slider is not among the saved values"
     settle(page)
-    box = slider.bounding_box()
+    box = slider.locator("img").first.bounding_box()
+    line = slider.locator(".artmancer-stage > div").bounding_box()
+    assert line["y"] >= box["y"] - 1
+    assert line["y"] + line["height"] <= box["y"] + box["height"] + 1
+    natural = slider.locator("img").first.evaluate("({naturalWidth: w, naturalHeight: h}) => w / h")
+    assert box["width"] / box["height"] == pytest.approx(natural, rel=0.02)
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
@@ -490,3 +599,276 @@ def test_the_slider_moves_over_an_edit(
     clip = slider.locator("img").nth(1).evaluate("(image) => image.style.clipPath")
     assert clip.startswith("inset(0px 7")
     take_screenshot(page, f"before-after-{'vue' if vue else 'canvas'}")
+
+
+ADD_EDIT_SAMPLER = """() => {
+  const { app, LiteGraph } = window;
+  const [sampler, loader] = ["ArtMancer_EditSampler", "ArtMancer_LoadEditor"].map((type) => {
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    return node;
+  });
+  [sampler.pos, loader.pos] = [[500, 100], [100, 100]];
+  Object.assign(app.canvas.ds, { scale: 1, offset: [0, 0] });
+}"""
+
+CONNECT_EDITOR = """() => {
+  const [sampler, loader] = window.app.graph.nodes;
+  loader.connect(0, sampler, sampler.inputs.findIndex((input) => input.name === "editor"));
+}"""
+
+CHOOSE_EDITOR = """(value) => {
+  const editor = window.app.graph.nodes[1].widgets[0];
+  editor.options.values.push(value);
+  editor.value = value;
+  editor.callback(value);
+}"""
+
+
+def shown_inputs(page: Any, vue: bool) -> list[str]:
+    """Return the inputs that a user sees in the first node of the graph."""
+    settle(page)
+    if vue:
+        names = page.locator("[data-node-id='1']").inner_text().split("\n")
+        labels = [name.strip() for name in names]
+        return [name for name in EDIT_INPUTS if name in labels]
+    node = "window.app.graph.getNodeById(1)"
+    return list(
+        page.evaluate(
+            f"{node}.widgets.filter((widget) => {node}.isWidgetVisible(widget) && !widget.hidden)"
+            ".map((widget) => widget.name)"
+        )
+    )
+
+
+EDIT_INPUTS = ["prompt", "negative", "seed", "steps", "cfg", "match_colors", "transfer", "compile"]
+
+
+def test_edit_sampler_shows_what_its_editor_uses(page: Any, watch: Watch, vue: bool) -> None:
+    watch(page)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    shown = shown_inputs(page, vue)
+    assert {"prompt", "negative", "seed", "steps", "cfg", "match_colors"} <= set(shown)
+    assert "compile" not in shown and "transfer" not in shown
+    page.evaluate(CONNECT_EDITOR)
+    shown = shown_inputs(page, vue)
+    assert set(shown) & set(EDIT_INPUTS) == {"seed", "match_colors"}
+    take_screenshot(page, f"edit-sampler-{'vue' if vue else 'canvas'}")
+    page.evaluate(CHOOSE_EDITOR, "a Qwen model")
+    assert {"prompt", "negative", "steps", "cfg"} <= set(shown_inputs(page, vue))
+
+
+def test_the_button_of_the_classic_renderer_shows_the_other_inputs(page: Any, watch: Watch) -> None:
+    watch(page)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    page.evaluate(CONNECT_EDITOR)
+    settle(page)
+    node = "window.app.graph.getNodeById(1)"
+    button = f"{node}.widgets.find((widget) => widget.name === 'advanced')"
+    height = page.evaluate(f"{node}.size[1]")
+
+    def press() -> None:
+        y = page.evaluate(f"{node}.pos[1] + {button}.y + 10")
+        page.mouse.click(page.evaluate(f"{node}.pos[0] + {node}.size[0] / 2"), y)
+        settle(page)
+
+    press()
+    assert set(EDIT_INPUTS) <= set(shown_inputs(page, False))
+    assert page.evaluate(f"{button}.label") == "Hide advanced inputs"
+    taller = page.evaluate(f"{node}.size[1]")
+    assert taller > height + 200
+    press()
+    assert not {"prompt", "compile"} & set(shown_inputs(page, False))
+    assert page.evaluate(f"{node}.size[1]") == pytest.approx(height, abs=1)
+
+
+def test_folding_changes_no_saved_value(page: Any, watch: Watch) -> None:
+    watch(page)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    page.evaluate(CONNECT_EDITOR)
+    node = "window.app.graph.getNodeById(1)"
+    page.evaluate(f"{node}.widgets.find((widget) => widget.name === 'steps').value = 7")
+    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
+    values = page.evaluate(f"{node}.serialize().widgets_values")
+    assert values[:5] == ["", " ", 0, "randomize", 7] and len(values) == 17
+    page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
+    assert page.evaluate(f"{node}.serialize().widgets_values") == values
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output[1].inputs")
+    assert sent["steps"] == 7 and "advanced" not in sent
+
+
+def test_the_slider_of_a_new_node_fits_into_it(page: Any, watch: Watch, vue: bool) -> None:
+    watch(page)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    settle(page)
+    slider = page.locator(".artmancer-picture").first.bounding_box()
+    node = "window.app.graph.getNodeById(1)"
+    bottom = page.evaluate(f"{node}.pos[1] + {node}.size[1]")
+    if vue:
+        box = page.locator("[data-node-id='1']").bounding_box()
+        bottom = box["y"] + box["height"]
+    assert slider["y"] + slider["height"] <= bottom
+
+
+RECORD_CANVAS_TEXTS = """() => {
+  const texts = new Set();
+  const { fillText } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+    texts.add(text);
+    return fillText.call(this, text, ...rest);
+  };
+  window.canvasTexts = texts;
+}"""
+
+
+def test_every_text_box_says_its_name(own_page: Any, own_errors: list[str]) -> None:
+    page = own_page
+    page.evaluate(RECORD_CANVAS_TEXTS)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    settle(page)
+    page.evaluate("window.app.canvas.draw(true, true)")
+    boxes = page.locator("textarea.comfy-multiline-input").all()
+    assert len(boxes) == 2
+    for box, name in zip(boxes, ("prompt", "negative"), strict=True):
+        shows_placeholder = not box.input_value() and box.get_attribute("placeholder") == name
+        assert shows_placeholder or page.evaluate(f"window.canvasTexts.has({name!r})"), name
+
+
+@pytest.mark.parametrize("fades", [True, False], ids=["shadow", "no shadow"])
+def test_shadow_mask_says_what_it_found(
+    own_page: Any, comfyui: ComfyUI, own_errors: list[str], fades: bool
+) -> None:
+    photo, mask = ("coffee.png", "coffee_mask.png")
+    for name in (photo, mask):
+        shutil.copy(EXAMPLES / name, comfyui.base / "input")
+    page = own_page
+    page.evaluate(
+        """async ([photo, mask, reach]) => {
+          const { app, LiteGraph } = window;
+          const [load, loadMask, shadow, show] = [
+            "LoadImage", "LoadImageMask", "ArtMancer_ShadowMask", "MaskPreview",
+          ].map((type) => {
+            const node = LiteGraph.createNode(type);
+            app.graph.add(node);
+            return node;
+          });
+          load.widgets[0].value = photo;
+          loadMask.widgets[0].value = mask;
+          loadMask.widgets[1].value = "red";
+          shadow.widgets[0].value = reach;
+          load.connect(0, shadow, 0);
+          loadMask.connect(0, shadow, 1);
+          shadow.connect(1, show, 0);
+          await app.queuePrompt(0, 1);
+        }""",
+        [photo, mask, 1.0 if fades else 0.1],
+    )
+    wait_until(page, NO_RUN)
+    page.wait_for_function(
+        """() => /^(shadow: \\d+\\.\\d% of the photo|no shadow found)$/.test(
+          window.app.graph.nodes[2].widgets.find((widget) => /text/.test(widget.name))?.value)"""
+    )
+
+
+def test_the_settings_set_the_values_of_new_nodes(own_page: Any, own_errors: list[str]) -> None:
+    page = own_page
+    values = page.evaluate(
+        """async () => {
+          const { app, LiteGraph } = window;
+          const set = (id, value) =>
+            app.ui.settings.setSettingValueAsync(`ArtMancer.${id}`, value);
+          const make = (type) => LiteGraph.createNode(`ArtMancer_${type}`);
+          const value = (node, name) => node.widgets.find((widget) => widget.name === name)?.value;
+          const read = () => [
+            value(make("LoadEditor"), "editor"),
+            value(make("SplitConditions"), "feather"),
+            make("EditSampler").widgets.some((widget) => widget.name === "before_after"),
+          ];
+          const before = read();
+          await set("DefaultEditor", "lama");
+          await set("DefaultFeather", 5);
+          await set("Preview", "only in Compare");
+          const after = read();
+          for (const [id, old] of [["DefaultEditor", "draft"], ["DefaultFeather", 16],
+            ["Preview", "in the node"]]) await set(id, old);
+          return [before, after];
+        }"""
+    )
+    assert values == [["draft", 16, True], ["lama", 5, False]]
+
+
+def test_the_settings_page_shows_the_texts_of_the_locale(
+    own_page: Any, own_errors: list[str]
+) -> None:
+    page = own_page
+    page.keyboard.press("Control+,")
+    page.get_by_text("ArtMancer", exact=True).first.click()
+    texts = json.loads((ROOT / "locales" / "en" / "settings.json").read_text())
+    for setting in texts.values():
+        page.get_by_text(setting["name"], exact=True).first.wait_for()
+
+
+APP = """async () => {
+  const answer = await fetch("/api/workflow_templates/artmancer/click_to_mask.json");
+  const graph = await answer.json();
+  const id = (type) => String(graph.nodes.find((node) => node.type === type).id);
+  graph.extra = { ...graph.extra, linearMode: false, linearData: {
+    inputs: [[id("ArtMancer_SmartMask"), "picture"]], outputs: [id("SaveImage")] } };
+  await window.app.loadGraphData(graph, true, true, "app");
+}"""
+
+
+def test_the_picture_shows_in_the_preview_of_the_app_builder(
+    own_page: Any, own_errors: list[str]
+) -> None:
+    page = own_page
+    page.evaluate(APP)
+    enter = page.get_by_label("Enter app mode")
+    if not enter.count():
+        pytest.skip("this ComfyUI has no app builder")
+    enter.first.click()
+    page.get_by_role("button", name="Skip").click()
+    page.get_by_label("Build an app").first.click()
+    for step in ("Choose inputs", "Choose outputs", "Review app layout"):
+        page.locator("button", has_text=step).first.click()
+        picture = page.get_by_test_id("builder-widget-item").locator(".artmancer-picture")
+        if step == "Review app layout":
+            picture.locator("visible=true").first.wait_for()
+
+
+SEARCHES = [
+    ("inpaint", {"Fill Hole", "Edit Sampler"}),
+    ("erase", {"Fill Hole", "Edit Sampler"}),
+    ("cut out", {"Remove Background", "Extract Object"}),
+    ("mask", {"Smart Mask"}),
+    ("segment", {"Smart Mask"}),
+    ("sam", {"Smart Mask"}),
+    ("add object", {"Edit Sampler"}),
+    ("delete object", {"Fill Hole", "Edit Sampler"}),
+    ("remove object", {"Fill Hole", "Edit Sampler"}),
+    ("white balance", {"White Balance"}),
+    ("generative fill", {"Fill Hole", "Edit Sampler"}),
+    ("before after", {"Compare"}),
+]
+
+
+def test_the_node_search_finds_what_people_type(own_page: Any, own_errors: list[str]) -> None:
+    from playwright.sync_api import TimeoutError
+
+    page = own_page
+    info = page.evaluate("async () => (await fetch('/object_info/LoadImage')).json()")
+    if "search_aliases" not in info["LoadImage"]:
+        pytest.skip("this ComfyUI knows no other words for a node")
+    focused = "() => document.activeElement.tagName === 'INPUT'"
+    repeat_until(page, lambda: page.mouse.dblclick(700, 500), focused)
+    box = page.get_by_role("combobox", name="Add a node...")
+    missing = {}
+    for words, expected in SEARCHES:
+        box.fill(words)
+        results = page.get_by_test_id("result-item")
+        try:
+            for name in expected:
+                results.filter(has_text=name).first.wait_for(timeout=5000)
+        except TimeoutError:
+            missing[words] = results.all_inner_texts()
+    assert missing == {}

@@ -201,7 +201,7 @@ def _edit_part(
         unused = outside & (crop.shown == 0)
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
-        pasted = _paste(editor.variant, request, aligned.image, before, pasting)
+        pasted = _paste(editor.variant, request, aligned, before, pasting)
         judged = _judge(editor.variant, conditions, edited, aligned, pasted)
     report = Report(
         editor=editor.name,
@@ -255,16 +255,16 @@ class _Pasted(NamedTuple):
 
 
 def _paste(
-    variant: str, request: EditRequest, edited: Tensor, before: Tensor, pasting: _Pasting
+    variant: str, request: EditRequest, aligned: "_Aligned", before: Tensor, pasting: _Pasting
 ) -> _Pasted:
     """Paste an aligned edit into its image.
 
     Parameters
     ----------
-    edited, before : IMAGE [B, h, w, 3], the crop after and before the edit
+    before : IMAGE [B, h, w, 3], the crop before the edit
     """
     conditions, target = request.conditions, request.conditions.crop.region
-    image, shown = conditions.image, conditions.crop.shown
+    image, shown, edited = conditions.image, conditions.crop.shown, aligned.image
     spilled = torch.zeros_like(shown)
     if variant == "white_balance" and pasting.transfer == "colors":
         changes = _color_changes(edited, conditions)
@@ -277,10 +277,17 @@ def _paste(
     if pasting.widen and not pasting.is_stale:
         target = region.widen(target, spilled)
         shown = torch.maximum(shown, spilled)
-    result = region.stitch(edited, image, target, before, add_change=pasting.is_stale)
+    result = region.stitch(
+        edited,
+        image,
+        target,
+        before,
+        add_change=pasting.is_stale,
+        registrations=aligned.each,
+    )
     if not pasting.match_grain:
         return _Pasted(result, edited, target, spilled, shown)
-    grained = grain.match_grain(result, image, edited, target, request.seed)
+    grained = grain.match_grain(result, image, edited, target, request.seed, aligned.each)
     return _Pasted(grained.image, edited, target, spilled, shown, grained)
 
 

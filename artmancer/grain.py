@@ -4,6 +4,7 @@ An editor's picture is cleaner than a grainy photo, and softer where the crop wa
 of both is estimated on their flattest pixels, by second differences, which a slope does not change.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import mask_ops
-from .region import Region, resample
+from .region import Region, enlarge
+from .registration import Registration
 from .tone import value_range
 
 _RING = 32
@@ -59,7 +61,14 @@ class Grain(NamedTuple):
     sharpening: float
 
 
-def match_grain(result: Tensor, image: Tensor, edited: Tensor, region: Region, seed: int) -> Grain:
+def match_grain(
+    result: Tensor,
+    image: Tensor,
+    edited: Tensor,
+    region: Region,
+    seed: int,
+    registrations: Sequence[Registration | None] = (),
+) -> Grain:
     """Sharpen the pasted part, and add noise to it, as far as its surroundings have more.
 
     Parameters
@@ -69,6 +78,7 @@ def match_grain(result: Tensor, image: Tensor, edited: Tensor, region: Region, s
     edited : IMAGE [B, h, w, 3], the crop after the edit, h x w = region.size
     region : the region that was stitched
     seed : seed of the noise of the first image
+    registrations : as for region.stitch
     """
     grained = result.clone()
     deviation = sharpening = 0.0
@@ -80,8 +90,9 @@ def match_grain(result: Tensor, image: Tensor, edited: Tensor, region: Region, s
         ring = ~inside & (mask_ops.distance(inside.float()) <= _RING)
         photo, target = window.view(image[index]), window.view(grained[index])
         low, high = value_range(photo)
-        box = resample(edited[index : index + 1], region.box_size)[0]
-        strength = _sharpening(photo, window.shift(-top, -left).view(box), ring, region.scale)
+        registration = registrations[index] if registrations else None
+        patch = enlarge(edited[index], window.shift(-top, -left), region, registration)
+        strength = _sharpening(photo, patch, ring, region.scale)
         target += strength * mask.unsqueeze(-1) * _details(target, region.scale)
         noise, size = _missing_noise(photo, ring, target, inside)
         target += mask.unsqueeze(-1) * _noise(noise, size, tuple(mask.shape), seed + index)

@@ -16,6 +16,7 @@ Words of this module:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from . import mask_ops
 from .checks import NEAR_BLACK, check_finite, check_image, check_mask, empty_mask
 from .errors import ArtMancerError
 from .options import ONE_MEGAPIXEL
+from .registration import Registration, undo
 from .tone import value_range
 
 MULTIPLE = 32
@@ -187,7 +189,16 @@ class Region:
         return result
 
 
-class Crop(NamedTuple):
+class _CropPlanes(NamedTuple):
+    """The fields of a Crop. A named tuple itself has no room for what is computed once."""
+
+    image: Tensor
+    mask: Tensor
+    region: Region
+    blended: Tensor | None = None
+
+
+class Crop(_CropPlanes):
     """A crop and the way back; h x w = region.size.
 
     Attributes
@@ -198,12 +209,7 @@ class Crop(NamedTuple):
     blended : MASK [B, h, w], above 0 where a blend mask shows the edit; None: there is no such mask
     """
 
-    image: Tensor
-    mask: Tensor
-    region: Region
-    blended: Tensor | None = None
-
-    @property
+    @cached_property
     def feathered(self) -> Tensor:
         """The feathered mask, MASK [B, h, w]: above 0 where the edit is made."""
         return mask_ops.feather(self.mask, round(self.region.feather * self.region.scale))
@@ -404,6 +410,7 @@ def stitch(
     before: Tensor | None = None,
     *,
     add_change: bool = False,
+    registrations: Sequence[Registration | None] = (),
 ) -> Tensor:
     """Paste an edited crop back into the image it came from.
 
@@ -420,6 +427,7 @@ def stitch(
         the mask, too
     add_change : add the change around the mask also where the crop was not resampled: the image is
         not the one that the crop was cut from
+    registrations : for each image, how `edited` was moved back; see `enlarge`
 
     Returns
     -------
@@ -442,8 +450,8 @@ def stitch(
     result = image.clone()
     for index, (fade, (top, left)) in enumerate(zip(region.fades, region.corners, strict=True)):
         inside, target = fade.window.shift(-top, -left), fade.window.view(result[index])
-        box = resample(edited[index : index + 1], region.box_size)[0].to(image)
-        patch = inside.view(box)
+        registration = registrations[index] if registrations else None
+        patch = enlarge(edited[index], inside, region, registration).to(image)
         if changes is None:
             for rows in _strips(target):
                 _blend(target[rows], patch[rows], fade.alpha[rows])
@@ -451,6 +459,32 @@ def stitch(
             change = _enlarge_change(changes[index], fade.mask, inside, region).to(image)
             _add_change(target, change, patch, fade)
     return result
+
+
+def enlarge(
+    edited: Tensor, window: Window, region: Region, registration: Registration | None = None
+) -> Tensor:
+    """Return the part of an edited crop in a window of its box, at the image's resolution.
+
+    An edit that was moved back is resampled once, from its own pixels as they came: enlarged after
+    it was moved back, it would be resampled twice. Only the change of its colors since is enlarged.
+
+    Parameters
+    ----------
+    edited : [h, w, 3], h x w = region.size, with the image's edge repeated
+    window : Window of the box, in pixels of the image
+    registration : how the edit was moved back, before its colors were changed
+
+    Returns
+    -------
+    [m, n, 3]
+    """
+    if registration is None or registration.came is None or region.size == region.box_size:
+        return window.view(resample(edited.unsqueeze(0), region.box_size)[0])
+    recolored = (edited - registration.image).unsqueeze(0)
+    recolored = window.view(_interpolate(recolored, region.box_size, "bicubic")[0])
+    moved = undo(registration.came, registration.similarity, region.scale, window)
+    return (moved + recolored).clamp_(*value_range(edited))
 
 
 def widen(region: Region, extra: Tensor) -> Region:

@@ -12,7 +12,7 @@ Words of this module:
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -30,9 +30,12 @@ _SMALLEST = 48
 """Least side of the smallest plane of the pyramid, in pixels."""
 
 _CELLS = 112
-"""Cells along the longer side of a plane. Each gives its pixel of largest gradient to the fit, so
-that the cost hardly grows with the size, and the pixels are spread over the image.
+"""Cells along the longer side of the largest plane. Each gives its pixel of largest gradient to the
+fit, so that the cost hardly grows with the size, and the pixels are spread over the image.
 """
+
+_COARSE_CELLS = 40
+"""The same for smaller planes, which only lead to the largest."""
 
 _BLOCKS = 8
 """Blocks along the longer side. Near the mask they belong to the fit and to the judge in turns;
@@ -57,6 +60,9 @@ _START_TILES = 6
 
 _STEPS = 10
 """Most Gauss-Newton steps at each size of the pyramid."""
+
+_ROUNDS = 2
+"""Times that the weights are made anew in a step at the largest size."""
 
 _STILL = 0.01
 """Change of the displacement, in pixels of a plane, at which the steps end."""
@@ -90,7 +96,7 @@ _MAX_SHIFT, _MAX_ZOOM, _MAX_ROTATION = 24.0, 0.05, 2.0
 image.
 """
 
-_MIN_MOVED = 0.1
+_MIN_MOVED = 0.05
 """Smallest displacement inside the mask undone, in pixels of the crop. Less is invisible."""
 
 _MIN_FALL = 0.15
@@ -100,6 +106,31 @@ changed were made worse; see `benchmarks/registration.py --thresholds`.
 
 _MIN_CERTAINTY = 3.0
 """Least fall of the judge's error, as a multiple of its standard error over the tiles."""
+
+_MIN_CONFIRMED = 2.0
+"""The same where the judge's pixels, fitted alone, moved as those of the fit; see `_MAX_DISPUTE`.
+Then the error may fall by less than _MIN_FALL: a small movement, or one of a blurred photo, hardly
+changes the error near the mask.
+"""
+
+_MAX_DISPUTE = 0.4
+"""Largest difference of the two movements, as a share of the movement. With 0.5, a blurred photo
+that had not moved was made worse; see `benchmarks/registration.py --thresholds`.
+"""
+
+
+_ROW = 4096
+"""Pixels in a row when single pixels are sampled."""
+
+_LANCZOS = 4
+"""OpenCV's INTER_LANCZOS4."""
+
+_LOBES = 4
+"""Zeros of the Lanczos kernel on each side, as OpenCV's has."""
+
+
+_NEAR = 32
+"""Pixels around the bounding box of the mask in which an edit is moved back as well as inside."""
 
 
 class Similarity(NamedTuple):
@@ -132,7 +163,11 @@ class Similarity(NamedTuple):
             and abs(self.rotation) <= _MAX_ROTATION
         )
 
-    def move(self, points: Points) -> Points:
+    @overload
+    def move(self, points: complex) -> complex: ...
+    @overload
+    def move(self, points: Points) -> Points: ...
+    def move(self, points: complex | Points) -> complex | Points:
         """Return the places in the edit of points of the photo."""
         return self.factor * points + self.shift
 
@@ -153,6 +188,7 @@ class Registration(NamedTuple):
     applied : whether `image` was moved back: the judge's error falls by more than noise
     error_before, error_after : mean error of the judge in levels of 255, without the difference of
         colors, as the edit came and moved back
+    came : [h, w, 3], the edit as it came, where `image` was moved back
     """
 
     image: Tensor
@@ -161,6 +197,7 @@ class Registration(NamedTuple):
     applied: bool = False
     error_before: float = 0.0
     error_after: float = 0.0
+    came: Tensor | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the report says; see Report.registration."""
@@ -203,42 +240,95 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
     if similarity is None:
         return None
     moved = float(np.abs(similarity.move(corners) - corners).max())
-    back = undo(edited, similarity)
-    error_before, error_after = (_judge(plane, old, judging) for plane in (new, _plane(back)))
+    error_before, error_after = _judge(new, old, judging, similarity)
     fall, deviation = _fall(error_before, error_after, judging)
-    falls = fall > max(_MIN_FALL, _MIN_CERTAINTY * deviation)
+    falls = fall > max(_MIN_FALL, _MIN_CERTAINTY * deviation) or (
+        fall > _MIN_CONFIRMED * deviation
+        and _dispute(similarity, _fit(new, old, judging, corners), corners) < _MAX_DISPUTE * moved
+    )
     applied = moved >= _MIN_MOVED and falls
     if moved > _MAX_DEVIATION and fall <= 0:
         return None
     return Registration(
-        back if applied else edited,
+        _move_back(edited, similarity, corners) if applied else edited,
         similarity,
         moved,
         applied,
         float(error_before.mean()),
         float(error_after.mean()),
+        edited if applied else None,
     )
 
 
-def undo(edited: Tensor, similarity: Similarity) -> Tensor:
+def _move_back(edited: Tensor, similarity: Similarity, corners: Points) -> Tensor:
+    """Move an edit back; far from these corners of the mask, where it is never pasted but only
+    compared, by a linear kernel, which costs a tenth.
+    """
+    import cv2
+
+    size = edited.shape[:2]
+    back = undo(edited, similarity, kernel=cv2.INTER_LINEAR)
+    places = corners + _center(size)
+    start, end = (
+        [round(part) for part in (place.imag, place.real)] for place in (places[0], places[-1])
+    )
+    top, left = (max(side - _NEAR, 0) for side in start)
+    bottom, right = (min(s + _NEAR + 1, limit) for s, limit in zip(end, size, strict=True))
+    back[top:bottom, left:right] = undo(edited, similarity, window=(top, left, bottom, right))
+    return back
+
+
+def undo(
+    edited: Tensor,
+    similarity: Similarity,
+    scale: float = 1.0,
+    window: tuple[int, int, int, int] | None = None,
+    kernel: int = _LANCZOS,
+) -> Tensor:
     """Move an edit [h, w, 3] back, by one resampling. Where it would be empty, its edge pixels are
     repeated.
+
+    Parameters
+    ----------
+    scale : pixels of the edit per pixel of the result
+    window : (top, left, bottom, right) of the result that is made; None: all of it
+    kernel : OpenCV's number of the kernel
+
+    Returns
+    -------
+    [m, n, 3], as large as the window
     """
     import cv2
 
     height, width = edited.shape[:2]
-    factor, center = similarity.factor, _center((height, width))
-    # OpenCV counts from the top left pixel, a similarity from the center.
-    start = similarity.shift + center - factor * center
-    # A crop that is scaled when it is stitched is resampled once more there, as every crop is.
+    top, left, bottom, right = window or (0, 0, round(height / scale), round(width / scale))
+    # OpenCV counts from the middle of the top left pixel, a similarity from the center.
+    middle, center = 0.5 + 0.5j, _center((height, width))
+    factor = similarity.factor * scale
+    start = similarity.move(scale * (complex(left, top) + middle) - middle - center) + center
     moved = cv2.warpAffine(
-        edited.numpy(),
+        _low_pass(edited, scale),
         np.array([[factor.real, -factor.imag, start.real], [factor.imag, factor.real, start.imag]]),
-        (width, height),
-        flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+        (right - left, bottom - top),
+        flags=kernel | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
     return torch.from_numpy(moved).clamp_(*value_range(edited))
+
+
+def _low_pass(image: Tensor, scale: float) -> Plane:
+    """Return an image [h, w, 3] without the details that are lost where it is reduced by this
+    scale: averaged by a Lanczos kernel of that width. At most 1: unchanged.
+    """
+    import cv2
+
+    if scale <= 1:
+        return np.asarray(image.numpy(), np.float32)
+    x = np.arange(-math.ceil(_LOBES * scale), math.ceil(_LOBES * scale) + 1) / scale
+    kernel = np.where(np.abs(x) < _LOBES, np.sinc(x) * np.sinc(x / _LOBES), 0)
+    kernel /= kernel.sum()
+    smooth = cv2.sepFilter2D(image.numpy(), -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(smooth, np.float32)
 
 
 def _plane(image: Tensor) -> Plane:
@@ -309,6 +399,13 @@ def _fit(new: Plane, old: Plane, fitting: Pixels, corners: Points) -> Similarity
     return similarity if math.sqrt(variance.max()) <= _MAX_DEVIATION else None
 
 
+def _dispute(similarity: Similarity, other: Similarity | None, corners: Points) -> float:
+    """Return the largest difference in pixels of two movements of the corners."""
+    if other is None:
+        return math.inf
+    return float(np.abs(similarity.move(corners) - other.move(corners)).max())
+
+
 def _halve(plane: Plane) -> Plane:
     import cv2
 
@@ -365,7 +462,8 @@ def _level(new: Plane, old: Plane, share: Plane, shrink: int, center: complex) -
         cv2.Sobel(old, cv2.CV_32F, *order, ksize=3, scale=1 / 8) for order in ((1, 0), (0, 1))
     )
     strength: Plane = np.where(share > 0.99, gradient_x**2 + gradient_y**2, -1).astype(np.float32)
-    index = _strongest(strength, max(1, round(max(old.shape) / _CELLS)))
+    cells = _CELLS if shrink == 1 else _COARSE_CELLS
+    index = _strongest(strength, max(1, round(max(old.shape) / cells)))
     if len(index) < _MIN_PIXELS:
         return None
     y, x = np.divmod(index, old.shape[1])
@@ -470,7 +568,7 @@ def _refine(
         weight = _trust(error, np.median(error[inside]) if inside.any() else 0.0)
     for _ in range(_STEPS):
         values, inside = _sample(level, similarity)
-        for _ in range(2):
+        for _ in range(_ROUNDS if level.shrink == 1 else 1):
             solution, normal = _solve(level.features, values, weight * inside)
             error = np.abs(values - level.features @ solution)
             weight = _trust(error, np.median(error[inside]) if inside.any() else 0.0)
@@ -501,18 +599,37 @@ def _trust(error: Values, usual: float) -> Values:
     return np.asarray(1 / (1 + (error / (_OUTLIER * usual + _ROUNDING)) ** 2) ** 2)
 
 
-def _judge(new: Plane, old: Plane, judging: Pixels) -> Values:
-    """Return the error of each of the judge's pixels, [n], without the difference of colors."""
-    values, target = (
-        _smooth(plane, _JUDGE_SMOOTHING)[judging].astype(np.float64) for plane in (new, old)
-    )
+def _judge(
+    new: Plane, old: Plane, judging: Pixels, similarity: Similarity
+) -> tuple[Values, Values]:
+    """Return the error of each of the judge's pixels, [n], as the edit came and moved back by the
+    similarity, without the difference of colors.
+    """
+    import cv2
+
+    new, old = (_smooth(plane, _JUDGE_SMOOTHING) for plane in (new, old))
     y, x = np.nonzero(judging)
-    u, v = (part / max(old.shape) - 0.5 for part in (x, y))
+    center = _center(judging.shape)
+    places = similarity.move(x + 1j * y - center) + center
+    # OpenCV refuses rows of 32768 pixels. The last row is filled up.
+    places = np.resize(places, (-(-len(x) // _ROW), _ROW))
+    across, along = (part.astype(np.float32) for part in (places.real, places.imag))
+    moved = cv2.remap(new, across, along, _LANCZOS, borderMode=cv2.BORDER_REPLICATE)
+    target = old[judging].astype(np.float64)
     tone = target - target.mean()
+    u, v = (part / max(old.shape) - 0.5 for part in (x, y))
     features = np.stack([tone, np.ones_like(u), u, v], -1)
-    weight = np.ones(len(target))
+    back: Plane = np.asarray(moved, np.float32).ravel()[: len(x)]
+    return _color_error(new[judging], features), _color_error(back, features)
+
+
+def _color_error(values: Plane, features: Values) -> Values:
+    """Return the error of each pixel [n] without the difference of colors: what a robust fit of
+    the features [n, 4], of which the photo's brightness is the first, leaves.
+    """
+    weight = np.ones(len(values))
     for _ in range(4):
-        solution, _ = _solve(features, values, weight)
+        solution, _ = _solve(features, values.astype(np.float64), weight)
         error = np.abs(values - features @ solution)
         weight = _trust(error, np.median(error))
     # In the photo's contrast: where nothing agrees, the fit is flat, and its error small.

@@ -1,5 +1,6 @@
-"""Benchmark of what stitching keeps and adds: the photo's sharpness around the mask, values above 1
-and soft gradients in a filled hole, and the grain that match_grain adds. It needs no weights.
+"""Benchmark of what stitching keeps and adds: the photo's sharpness around the mask, the details of
+an edit that was moved back, values above 1 and soft gradients in a filled hole, and the grain that
+match_grain adds. It needs no weights.
 
 The photos are scikit-image's. An object with one color is painted into each; the edit is the photo
 without it, scaled to the crop: the best that an editor of that size could make. The photo without
@@ -11,6 +12,7 @@ Without --json the table is also written to benchmarks/results/stitch.txt.
 """
 
 import argparse
+import cmath
 import statistics
 import sys
 import time
@@ -20,10 +22,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from report import THREADS, Row, finish, table
 from torch import Tensor
 
-from artmancer import fill, mask_ops, region
+from artmancer import fill, mask_ops, region, registration
 from artmancer.conditions import prepare
 from artmancer.draft import DraftEditor
 from artmancer.edit import edit
@@ -40,6 +43,12 @@ SIDE = 600
 
 SCALES = (0.75, 0.6, 0.4, 0.25)
 """Scales of the crops, in pixels of the crop for each of the photo's."""
+
+MOVED_SCALES = (0.4, 0.6, 1, 1.5)
+"""Scales of the crops of an edit that moved."""
+
+MOVEMENT = registration.Similarity(cmath.rect(1.012, 0.006), 1.3 - 0.8j)
+"""Movement of such an edit, in pixels of the crop."""
 
 RING = (2, 6)
 """Distances from the mask, in pixels, between which the sharpness is measured."""
@@ -125,6 +134,55 @@ def rings() -> Iterator[Row]:
             )
             yield Row(f"{title}: error there", statistics.mean(errors[name]), "levels")
             yield Row(f"{title}: error nearer", statistics.mean(near[name]), "levels")
+
+
+def moved_back() -> Iterator[Row]:
+    """Measure the error inside the mask of an edit that moved and is moved back by the known
+    movement: resampled once, from its own pixels to the photo's; and twice, moved back at the
+    crop's size, then scaled. Pillow moves it, at twice the crop's size.
+    """
+    for scale in MOVED_SCALES:
+        errors: dict[str, list[float]] = {"once": [], "twice": []}
+        for truth in map(photo, PHOTOS):
+            mask = masks(*truth.shape[1:3])["disc"]
+            image = with_object(truth, mask)
+            side = None if scale == 1 else round(scale * max(region.crop(image, mask).region.size))
+            crop = region.crop(image, mask, longest_side=side)
+            height, width = crop.region.size
+            large = region.resample(
+                region.crop_like(truth, crop.region), (2 * height, 2 * width), "bicubic"
+            )
+            came = region.resample(move(large, MOVEMENT), (height, width), "bicubic")[0]
+            back = registration.undo(came, MOVEMENT)
+            registered = registration.Registration(back, MOVEMENT, applied=True, came=came)
+            for name, registrations in (("once", [registered]), ("twice", [])):
+                result = region.stitch(
+                    back[None], image, crop.region, crop.image, registrations=registrations
+                )
+                errors[name].append(error(result, truth, mask[0] > 0))
+        name = f"crop at {scale:g}, moved back: error inside the mask, resampled"
+        for times, values in errors.items():
+            limit = statistics.mean(errors["twice"]) if times == "once" else None
+            yield Row(f"{name} {times}", statistics.mean(values), "levels", limit)
+
+
+def move(image: Tensor, movement: registration.Similarity) -> Tensor:
+    """Move an IMAGE [1, h, w, 3] of twice the crop's size by a movement of the crop, by Pillow."""
+    height, width = image.shape[1:3]
+    inverse = 1 / movement.factor
+    # Pillow maps from the result to the source, and counts from the corner of a pixel.
+    center = complex(width, height) / 2
+    start = center - inverse * (center + 2 * movement.shift)
+    matrix = (inverse.real, -inverse.imag, start.real, inverse.imag, inverse.real, start.imag)
+    planes = [
+        np.asarray(
+            Image.fromarray(plane.numpy()).transform(
+                (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+            )
+        )
+        for plane in image[0].movedim(-1, 0).contiguous()
+    ]
+    return torch.from_numpy(np.stack(planes, -1)).unsqueeze(0)
 
 
 def power_line() -> Iterator[Row]:
@@ -236,7 +294,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    rows = [*rings(), *power_line(), *ranges(), *grain(), *sharpening()]
+    rows = [*rings(), *moved_back(), *power_line(), *ranges(), *grain(), *sharpening()]
     if not options.json:
         RESULT.write_text(table(rows) + "\n")
     return finish(rows, options.json)

@@ -6,7 +6,7 @@ import re
 import cv2
 import pytest
 import torch
-from support.images import disc, iou, smooth_picture
+from support.images import disc, iou, smooth_picture, waves
 from torch import Tensor
 
 from artmancer import fill as filling
@@ -335,6 +335,33 @@ def test_a_moved_edit_is_moved_back_before_it_is_stitched(example) -> None:
     error_before = (move(crop.image) - crop.image)[crop.mask == 1].abs().mean()
     error_after = (result.image - photo)[mask == 1].abs().mean()
     assert error_after < error_before / 5
+
+
+def test_a_moved_edit_of_a_scaled_crop_keeps_its_details() -> None:
+    y, x = torch.meshgrid(torch.arange(1000.0), torch.arange(1000.0), indexing="ij")
+
+    def picture(y: Tensor, x: Tensor) -> Tensor:
+        # Bent, because a movement of straight waves cannot be told.
+        down, right = y + 8 * torch.sin(x / 40), x + 8 * torch.sin(y / 37)
+        return (waves(down, right, 0.6) + waves(down, right, 0.06))[None] / 2
+
+    photo, mask = picture(y, x), disc(1000, 1000, 500, 500, 130)
+    conditions = prepare(photo, mask, context=3, resolution="512")
+    region = conditions.crop.region
+    (top, left), (height, width) = region.corners[0], region.size
+
+    def move(crop: Tensor) -> Tensor:
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places = (
+            (part + 0.5 - shift) / region.scale - 0.5 + start
+            for part, shift, start in ((rows, 1.4, top), (columns, -0.7, left))
+        )
+        return picture(*places)
+
+    result = edit(StandIn(move), conditions, match=False)
+    assert result.report.realigned
+    # Moved back first, and then enlarged, it would be off by 4 levels.
+    assert 255 * (result.image - photo)[mask == 1].abs().mean() < 1.5
 
 
 @pytest.mark.parametrize("frame", ["crop", "photo"])

@@ -1,5 +1,6 @@
 """Crops around a mask and the way back: stitch, recolor, resample."""
 
+import cmath
 import math
 
 import cv2
@@ -8,11 +9,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.images import disc, smooth_picture
+from support.images import disc, smooth_picture, waves
 from torch import Tensor
 
 from artmancer import mask_ops, region
 from artmancer.errors import ArtMancerError
+from artmancer.registration import Registration, Similarity, undo
 
 TARGETS = [
     {},
@@ -460,3 +462,35 @@ def test_a_blend_mask_that_reaches_past_the_crop_fades_out_at_its_sides() -> Non
     inner = change[box.top + 10 : box.bottom - 10, : box.right - 10]
     assert torch.allclose(inner, torch.tensor(0.3))
     assert (box.view(change) > 0).all(), "the whole crop shows"
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.6, 1.5])
+def test_an_edit_that_moved_is_resampled_once(scale: float) -> None:
+    # Details as fine as both the crop and the photo can hold.
+    frequency = 1.6 * min(scale, 1)
+    y, x = torch.meshgrid(torch.arange(320.0), torch.arange(320.0), indexing="ij")
+    photo, mask = waves(y, x, frequency)[None], disc(320, 320, 160, 160, 40)
+    side = round(scale * max(region.crop(photo, mask, context=3).region.box_size))
+    crop = region.crop(photo, mask, context=3, longest_side=side)
+    (top, left), (height, width) = crop.region.corners[0], crop.region.size
+    # Without OpenCV: the formula at the places that the pixels of the moved edit show.
+    similarity = Similarity(cmath.rect(1.012, 0.006), 1.3 - 0.8j)
+    rows, columns = np.mgrid[:height, :width]
+    center = complex(width - 1, height - 1) / 2
+    places = (columns + 1j * rows - center - similarity.shift) / similarity.factor + center
+    places = (places + 0.5 + 0.5j) / crop.region.scale - (0.5 + 0.5j) + complex(left, top)
+    moved = waves(
+        *(torch.from_numpy(part).float() for part in (places.imag, places.real)), frequency
+    )
+    back = undo(moved, similarity)
+    registered = Registration(back, similarity, applied=True, came=moved)
+
+    def error(registrations: list[Registration]) -> float:
+        result = region.stitch(
+            back[None], photo, crop.region, crop.image, registrations=registrations
+        )
+        return float(255 * (result - photo)[mask > 0].abs().mean())
+
+    once, twice = error([registered]), error([])
+    assert once < 1
+    assert once < 0.5 * twice

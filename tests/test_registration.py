@@ -177,6 +177,17 @@ def test_a_movement_that_noise_hides_is_measured_and_not_undone(example) -> None
     assert result.moved == pytest.approx(math.hypot(1.5, 1), abs=0.1)
 
 
+def test_a_small_movement_of_a_large_soft_photo_is_undone(example) -> None:
+    soft = cv2.GaussianBlur(crop_of(example("coffee")).numpy(), (0, 0), 4)
+    before = torch.from_numpy(cv2.resize(soft, (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_CUBIC))
+    mask = disc(4 * SIDE, 4 * SIDE, 500, 520, 330)
+    noise = 0.01 * torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    edited = (warp(before, similarity(0.6, -1)) + noise).clamp(0, 1)
+    result = measure(edited, before, mask)
+    assert result and result.applied
+    assert result.moved == pytest.approx(math.hypot(0.6, 1), abs=0.1)
+
+
 def test_an_empty_mask_shows_no_movement(example) -> None:
     photo = crop_of(example("coffee"))
     edited = warp(photo, similarity(2, 2))

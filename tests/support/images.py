@@ -1,5 +1,7 @@
 """Synthetic images and masks."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,3 +35,19 @@ def iou(first: Tensor, second: Tensor) -> float:
     """Return the intersection over union of two masks, which are cut at 0.5."""
     first, second = first >= 0.5, second >= 0.5
     return float((first & second).sum() / (first | second).sum())
+
+
+def waves(y: Tensor, x: Tensor, frequency: float) -> Tensor:
+    """Return a picture [h, w, 3] by a formula, at any places [h, w].
+
+    Parameters
+    ----------
+    frequency : in radians per pixel
+    """
+    planes = [
+        0.5
+        + 0.2 * torch.cos(frequency * (math.cos(turn) * x + math.sin(turn) * y))
+        + 0.2 * torch.cos(frequency * (math.sin(turn) * x - math.cos(turn) * y))
+        for turn in (0.2, 0.7, 1.2)
+    ]
+    return torch.stack(planes, -1)

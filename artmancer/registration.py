@@ -129,10 +129,6 @@ _LOBES = 4
 """Zeros of the Lanczos kernel on each side, as OpenCV's has."""
 
 
-_NEAR = 32
-"""Pixels around the bounding box of the mask in which an edit is moved back as well as inside."""
-
-
 class Similarity(NamedTuple):
     """A shift, zoom and rotation: what is at z in the photo is at factor * z + shift in the edit.
 
@@ -250,7 +246,7 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
     if moved > _MAX_DEVIATION and fall <= 0:
         return None
     return Registration(
-        _move_back(edited, similarity, corners) if applied else edited,
+        undo(edited, similarity) if applied else edited,
         similarity,
         moved,
         applied,
@@ -260,30 +256,11 @@ def register(edited: Tensor, before: Tensor, outside: Tensor, shown: Tensor) -> 
     )
 
 
-def _move_back(edited: Tensor, similarity: Similarity, corners: Points) -> Tensor:
-    """Move an edit back; far from these corners of the mask, where it is never pasted but only
-    compared, by a linear kernel, which costs a tenth.
-    """
-    import cv2
-
-    size = edited.shape[:2]
-    back = undo(edited, similarity, kernel=cv2.INTER_LINEAR)
-    places = corners + _center(size)
-    start, end = (
-        [round(part) for part in (place.imag, place.real)] for place in (places[0], places[-1])
-    )
-    top, left = (max(side - _NEAR, 0) for side in start)
-    bottom, right = (min(s + _NEAR + 1, limit) for s, limit in zip(end, size, strict=True))
-    back[top:bottom, left:right] = undo(edited, similarity, window=(top, left, bottom, right))
-    return back
-
-
 def undo(
     edited: Tensor,
     similarity: Similarity,
     scale: float = 1.0,
     window: tuple[int, int, int, int] | None = None,
-    kernel: int = _LANCZOS,
 ) -> Tensor:
     """Move an edit [h, w, 3] back, by one resampling. Where it would be empty, its edge pixels are
     repeated.
@@ -292,7 +269,6 @@ def undo(
     ----------
     scale : pixels of the edit per pixel of the result
     window : (top, left, bottom, right) of the result that is made; None: all of it
-    kernel : OpenCV's number of the kernel
 
     Returns
     -------
@@ -310,7 +286,7 @@ def undo(
         _low_pass(edited, scale),
         np.array([[factor.real, -factor.imag, start.real], [factor.imag, factor.real, start.imag]]),
         (right - left, bottom - top),
-        flags=kernel | cv2.WARP_INVERSE_MAP,
+        flags=_LANCZOS | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
     return torch.from_numpy(moved).clamp_(*value_range(edited))

@@ -412,7 +412,11 @@ def limits(results: list[Result]) -> Iterator[Row]:
 
 
 def costs(rounds: int = 9) -> Iterator[Row]:
-    """Measure the processor time of registration beside that of the draft's stitch stage."""
+    """Measure the processor time of registration beside that of the stitch stage that it is in. All
+    are measured in turns, with one thread: a thread that waits on a loaded machine counts as busy.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     side = 512
     photo = torch.from_numpy(square(photos()["astronaut"], side))[None]
     mask = torch.from_numpy(draw_mask("small", side, np.random.default_rng(0)))[None]
@@ -424,14 +428,6 @@ def costs(rounds: int = 9) -> Iterator[Row]:
     movement = Similarity(cmath.rect(1.01, 0.005), 3 + 2j)
     moved = torch.from_numpy(move_picture(drafted.numpy(), movement))
 
-    def fastest(call: Callable[[], object]) -> float:
-        times = []
-        for _ in range(rounds):
-            start = time.process_time()
-            call()
-            times.append(1000 * (time.process_time() - start))
-        return min(times)
-
     def stitch(edited: Tensor) -> Callable[[], object]:
         return lambda: edit(PrecomputedEdit([edited[None]], "removal"), conditions)
 
@@ -439,15 +435,30 @@ def costs(rounds: int = 9) -> Iterator[Row]:
         return lambda: registration.register(edited, before, outside, shown)
 
     size = "x".join(str(length) for length in crop.region.size)
-    draft_stitch = fastest(stitch(drafted))
-    draft_register = fastest(register(drafted))
-    yield Row(f"{size}: stitch stage of the draft, processor time", draft_stitch, "ms")
-    yield Row(f"{size}: registration in it", draft_register, "ms")
-    yield Row(f"{size}: share of registration", 100 * draft_register / draft_stitch, "%", MAX_SHARE)
-    yield Row(f"{size}: stitch stage of an edit that moved", fastest(stitch(moved)), "ms")
-    yield Row(f"{size}: registration in it, with the way back", fastest(register(moved)), "ms")
-    name = f"{size}: phase correlation, with the way back"
-    yield Row(name, fastest(lambda: undo_shift(moved, before, outside)), "ms")
+    shift = f"{size}: phase correlation, with the way back"
+    calls = {shift: lambda: undo_shift(moved, before, outside)}
+    kinds = {"the draft": drafted, "an edit that moved": moved}
+    for kind, edited in kinds.items():
+        calls[f"{size}: stitch stage of {kind}"] = stitch(edited)
+        calls[f"{size}: registration of {kind}"] = register(edited)
+    times = fastest(calls, rounds)
+    for name, milliseconds in times.items():
+        yield Row(f"{name}, processor time", milliseconds, "ms")
+    for kind in kinds:
+        share = 100 * times[f"{size}: registration of {kind}"]
+        share /= times[f"{size}: stitch stage of {kind}"]
+        yield Row(f"{size}: share of registration in the stitch of {kind}", share, "%", MAX_SHARE)
+
+
+def fastest(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the least processor time of each call in milliseconds, called in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            times[name].append(1000 * (time.process_time() - start))
+    return {name: min(values) for name, values in times.items()}
 
 
 def thresholds(count: int) -> str:
@@ -457,37 +468,38 @@ def thresholds(count: int) -> str:
     """
     made = itertools.chain(cases(SIDES[0], count), cases(SIDES[0], count, soft=True))
     judged = [judge(case) for case in made if case.half == 0]
-    lines = [f"{'least fall':>12}{'times noise':>14}{'made worse':>12}{'missed':>8}"]
-    for least, certainty in itertools.product(
-        (-math.inf, 0, 0.02, 0.05, 0.1, 0.15, 0.2), (0, 2, 3, 5)
-    ):
+    lines = [f"{'most dispute':>13}{'times noise':>14}{'made worse':>12}{'missed':>8}"]
+    for share, certainty in itertools.product((0, 0.2, 0.3, 0.4, 0.5, 0.7, 1), (0, 1, 2, 3)):
         wrong = missed = 0
-        for gain, fall, deviation in judged:
-            applied = fall > max(least, certainty * deviation)
+        for gain, fall, deviation, dispute in judged:
+            applied = fall > max(registration._MIN_FALL, registration._MIN_CERTAINTY * deviation)
+            applied |= fall > certainty * deviation and dispute < share
             wrong += applied and gain < -NOISE
             missed += not applied and gain > NOISE
-        lines.append(f"{least:>12.2f}{certainty:>14}{wrong:>12}{missed:>8}")
+        lines.append(f"{share:>13.2f}{certainty:>14}{wrong:>12}{missed:>8}")
     return f"{machine()}\n\n{len(judged)} cases\n" + "\n".join(lines)
 
 
-def judge(case: Case) -> tuple[float, float, float]:
+def judge(case: Case) -> tuple[float, float, float, float]:
     """Return by how many levels the error inside the mask falls where the measured movement is
-    undone, and what the judge says; see registration._fall.
+    undone, and what the judge says; see registration._fall and registration._MAX_DISPUTE.
     """
     new, old = (registration._plane(image) for image in (case.edited, case.before))
     shown = case.shown.numpy()
     fitting, judging = registration._split(~shown, shown)
-    similarity = registration._fit(new, old, fitting, registration._corners(shown))
+    corners = registration._corners(shown)
+    similarity = registration._fit(new, old, fitting, corners)
     if similarity is None:
-        return 0.0, 0.0, math.inf
+        return 0.0, 0.0, math.inf, math.inf
+    errors = registration._judge(new, old, judging, similarity)
     back = registration.undo(case.edited, similarity)
-    errors = [
-        registration._judge(plane, old, judging) for plane in (new, registration._plane(back))
-    ]
     came, after = (
         float(255 * (image - case.truth)[case.mask].abs().mean()) for image in (case.edited, back)
     )
-    return came - after, *registration._fall(*errors, judging)
+    other = registration._fit(new, old, judging, corners)
+    dispute = registration._dispute(similarity, other, corners)
+    moved = float(np.abs(similarity.move(corners) - corners).max())
+    return came - after, *registration._fall(*errors, judging), dispute / max(moved, 1e-9)
 
 
 def main() -> int:

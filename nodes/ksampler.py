@@ -6,10 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,11 +16,10 @@ from ..artmancer.editor import PrecomputedEdit
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.images import to_pil
 from ..artmancer.progress import Progress, part_progress
-from ..artmancer.qwen.prompt import IMAGE_PROMPT
-from ..artmancer.qwen.sampler import VISION_PIXELS, size_for_area
 from ..artmancer.recipes import RECIPES, condition_pixels
 from ..artmancer.report import Report
 from ..artmancer.variants import VARIANTS
+from .comfy_host.encoding import as_seen, encode_image, encode_qwen_prompt, with_settings
 from .comfy_host.files import save_before_after
 from .comfy_host.progress import node_progress
 from .sockets import (
@@ -43,21 +39,8 @@ from .sockets import (
     with_cached_previews,
 )
 
-TEMPLATE = (
-    "<|im_start|>system\n"
-    "Describe the key features of the input image (color, shape, size, texture, objects, "
-    "background), then explain how the user's text instruction should alter or modify the image. "
-    "Generate a new image that meets the user's requirements while maintaining consistency with "
-    "the original input where appropriate."
-    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-)
-"""Text around the prompt that Qwen-Image-Edit was trained with, as in diffusers' pipeline."""
-
 _LATENT_SIDE = 8
 """Side of the square of pixels that a latent stands for."""
-
-_VISION_SIDE = 28
-"""Sides of an image for the vision encoder are multiples of this many pixels: two patches of 14."""
 
 
 class EncodeConditions(io.ComfyNode):
@@ -161,55 +144,21 @@ def _encode_part(
     references = []
     for done, image in enumerate(images):
         progress(done, total, "encoding conditions")
-        if area is not None:
-            image = _resize(image, size_for_area(image.height, image.width, area))
-        references.append(vae.encode(_to_tensor(image)))
+        references.append(encode_image(vae, image, area))
     progress(len(images), total, "encoding the crop")
-    latent = {"samples": vae.encode(_to_tensor(to_pil(crop.image)))}
+    latent = {"samples": encode_image(vae, to_pil(crop.image), None)}
     if conditions.masked:
         # A latent is free where any of its pixels may change. A mask of pixels would be
         # averaged: at its rim, KSampler would mix the edit with the photo.
         latent["noise_mask"] = functional.max_pool2d((crop.feathered > 0).float(), _LATENT_SIDE)
-    seen = [_to_tensor(_as_seen(image)) for image in images]
+    seen = [as_seen(image) for image in images]
     encoded = []
     for done, text in enumerate(texts, len(images) + 1):
         progress(done, total, "encoding the prompts")
-        encoded.append(_encode(clip, text, seen, references))
+        encoded.append(
+            with_settings(encode_qwen_prompt(clip, text, seen), reference_latents=references)
+        )
     return *encoded, latent
-
-
-def _encode(clip: Any, text: str, seen: list[Tensor], references: list[Tensor]) -> list[list[Any]]:
-    """Encode a prompt as ComfyUI's conditioning, with the images that the vision encoder sees and
-    the latents of all conditioning images, `references`.
-    """
-    placeholders = "".join(IMAGE_PROMPT.format(number) for number in range(1, len(seen) + 1))
-    tokens = clip.tokenize(placeholders + text, images=seen, llama_template=TEMPLATE)
-    return [
-        [embedding, {**settings, "reference_latents": references}]
-        for embedding, settings in clip.encode_from_tokens_scheduled(tokens)
-    ]
-
-
-def _as_seen(image: Image.Image) -> Image.Image:
-    """Resize an image for the vision encoder as in training, in two steps: to about VISION_PIXELS,
-    then to multiples of its patches.
-
-    ComfyUI would do the second step without antialiasing and with another filter.
-    """
-    image = _resize(image, size_for_area(image.height, image.width, VISION_PIXELS))
-    width, height = (max(1, round(side / _VISION_SIDE)) * _VISION_SIDE for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize an image to this (height, width), as diffusers' pipeline does."""
-    height, width = size
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    """Convert an image to an IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(np.asarray(image)).float()[None] / 255
 
 
 class Stitch(io.ComfyNode):

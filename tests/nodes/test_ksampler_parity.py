@@ -11,24 +11,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from support import published_qwen, tiny_qwen
+from safetensors.torch import load_file
+from support import native_base
 from support.comfyui import ComfyUI
 from support.paths import EXAMPLES, ROOT
-from torch import Tensor
-
-from artmancer.folders import comfyui_folder
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
 TEMPLATE = ROOT / "workflows" / "native.json"
 
 NAME = "tiny-published"
-
-ATTENTION_GAIN = 2.0
-"""Factor on the norms of queries and keys: the picture then depends on single tokens of the
-prompt, and on their positions.
-"""
 
 PROMPT = "remove the spoon"
 
@@ -48,48 +40,6 @@ class Difference(NamedTuple):
     mean: float
 
 
-def call(
-    comfyui: ComfyUI, function: str, result: Path, request: dict[str, Any]
-) -> dict[str, Tensor]:
-    """Call a function of support/custom_nodes/native_reference.py; return its tensors."""
-    request = {"function": function, "result": str(result), **request}
-    graph = {"1": {"class_type": "NativeReference", "inputs": {"request": json.dumps(request)}}}
-    run = comfyui.run(graph)
-    assert run.outcome == "execution_success", run.events[-1]
-    tensors: dict[str, Tensor] = load_file(result)
-    return tensors
-
-
-def save_vae(comfyui: ComfyUI, base: Path, folder: Path) -> None:
-    """Put a VAE with random weights into a base, in diffusers' form and in ComfyUI's."""
-    from diffusers import AutoencoderKLQwenImage
-    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-
-    inputs = {"pixels": torch.zeros(1, 3, 1, 16, 16), "latents": torch.zeros(1, 16, 1, 2, 2)}
-    save_file(inputs, folder / "inputs.safetensors")
-    request = {"inputs": str(folder / "inputs.safetensors")}
-    tensors = call(comfyui, "encode_and_decode", folder / "vae.safetensors", request)
-    weights = {
-        name.removeprefix("weight "): values
-        for name, values in tensors.items()
-        if name.startswith("weight ")
-    }
-    save_file(weights, base / "wan.safetensors")
-    vae = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2)
-    vae.load_state_dict(convert_wan_vae_to_diffusers(weights), strict=True)
-    vae.save_pretrained(base / "vae")
-
-
-def sharpen_attention(transformer: Path) -> None:
-    """Multiply the norms of queries and keys in a transformer's folder by ATTENTION_GAIN."""
-    (path,) = transformer.glob("*.safetensors")
-    weights = load_file(path)
-    for name in weights:
-        if ".norm_" in name:
-            weights[name] = weights[name] * ATTENTION_GAIN
-    save_file(weights, path, {"format": "pt"})
-
-
 @pytest.fixture(scope="module")
 def both(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     """Provide ComfyUI with a base that both ways read: of the published form, with random weights
@@ -97,13 +47,7 @@ def both(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """
     if comfyui.get("/system_stats")["system"]["comfyui_version"].startswith("0.3."):
         pytest.skip("ComfyUI 0.3 encodes prompts otherwise, and its CFGNorm has no pre_cfg")
-    base = comfyui.base / "models" / "diffusers" / NAME
-    tiny_qwen.save_base(base, joint_attention_dim=published_qwen.WIDTH)
-    published_qwen.save(base, comfyui_folder() / "comfy" / "text_encoders" / "qwen25_tokenizer")
-    schedule = base / "scheduler" / "scheduler_config.json"
-    schedule.write_text(json.dumps({**json.loads(schedule.read_text()), "max_image_seq_len": 8192}))
-    sharpen_attention(base / "transformer")
-    save_vae(comfyui, base, tmp_path_factory.mktemp("vae"))
+    base = native_base.save(comfyui, NAME, tmp_path_factory.mktemp("vae"))
     yield comfyui
     # The folders stay: ComfyUI cannot list a folder that is gone.
     for path in base.rglob("*"):
@@ -201,7 +145,7 @@ def test_the_documented_settings_give_the_published_sigmas(
 ) -> None:
     scheduler = dict(template_node("LTXVScheduler")["widgets_values_named"], steps=steps)
     request = {"side": side // 8, "shift": shift, "scheduler": scheduler}
-    native = call(comfyui, "sigmas", tmp_path / "sigmas.safetensors", request)
+    native = native_base.call(comfyui, "sigmas", tmp_path / "sigmas.safetensors", request)
     factor = math.exp(0.5 + 0.4 * ((side // 16) ** 2 - 256) / (8192 - 256))
     times = torch.arange(steps, 0, -1, dtype=torch.double) / steps
     sigmas = factor * times / (1 + (factor - 1) * times)

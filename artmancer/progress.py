@@ -18,8 +18,8 @@ class Progress(Protocol):
         done : steps that are done
         total : steps in all
         stage : the current stage, for example "sampling"
-        latents : [1, 16, h, w] on any device, the latents of the unfinished image, for a preview;
-            None where the stage has no latents
+        latents : [1, 16, h, w], of FLUX.2 [1, 128, h, w], on any device, the latents of the
+            unfinished image, for a preview; None where the stage has no latents
         """
         ...
 

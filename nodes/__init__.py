@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     edit_sampler,
+    editor_from_model,
     endpoint_io,
     extra_conditions,
     fill_hole,
@@ -19,6 +20,7 @@ from . import (
 
 NODES: list[type[io.ComfyNode]] = [
     load_editor.LoadEditor,
+    editor_from_model.EditorFromModel,
     split_conditions.SplitConditions,
     extra_conditions.AddCondition,
     extra_conditions.ConditionImages,

@@ -33,7 +33,7 @@ HEAVY = {
 }
 """Libraries that are imported where they are used, and not at the top of a module."""
 
-COMFYUI = {"comfy", "comfy_execution", "folder_paths", "latent_preview", "server"}
+COMFYUI = {"comfy", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
 """ComfyUI's own modules."""
 
 LAYERS = (

@@ -15,7 +15,7 @@ def node_progress() -> Progress:
     ComfyUI's own exception, within one step.
     """
     bar: utils.ProgressBar | None = None
-    previewer = _previewer()
+    previewers = _previewers()
     text = ""
 
     def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
@@ -28,20 +28,30 @@ def node_progress() -> Progress:
             text = stage
         bar = bar or utils.ProgressBar(total)
         preview = None
-        if previewer and latents is not None:
+        previewer = previewers.get(latents.shape[1]) if latents is not None else None
+        if previewer:
             preview = previewer.decode_latent_to_preview_image("JPEG", latents)
         bar.update_absolute(done, total, preview)
 
     return update
 
 
-def _previewer() -> Latent2RGBPreviewer | None:
-    """Make a previewer that maps latents to RGB linearly; None where the user wants no previews.
+def _previewers() -> dict[int, Latent2RGBPreviewer]:
+    """Make previewers that map latents to RGB linearly, by the latents' number of channels; none
+    where the user wants no previews.
 
     ComfyUI's other previewers decode with a model, which would push ours off the device in the
     middle of a step.
     """
     if args.preview_method == LatentPreviewMethod.NoPreviews:
-        return None
-    latents = latent_formats.Wan21()
-    return Latent2RGBPreviewer(latents.latent_rgb_factors, latents.latent_rgb_factors_bias)
+        return {}
+    qwen = latent_formats.Wan21()
+    previewers = {16: Latent2RGBPreviewer(qwen.latent_rgb_factors, qwen.latent_rgb_factors_bias)}
+    if hasattr(latent_formats, "Flux2"):  # not in ComfyUI 0.3.64
+        flux = latent_formats.Flux2()
+        previewers[128] = Latent2RGBPreviewer(
+            flux.latent_rgb_factors,
+            flux.latent_rgb_factors_bias,
+            flux.latent_rgb_factors_reshape,
+        )
+    return previewers

@@ -36,7 +36,7 @@ class EditRequest:
 
 class Editor(Protocol):
     """A model that edits a crop. Implementations: DraftEditor, LamaEditor, qwen.QwenEditor,
-    PrecomputedEdit.
+    PrecomputedEdit; ModelEditor of the nodes.
 
     Attributes
     ----------

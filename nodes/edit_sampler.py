@@ -48,7 +48,7 @@ class EditSampler(io.ComfyNode):
             description="Edit the crop, match its colors to the photo at the rim of the mask, and "
             "stitch it into the photo. Every pixel outside the feathered mask stays as it was.",
             inputs=[
-                EditorType.Input("editor", tooltip="From Load Editor."),
+                EditorType.Input("editor", tooltip="From Load Editor or Editor from Model."),
                 ConditionsType.Input(
                     "conditions", tooltip="From Split Conditions or Add Condition."
                 ),

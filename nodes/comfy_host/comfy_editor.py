@@ -332,5 +332,5 @@ def _out_of_memory_explained() -> Iterator[None]:
             "out_of_memory",
             "The GPU's memory is too small for this edit. Choose a smaller resolution in Split "
             "Conditions, load a smaller file of the model (fp8, GGUF), or start ComfyUI with "
-            "--lowvram.",
+            "--novram.",
         ) from None

@@ -67,7 +67,7 @@ def as_seen(image: Image.Image) -> Tensor:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Convert an image to an IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(np.asarray(image)).float()[None] / 255
+    return torch.from_numpy(np.array(image)).float()[None] / 255
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

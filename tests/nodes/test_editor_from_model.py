@@ -1,14 +1,16 @@
 """Editor from Model in a real ComfyUI, compared with the diffusers way on the same weights."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import native_base
-from support.comfyui import ComfyUI, Run
+from support import native_base, tiny_qwen
+from support.comfyui import ComfyUI, Event, Run
 from support.paths import EXAMPLES
 from torch import Tensor
 
@@ -87,7 +89,7 @@ def edit(editor: str = "editor", **inputs: Any) -> dict[str, Any]:
         "prompt": "remove the spoon",
         "negative": "a photograph of a cat on a table, with bright colors and many books behind",
         "seed": 7,
-        "steps": 4,
+        "steps": 3,
         "cfg": 4.0,
         "match_colors": False,
         "condition_size": "crop",
@@ -135,23 +137,310 @@ def error_message(comfyui: ComfyUI, nodes: Graph) -> str:
 def test_the_edit_is_that_of_diffusers_on_the_same_weights(
     models: ComfyUI, tmp_path: Path, release: str, settings: dict[str, Any]
 ) -> None:
-    diffusers = {
-        "editor": NAMES[release],
-        "variant": "removal",
-        "strength": 1.0,
-        "checkpoint": "none",
-    }
     nodes = {
         **graph(models, release),
-        "diffusers": node("ArtMancer_LoadEditor", **diffusers),
+        "diffusers": diffusers_editor(release),
         "theirs": edit("diffusers", **settings),
         "ours": edit("editor", **settings),
     }
     images, _ = run(models, nodes, tmp_path, "ours", "theirs", "photo")
-    ours, theirs, photo = (images[name] for name in ("ours", "theirs", "photo"))
-    inside = (ours != photo).any(-1)
-    assert inside.any() and ours[inside].std() > 20, "the edit shows"
-    difference = (ours - theirs)[inside].abs()
+    ours, theirs = inside(images, "ours", "theirs")
+    difference = (ours - theirs).abs()
     # Only rounding differs, in levels of 0 to 255.
     assert difference.max() <= 0.2
     assert difference.mean() <= 0.01
+
+
+def diffusers_editor(release: str = "2509", checkpoint: str = "none") -> dict[str, Any]:
+    """Return Load Editor on the same weights."""
+    return node(
+        "ArtMancer_LoadEditor",
+        editor=NAMES[release],
+        variant="removal",
+        strength=1.0,
+        checkpoint=checkpoint,
+    )
+
+
+def with_lora(name: str, model: str = "model") -> dict[str, Any]:
+    """Return Load LoRA."""
+    return node(
+        "LoraLoader",
+        model=[model, 0],
+        clip=["clip", 0],
+        lora_name=name,
+        strength_model=1.0,
+        strength_clip=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def lora_names(models: ComfyUI) -> list[str]:
+    """Names of two LoRAs in ComfyUI's folder."""
+    base = models.base / "models" / "diffusers" / NAMES["2509"]
+    folder = models.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["first.safetensors", "second.safetensors"]
+    for seed, name in enumerate(names):
+        tiny_qwen.save_lora(folder / name, base, style="ai-toolkit", seed=seed)
+    return names
+
+
+def editor_node(model: str, **inputs: Any) -> dict[str, Any]:
+    """Return Editor from Model on a node's MODEL."""
+    links = {"model": [model, 0], "clip": ["clip", 0], "vae": ["vae", 0], "variant": "removal"}
+    return node("ArtMancer_EditorFromModel", **{**links, **inputs})
+
+
+def inside(images: dict[str, Tensor], *names: str) -> list[Tensor]:
+    """Return the images where the first one differs from the photo, [n, 3]."""
+    area = (images[names[0]] != images["photo"]).any(-1)
+    assert area.any() and images[names[0]][area].std() > 20, "the edit shows"
+    return [images[name][area] for name in names]
+
+
+def test_two_editors_with_their_own_loras_are_those_of_diffusers_and_switch(
+    models: ComfyUI, lora_names: list[str], tmp_path: Path
+) -> None:
+    nodes, fast = graph(models), {"steps": 2, "cfg": 1.0}
+    for name in lora_names:
+        nodes[f"lora {name}"] = with_lora(name)
+        nodes[f"editor {name}"] = editor_node(f"lora {name}")
+        nodes[f"ours {name}"] = edit(f"editor {name}", **fast)
+        nodes[f"diffusers {name}"] = diffusers_editor(checkpoint=name)
+        nodes[f"theirs {name}"] = edit(f"diffusers {name}", **fast)
+    names = [f"{who} {name}" for name in lora_names for who in ("ours", "theirs")]
+    images, _ = run(models, nodes, tmp_path, *names, "photo")
+    first, first_theirs, second, second_theirs = inside(images, *names)
+    assert (first - first_theirs).abs().max() <= 0.2
+    assert (second - second_theirs).abs().max() <= 0.2
+    assert (first - second).abs().mean() > 2
+    # The first LoRA again, after the second and after none.
+    for lora in (lora_names[0], lora_names[1], None, lora_names[0]):
+        nodes = {**graph(models), "ours": edit(**fast)}
+        if lora:
+            nodes |= {"lora": with_lora(lora), "editor": editor_node("lora")}
+        images, _ = run(models, nodes, tmp_path, "ours", "photo")
+    (again,) = inside(images, "ours")
+    assert torch.equal(again, first)
+
+
+@pytest.mark.parametrize(
+    ("form", "same"), [("int8", "int8 rounded"), ("fp8", "fp8 rounded"), ("streamed", "as it is")]
+)
+def test_other_loaders_models_edit_as_the_same_numbers_in_32_bits_do(
+    models: ComfyUI, lora_names: list[str], tmp_path: Path, form: str, same: str
+) -> None:
+    nodes = graph(models)
+    for name, kind in (("ours", form), ("plain", same)):
+        nodes[f"{name} model"] = node("ChangeModel", model=["model", 0], form=kind)
+        nodes[f"{name} lora"] = with_lora(lora_names[0], f"{name} model")
+        # A LoRA in weights of fp8 is rounded with them.
+        source = "model" if form == "fp8" else "lora"
+        nodes[f"{name} editor"] = editor_node(f"{name} {source}")
+        nodes[name] = edit(f"{name} editor", steps=2, cfg=1.0)
+    images, _ = run(models, nodes, tmp_path, "ours", "plain", "photo")
+    ours, plain = inside(images, "ours", "plain")
+    assert (ours - plain).abs().max() <= 0.2
+
+
+def loaded(comfyui: ComfyUI, nodes: Graph | None = None) -> dict[str, int]:
+    """Return the bytes on the device of the models in ComfyUI's list by kind, and the number of
+    models that are alive.
+
+    Parameters
+    ----------
+    nodes : the last graph, whose outputs stay in the cache
+    """
+    result = comfyui.run({**(nodes or {}), "loaded": node("LoadedModels")})
+    assert result.outcome == "execution_success", result.events[-1]
+    return {kind: int(size) for kind, size in map(str.split, result.outputs["loaded"]["text"])}
+
+
+def test_comfyui_knows_the_models_and_free_drops_them(models: ComfyUI, tmp_path: Path) -> None:
+    models.free()
+    assert loaded(models) == {"alive": 0}
+    nodes = {**graph(models), "ours": edit()}
+    first, _ = run(models, nodes, tmp_path, "ours", "photo")
+    known = loaded(models)
+    transformer = models.base / "models" / "diffusers" / NAMES["2509"] / "transformer"
+    size = sum(path.stat().st_size for path in transformer.glob("*.safetensors"))
+    assert known["QwenImage"] == pytest.approx(size, rel=0.05)
+    assert {"QwenImageTEModel_", "WanVAE"} & set(known) or len(known) >= 4, known
+    models.free()
+    assert loaded(models) == {"alive": 0}
+    again, _ = run(models, nodes, tmp_path, "ours", "photo")
+    assert torch.equal(again["ours"], first["ours"])
+
+
+def test_a_cancel_ends_the_edit_within_a_step_and_the_next_edit_is_unaffected(
+    models: ComfyUI, tmp_path: Path
+) -> None:
+    nodes = {**graph(models), "ours": edit(seed=5)}
+    expected, _ = run(models, nodes, tmp_path, "ours")
+
+    def cancel(event: Event) -> str | None:
+        sampling = event["type"] == "progress" and event["data"]["max"] == 90
+        return "/interrupt" if sampling and event["data"]["value"] == 2 else None
+
+    long = {
+        **nodes,
+        "ours": edit(seed=6, steps=90),
+        "show": node("PreviewImage", images=["ours", 0]),
+    }
+    canceled = models.run(long, on_event=cancel)
+    assert canceled.outcome == "execution_interrupted"
+    assert canceled.of("progress")[-1]["value"] <= 6
+    run(models, {**nodes, "ours": edit(seed=7)}, tmp_path, "ours")
+    again, _ = run(models, nodes, tmp_path, "ours")
+    assert torch.equal(again["ours"], expected["ours"])
+
+
+def test_previews_progress_and_the_report_are_edit_samplers(
+    models: ComfyUI, lora_names: list[str]
+) -> None:
+    nodes = {
+        **graph(models),
+        "lora": with_lora(lora_names[0]),
+        "editor": editor_node("lora"),
+        "edit": edit(seed=8),
+        "show": node("PreviewImage", images=["edit", 0]),
+        "report": node("PreviewAny", source=["edit", 1]),
+    }
+    nodes["split"]["inputs"] |= {"editor": ["editor", 0], "recipe": "auto"}
+    result = models.run(nodes)
+    assert result.outcome == "execution_success", result.events[-1]
+    assert {"encoding", "sampling", "decoding"} <= set(result.texts)
+    assert len(result.previews) == 3
+    report = json.loads(result.outputs["report"]["text"][0])
+    assert report["editor"] == "qwen-image-edit/removal"
+    assert (report["recipe"], report["recipe_reason"]) == ("background_mask_fill", "default")
+    assert report["conditions"] == ["background", "mask", "fill"]
+    notes = " ".join(report["notes"])
+    assert "default for removal: the names of the model's LoRAs are not known" in notes
+    assert "ComfyUI sampled with euler and the published schedule." in notes
+    assert "LoRAs change 16 of the model's weights." in notes
+
+
+def test_each_photo_of_a_batch_and_each_island_is_edited(models: ComfyUI, tmp_path: Path) -> None:
+    nodes = graph(models)
+    nodes["batch"] = node("RepeatImageBatch", image=["photo", 0], amount=2)
+    nodes["split"]["inputs"]["image"] = ["batch", 0]
+    nodes |= {"ours": edit(seed=7), "single": edit("editor", seed=8)}
+    alone = {**nodes["split"]["inputs"], "image": ["photo", 0]}
+    nodes["alone"] = node("ArtMancer_SplitConditions", **alone)
+    nodes["single"]["inputs"]["conditions"] = ["alone", 3]
+    images, _ = run(models, nodes, tmp_path, "ours", "single", "photo")
+    assert torch.equal(images["ours"][1], images["single"][0])
+    assert not torch.equal(images["ours"][0], images["ours"][1])
+
+
+def test_shift_sampler_and_scheduler_are_comfyuis(models: ComfyUI, tmp_path: Path) -> None:
+    """The same picture as SamplerCustom's or KSampler's of these names, after
+    ModelSamplingAuraFlow.
+    """
+    nodes = graph(models, sampler="dpmpp_2m", scheduler="beta", shift=3.0)
+    nodes |= {
+        "ours": edit(cfg=1.0, keep_background=True),
+        "encode": node(
+            "ArtMancer_EncodeConditions",
+            clip=["clip", 0],
+            vae=["vae", 0],
+            conditions=["split", 3],
+            prompt="remove the spoon",
+            negative=" ",
+            condition_size="crop",
+        ),
+        "shift": node("ModelSamplingAuraFlow", model=["model", 0], shift=3.0),
+        "sample": node(
+            "KSampler",
+            model=["shift", 0],
+            positive=["encode", 0],
+            negative=["encode", 1],
+            latent_image=["encode", 2],
+            seed=7,
+            steps=3,
+            cfg=1.0,
+            sampler_name="dpmpp_2m",
+            scheduler="beta",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+        "native": node(
+            "ArtMancer_Stitch",
+            conditions=["split", 3],
+            edited=["decode", 0],
+            variant="removal",
+            match_colors=False,
+            transfer="colors",
+        ),
+    }
+    images, _ = run(models, nodes, tmp_path, "ours", "native", "photo")
+    ours, native = inside(images, "ours", "native")
+    assert (ours - native).abs().max() <= 0.2
+
+
+@pytest.mark.parametrize("dev", [False, True], ids=["klein", "dev"])
+def test_flux2_edits_as_comfyuis_own_nodes_do(models: ComfyUI, tmp_path: Path, dev: bool) -> None:
+    nodes = graph(models)
+    nodes |= {
+        "model": node("SmallFlux2", dev=dev),
+        "clip": node("SmallFlux2Clip", width=48),
+        "vae": node("SmallFlux2Vae"),
+        "ours": edit(cfg=3.0, negative="cat"),
+        "positive": node("CLIPTextEncode", clip=["clip", 0], text="remove the spoon"),
+        "negative": node("CLIPTextEncode", clip=["clip", 0], text="cat"),
+        "guided": node("FluxGuidance", conditioning=["positive", 0], guidance=3.0),
+        "sigmas": node("Flux2Scheduler", steps=3, width=128, height=128),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "empty": node("EmptyFlux2LatentImage", width=128, height=128, batch_size=1),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+        "native": node(
+            "ArtMancer_Stitch",
+            conditions=["split", 3],
+            edited=["decode", 0],
+            variant="removal",
+            match_colors=False,
+            transfer="colors",
+        ),
+    }
+    ends = {"positive": "guided" if dev else "positive", "negative": "negative"}
+    for slot in range(3):
+        nodes[f"latent {slot}"] = node("VAEEncode", pixels=["split", slot], vae=["vae", 0])
+        for side, end in ends.items():
+            name = f"{side} {slot}"
+            nodes[name] = node(
+                "ReferenceLatent", conditioning=[end, 0], latent=[f"latent {slot}", 0]
+            )
+            ends[side] = name
+    nodes["sample"] = node(
+        "SamplerCustom",
+        model=["model", 0],
+        add_noise=True,
+        noise_seed=7,
+        cfg=1.0 if dev else 3.0,
+        positive=[ends["positive"], 0],
+        negative=[ends["negative"], 0],
+        sampler=["euler", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["empty", 0],
+    )
+    images, _ = run(models, nodes, tmp_path, "ours", "native", "photo")
+    ours, native = inside(images, "ours", "native")
+    # ComfyUI's own nodes take the conditioning images before they are rounded to 8 bits.
+    assert (ours - native).abs().mean() <= 0.5
+
+
+def test_a_model_vae_clip_or_setting_that_does_not_fit_is_refused(models: ComfyUI) -> None:
+    nodes = {**graph(models), "edit": edit()}
+    changes: list[tuple[Graph, str]] = [
+        ({"vae": node("SmallFlux2Vae")}, "The VAE makes latents of 128 channels"),
+        ({"clip": node("SmallFlux2Clip", width=48)}, "embeddings of width 48; the model takes 256"),
+        ({"edit": edit(attention="sage")}, "which attention of Edit Sampler is not for"),
+        ({"edit": edit(step_cache=0.2)}, "which step_cache of Edit Sampler is not for"),
+    ]
+    for change, message in changes:
+        assert message in error_message(models, {**nodes, **change})
+    unknown = node("ChangeModel", model=["model", 0], form="unknown")
+    message = error_message(models, {**nodes, "other": unknown, "editor": editor_node("other")})
+    assert "expected Qwen-Image-Edit 2509 and 2511 or FLUX.2 dev and klein" in message

@@ -31,13 +31,14 @@ _NODE_KEYS = (
 """Keys of a node in /object_info that saved workflows rely on."""
 
 _FILE_LISTS = {
+    "ArtMancer_EditorFromModel": {"sampler", "scheduler"},
     "ArtMancer_EndpointImage": {"image"},
     "ArtMancer_EndpointMask": {"image"},
     "ArtMancer_LoadEditor": {"editor", "checkpoint", "acceleration"},
     "ArtMancer_SmartMask": {"model"},
     "ArtMancer_RemoveBackground": {"model"},
 }
-"""Inputs whose options are files on this machine, by node id."""
+"""Inputs whose options are files on this machine or ComfyUI's own samplers, by node id."""
 
 _FILE_DEFAULTS = {"ArtMancer_RemoveBackground": {"model"}}
 """Inputs whose default is the best of these files."""

@@ -32,6 +32,15 @@ SIDES = (512, 1024)
 """Sides of the edited squares, in pixels. Each has three conditioning images."""
 
 
+COMFYUI_CARDS = (8, 12, 16, 24)
+"""Memory of the GPUs for ComfyUI's own model files, in GB. Other programs take one of them."""
+
+FORMATS = {"bf16": 16.0, "fp8": 8.0, "GGUF Q8_0": 8.5, "GGUF Q4_0": 4.5}
+"""Bits of a weight in ComfyUI's model files, by format. In GGUF's, 32 weights share a scale of 16
+bits.
+"""
+
+
 def load(folder: Path, gpu: FakeGpu, precision: str) -> pipeline.Base:
     """Load the base; in fp8, round its blocks without their data."""
     base = pipeline.load(folder, "bf16", FakeOffloader(gpu, 80 * GB))
@@ -57,6 +66,25 @@ def card_rows(folder: Path, bases: dict[str, pipeline.Base], gpu: FakeGpu) -> It
                 sent = weights if mode == MEMORY_MODES[2] else 0
                 name = f"{card} GB, {side} px, {label}, {mode}: sent in each step"
                 yield Row(name, sent / GB, "GB")
+
+
+def file_rows(base: pipeline.Base) -> Iterator[Row]:
+    """Show the sizes of ComfyUI's own model files, and how much of the transformer does not fit
+    beside the activations of an edit: ComfyUI streams that part in every step. Computed, not
+    measured: from the number of weights, all of them in one format.
+    """
+    # The base is in bf16.
+    counts = {name: memory.model_bytes(model) / 2 for name, model in base.memory.parts.items()}
+    for name, bits in FORMATS.items():
+        for part in ("transformer", "text_encoder"):
+            yield Row(f"{name}: weights of the {part}", counts[part] * bits / 8 / GB, "GB")
+    for card in COMFYUI_CARDS:
+        for side in SIDES:
+            free = (card - 1) * GB - memory.activation_bytes("transformer", 4 * side**2)
+            for name, bits in FORMATS.items():
+                streamed = max(0.0, counts["transformer"] * bits / 8 - free)
+                row = f"{card} GB, {side} px, Editor from Model, {name}: streamed in each step"
+                yield Row(row, streamed / GB, "GB")
 
 
 def moving_rows(base: pipeline.Base, gpu: FakeGpu) -> Iterator[Row]:
@@ -118,6 +146,7 @@ def main() -> int:
         bases["fp8"].cache = bases["bf16"].cache
         rows = [
             *card_rows(folder, bases, gpu),
+            *file_rows(bases["bf16"]),
             *moving_rows(bases["bf16"], gpu),
             *peak_rows(bases["bf16"], gpu),
             *peak_rows(bases["fp8"], gpu),

@@ -32,7 +32,7 @@ class Guidance(NamedTuple):
 
 
 class Family(Protocol):
-    """What differs among the families of models.
+    """The differences among the families of models.
 
     Attributes
     ----------

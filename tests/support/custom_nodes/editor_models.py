@@ -4,7 +4,6 @@ in fewer bits, or stream them; a small FLUX.2; and a view of ComfyUI's loaded mo
 
 import copy
 import gc
-import weakref
 from typing import Any
 
 import comfy.lora
@@ -131,14 +130,9 @@ class LoadedModels:
         gc.collect()
         loaded = [entry.model for entry in model_management.current_loaded_models]
         names = [f"{type(patcher.model).__name__} {patcher.loaded_size()}" for patcher in loaded]
-        alive = sum(isinstance(thing, BaseModel) for thing in _objects())
+        # isinstance would wake lazy modules, and fails for proxies.
+        alive = sum(issubclass(type(thing), BaseModel) for thing in gc.get_objects())
         return {"ui": {"text": [*names, f"alive {alive}"]}}
-
-
-def _objects() -> list[Any]:
-    """Return all objects but proxies, which fail when they are looked at."""
-    proxies = (weakref.ProxyType, weakref.CallableProxyType)
-    return [thing for thing in gc.get_objects() if type(thing) not in proxies]
 
 
 class SmallFlux2:

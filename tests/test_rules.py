@@ -38,7 +38,7 @@ COMFYUI = {"comfy", "comfy_execution", "comfy_extras", "folder_paths", "latent_p
 
 LAYERS = (
     # names, tables and small formats
-    "errors variants options recipes folders endpoint_protocol progress report cache "
+    "errors variants options recipes folders endpoint_protocol progress report cache model_sets "
     "safetensors_header torch_file onnx_errors patchmatch_process",
     # images, masks and colors
     "checks images mask_ops tone color registration spill verdict offload report_image client "

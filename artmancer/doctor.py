@@ -13,7 +13,8 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from . import __version__, models
+from . import __version__, model_sets, models
+from .errors import ArtMancerError
 from .folders import (
     LAMA_FILE,
     MODEL_FOLDERS,
@@ -102,6 +103,7 @@ def _features() -> list[Finding]:
         _feature("editor draft", BASE_PACKAGES, "needs no models and no GPU"),
         _feature("editor lama", (*BASE_PACKAGES, *LAMA_PACKAGES), *_lama()),
         _feature("editor qwen", (*BASE_PACKAGES, *QWEN_PACKAGES), *_base_model()),
+        *_model_sets(),
         _feature(
             "Smart Mask, FastSAM",
             FASTSAM_PACKAGES,
@@ -145,6 +147,21 @@ def _base_model() -> tuple[str, str, str]:
     reason = models.base_problem(folder)
     advice = "" if folder in models.base_folders() else "correct or remove MODEL_PATH"
     return str(folder), reason, advice
+
+
+def _model_sets() -> list[Finding]:
+    """Make the findings on the model sets: whether ComfyUI would run each."""
+    files = models.set_files()
+    findings = []
+    for name, path in models.set_paths().items():
+        try:
+            model_set = model_sets.read(path)
+            found, reason = f"{model_set.unet} in ComfyUI", models.set_problem(model_set, files)
+        except ArtMancerError as error:
+            found, reason = "", str(error)
+        advice = f"put what is missing there, or correct {path}"
+        findings.append(_feature(f"editor {name}", BASE_PACKAGES, found, reason, advice))
+    return findings
 
 
 def _lama() -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ Reads only the headers of files, and imports torch only for a download.
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import recipes
+from . import model_sets, recipes
 from .errors import ArtMancerError
 from .folders import (
     LAMA_FILE,
@@ -63,8 +63,8 @@ class FoundModel:
 
     Attributes
     ----------
-    kind : "base"; the variant that a checkpoint is used for, by its file name or the environment;
-        or "lora"
+    kind : "base"; "set"; the variant that a checkpoint is used for, by its file name or the
+        environment; or "lora"
     path : its file, or its folder for a base
     note : metadata of its file, or what is wrong with it
     """
@@ -88,6 +88,7 @@ def inventory() -> list[FoundModel]:
     inventory = [FoundModel("base", folder, base_problem(folder)) for folder in folders]
     if path := lama():
         inventory.append(FoundModel("lama", path))
+    inventory += [FoundModel("set", path, set_note(path)) for path in set_paths().values()]
     for path in paths:
         # The environment may name a file that the order of the folders hides.
         if path in hidden and path not in variants:
@@ -96,6 +97,21 @@ def inventory() -> list[FoundModel]:
         else:
             inventory.append(_describe(path, variants.get(path, "lora")))
     return inventory
+
+
+def set_note(path: Path) -> str:
+    """Describe a model set: its files with their sizes, and what is missing, or wrong with it."""
+    try:
+        model_set = model_sets.read(path)
+    except ArtMancerError as error:
+        return str(error)
+    files = set_files()
+    parts = [
+        f"{file.name} {files[file.kind][file.name].stat().st_size / 1e9:.1f} GB"
+        for file in model_set.files()
+        if file.name in files[file.kind]
+    ]
+    return "; ".join([", ".join(parts), set_problem(model_set, files)]).strip("; ")
 
 
 def _describe(path: Path, kind: str) -> FoundModel:
@@ -173,6 +189,40 @@ def segmenter() -> Path | None:
         if path.suffix in SEGMENTER_SUFFIXES
     )
     return next(paths, None)
+
+
+def set_paths(comfyui: Path | None = None) -> dict[str, Path]:
+    """Map the names of model sets to their files.
+
+    Parameters
+    ----------
+    comfyui : folder with the folder models; None: ComfyUI's
+    """
+    return model_sets.find([(comfyui or comfyui_folder()) / "models" / model_sets.FOLDER])
+
+
+def set_files() -> model_sets.Files:
+    """List the files in ComfyUI's folders that a model set can name."""
+    models = comfyui_folder() / "models"
+    files: dict[str, dict[str, Path]] = {}
+    for kind, folders in model_sets.FILE_FOLDERS.items():
+        named = files[kind] = {}
+        for folder in folders:
+            for path in sorted((models / folder).rglob("*")):
+                if path.suffix in model_sets.SUFFIXES and path.is_file():
+                    named.setdefault(path.relative_to(models / folder).as_posix(), path)
+    return files
+
+
+def set_problem(model_set: model_sets.ModelSet, files: model_sets.Files) -> str:
+    """Return why a set does not run with ComfyUI's files on this machine; "": it does."""
+    if absent := model_sets.missing(model_set, files):
+        return f"missing: {model_sets.describe(absent)}"
+    gguf = [file.name for file in model_set.files() if file.name.endswith(model_sets.GGUF)]
+    packs = (comfyui_folder() / "custom_nodes").glob("*")
+    if gguf and not any("gguf" in pack.name.lower() for pack in packs):
+        return f"no loader for '{gguf[0]}': {model_sets.GGUF_ADVICE}"
+    return ""
 
 
 def default_folder(kind: str) -> Path:

@@ -39,7 +39,7 @@ COMFYUI = {"comfy", "comfy_execution", "comfy_extras", "folder_paths", "latent_p
 LAYERS = (
     # names, tables and small formats
     "errors variants options recipes folders endpoint_protocol progress report cache model_sets "
-    "safetensors_header torch_file onnx_errors patchmatch_process",
+    "safetensors_header torch_file onnx_errors patchmatch_process model_headers",
     # images, masks and colors
     "checks images mask_ops tone color registration spill verdict offload report_image client "
     "texture lama fill",
@@ -52,7 +52,7 @@ LAYERS = (
     # one edit from end to end, and the editors
     "edit draft lama_editor qwen",
     # this machine's models
-    "models doctor",
+    "models doctor set_choice",
     # entry points
     "hosting batch commands",
     "cli __main__",

@@ -5,10 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-from .. import models
+from .. import model_sets, models
 from ..options import RESOLUTIONS
 from ..qwen.tagging import tag
 from ..recipes import RECIPES
+from ..set_choice import choose
 from ..variants import CHECKPOINT_FILES
 from .arguments import Subparsers, write_line
 
@@ -23,23 +24,27 @@ def add_parser(commands: Subparsers) -> None:
     """Add `artmancer models` to the parser."""
     parser = commands.add_parser(
         "models",
-        help="list the models on this machine; `models fetch` downloads the base, `models tag` "
-        "writes a recipe into a checkpoint",
-        description="List the base models and LoRAs in ComfyUI's folders ($COMFYUI_PATH) and those "
-        "that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2511 or 2509 (58 GB "
+        help="list the models on this machine; `models fetch` downloads the base, `models set` "
+        "writes a model set, `models tag` writes a recipe into a checkpoint",
+        description="List the base models, model sets and LoRAs in ComfyUI's folders "
+        "($COMFYUI_PATH) and those that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2511 or 2509 (58 GB "
         "each), FastSAM-s (24 MB, for Smart Mask) or big-LaMa (206 MB, for removals). A download "
         "that breaks off keeps its whole files; the next run starts the others anew. `tag FILE "
         "--recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
-        "copy; its weights do not change.",
+        "copy; its weights do not change. `set NAME` writes the model set models/artmancer/NAME.json, an "
+        "editor of ComfyUI's own files for Qwen-Image-Edit (fp8, GGUF): the diffusion model, the "
+        "text encoder, the VAE and the LoRAs that it finds in ComfyUI's folders by their headers.",
     )
     parser.set_defaults(run=run, error=parser.error)
-    parser.add_argument("action", nargs="?", choices=("list", "fetch", "tag"), default="list")
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "fetch", "set", "tag"), default="list"
+    )
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
         help=f"fetch: {' or '.join(_DOWNLOADS)} (default {models.DEFAULT_BASE}); tag: the "
-        "checkpoint's file",
+        "checkpoint's file; set: the name of the model set",
     )
     parser.add_argument(
         "--folder",
@@ -63,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
         return _fetch(options)
     if options.action == "tag":
         return _tag(options)
+    if options.action == "set":
+        return _set(options)
     inventory = models.inventory()
     if options.json:
         rows = [
@@ -111,6 +118,24 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _announce(model: str, folder: Path) -> None:
     sys.stderr.write(f"Downloading {model} into '{folder}'.\n")
+
+
+def _set(options: argparse.Namespace) -> int:
+    """Write a model set for the files in ComfyUI's folders."""
+    if options.model is None:
+        options.error("set needs the name of the model set")
+    folder = models.default_folder(model_sets.FOLDER)
+    model_set, chosen = choose(options.model, models.set_files())
+    path = model_sets.write(folder, model_set)
+    if options.json:
+        write_line(json.dumps({"path": str(path), "set": model_set.as_dict()}))
+        return 0
+    write_line(f"{path}: `artmancer edit --editor '{model_set.name}'`, or Load Editor")
+    for choice in chosen:
+        others = f"others: {', '.join(choice.others)}" if choice.others else ""
+        notes = "; ".join(filter(None, (choice.note, others)))
+        write_line(f"{choice.part:<22}{choice.name}{f'  ({notes})' if notes else ''}")
+    return 0
 
 
 def _tag(options: argparse.Namespace) -> int:

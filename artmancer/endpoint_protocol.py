@@ -7,6 +7,9 @@ temporary folder. The values that only these two know are here.
 NO_IMAGE = "(none)"
 """Value of an endpoint's image input that got no image."""
 
+MODEL_SETS = "(model sets)"
+"""Line in the choices of Endpoint Choice that stands for the names of all model sets."""
+
 UPLOAD_FOLDER = "artmancer"
 """Folder in ComfyUI's temporary folder that the gateway uploads images to."""
 

@@ -31,9 +31,10 @@ RESOLUTIONS: dict[str, dict[str, int]] = {
 }
 """Crop sizes to choose from: the size arguments of region.crop, by name."""
 
-EDITORS = ("auto", "draft", "lama")
-"""Editors to choose from over HTTP, whatever is installed. auto: Qwen-Image-Edit if it
-is installed, else draft.
+EDITORS = ("auto", "draft", "lama", "qwen")
+"""Editors to choose from over HTTP, whatever is installed, beside model sets. auto: qwen, which is
+Qwen-Image-Edit in diffusers' form, if it is installed, else the first model set whose files are
+there, else draft.
 """
 
 FRAMES = ("crop", "photo")

@@ -10,11 +10,11 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..artmancer import images
-from ..artmancer.endpoint_protocol import NO_IMAGE, OUTPUT, TEMP
+from ..artmancer.endpoint_protocol import MODEL_SETS, NO_IMAGE, OUTPUT, TEMP
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.options import MAX_SEED
 from .comfy_host.files import save_output, save_result
-from .comfy_host.folders import input_file, input_images
+from .comfy_host.folders import input_file, input_images, set_paths
 from .sockets import advanced
 
 CATEGORY = "ArtMancer/endpoint"
@@ -310,7 +310,11 @@ class EndpointChoice(io.ComfyNode):
                 io.Combo.Input("value", options=[], tooltip="The choice if the caller sends none."),
                 *_name_and_help("choice"),
                 io.String.Input(
-                    "choices", default="", multiline=True, tooltip="The choices, one on each line."
+                    "choices",
+                    default="",
+                    multiline=True,
+                    tooltip="The choices, one on each line. The line (model sets) stands for the "
+                    "names of all model sets, for Load Editor.",
                 ),
             ],
             outputs=[io.AnyType.Output(display_name="choice", tooltip=OUTPUT_TOOLTIP)],
@@ -318,9 +322,15 @@ class EndpointChoice(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, value: str | None, choices: str | None) -> bool | str:
-        if value is None or choices is None or value in choices.splitlines():
+        if value is None or choices is None:
             return True
-        return f"the value is '{value}'; expected one of: {', '.join(choices.splitlines())}."
+        names = choices.splitlines()
+        if MODEL_SETS in names:
+            names.remove(MODEL_SETS)
+            names += set_paths()
+        if value in names:
+            return True
+        return f"the value is '{value}'; expected one of: {', '.join(names)}."
 
     @classmethod
     def execute(cls, value: str, name: str, help: str, choices: str) -> io.NodeOutput:

@@ -16,7 +16,14 @@ from ..artmancer.options import EDITORS
 from ..artmancer.qwen import checkpoints
 from ..artmancer.variants import VARIANTS
 from .comfy_host.files import temp_files
-from .comfy_host.folders import bases, find_checkpoint, lama_file, rembg_folders, segmenters
+from .comfy_host.folders import (
+    bases,
+    find_checkpoint,
+    lama_file,
+    rembg_folders,
+    segmenters,
+    set_problems,
+)
 from .comfy_host.memory import device, is_base_loaded
 from .comfy_host.server import routes
 
@@ -25,10 +32,15 @@ from .comfy_host.server import routes
 async def status(_: web.Request) -> web.Response:
     """Return the names of the installed models, and whether a base is in memory. Loads no model."""
     device_type, device_name = device()
+    sets = set_problems()
     return web.json_response(
         {
             "version": artmancer.__version__,
-            "editors": list(EDITORS),
+            "editors": [*EDITORS, *sets],
+            "model_sets": [
+                {"name": name, "complete": not problem, "reason": problem or None}
+                for name, problem in sets.items()
+            ],
             "lama": lama_file() is not None,
             "bases": list(bases()),
             "checkpoints": {variant: _checkpoint(variant) for variant in VARIANTS},

@@ -13,8 +13,10 @@ from ..artmancer.options import (
     TRANSFERS,
 )
 
-AUTO, DRAFT, LAMA, NONE = "auto", "draft", "lama", "none"
-"""Choices of model inputs: the first model there is, the editor without weights, LaMa, no model."""
+AUTO, DRAFT, LAMA, QWEN, NONE = "auto", "draft", "lama", "qwen", "none"
+"""Choices of model inputs: the first model there is, the editor without weights, LaMa, the first
+base (only by a link: an endpoint's caller does not know its name), no model.
+"""
 
 
 RECIPE = "recipe"

@@ -353,7 +353,8 @@ RESTRICTED_NODES: dict[str, tuple[str, ...]] = {
     "CreateHookLoraModelOnly": (),
     "CreateHookModelAsLora": (),
     "CreateHookModelAsLoraModelOnly": (),
-    "ArtMancer_LoadEditor": ("strength",),
+    # It takes the names of editors that it lists, and no others.
+    "ArtMancer_LoadEditor": ("strength", "editor"),
     # They use a model that a widget names, and a caller's clicks.
     "ArtMancer_SmartMask": (
         *("image", "brush", "prompt", "candidate", "grow", "smooth", "feather", "drop_specks"),

@@ -67,8 +67,9 @@ class Health(BaseModel):
     device: str
     device_info: dict[str, Any] = Field(
         description="ComfyUI's version and memory, unfinished jobs, the editors to choose "
-        "from, and model files: bases, whether LaMa is there, checkpoints by variant, and the file "
-        "names expected for those that are missing."
+        "from, and model files: bases, whether LaMa is there, model sets with `complete` and the "
+        "reason where a file is missing, checkpoints by variant, and the file names expected for "
+        "those that are missing."
     )
 
 
@@ -168,10 +169,13 @@ class GenerateRequest(OpenRequest):
         description="brush: a hole is filled 35 pixels beyond the mask, which may fall short of "
         "the object's edge. The mask itself does not change.",
     )
-    editor: Literal[EDITORS] | None = Field(  # type: ignore[valid-type]
+    editor: str | None = Field(
         None,
-        description="auto: Qwen-Image-Edit if it is installed, else draft. draft: without weights. "
-        "lama: the network LaMa, for removal only; PatchMatch where it is not installed. Default: "
+        max_length=64,
+        description=f"One of {', '.join(EDITORS)}, or the name of a model set, which GET "
+        "/api/health lists. auto: qwen if it is installed, else the first model set whose files "
+        "are there, else draft. draft: without weights. lama: the network LaMa, for removal only; "
+        "PatchMatch where it is not installed. qwen: Qwen-Image-Edit in diffusers' form. Default: "
         "auto.",
     )
     enable_debug: bool | None = Field(

@@ -14,6 +14,7 @@ from .debug_sessions import DebugSessions
 from .disk import disk_problem, make_folder
 from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
 from .local_jobs import LocalJobs
+from .request_errors import invalid
 from .results import RESULTS
 from .runner import NodeType, Runner
 from .settings import Settings
@@ -71,6 +72,28 @@ class Gateway:
             known = self._problems[workflow.name] = workflow, nodes, reason
         return known[2]
 
+    def _check_model_sets(
+        self, workflow: Workflow, values: Mapping[str, Any], lane: LaneName
+    ) -> None:
+        """Refuse the name of a model set that the ComfyUI of a lane does not have.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request
+        """
+        pack = self.jobs.comfy_status(lane).info.get("pack") or {}
+        if "model_sets" not in pack:
+            # The ComfyUI has not been started yet. It checks the name too.
+            return
+        sets = [entry["name"] for entry in pack["model_sets"]]
+        for name, value in values.items():
+            endpoint_input = workflow.inputs.get(name)
+            if endpoint_input is None or not endpoint_input.takes_model_sets:
+                continue
+            expected = [*endpoint_input.choices, *sets]
+            if value not in expected:
+                raise invalid(name, f"expected one of {', '.join(expected)}", f"'{value}'")
+
     def storage_problem(self) -> str | None:
         """Return why images, jobs and results cannot be stored; None: they can."""
         data = self.settings.data
@@ -112,6 +135,7 @@ class Gateway:
                 "generation_failed", f"The workflow '{name}' is not served: {reason}"
             )
         values = {key: value for key, value in inputs.items() if value is not None}
+        self._check_model_sets(workflow, values, lane)
         if missing := values.keys() - workflow.inputs.keys():
             raise ArtMancerError(
                 "generation_failed",

@@ -82,7 +82,8 @@ def accepts_callers_value(node_class: str, name: str, node: NodeType | None) -> 
 
 def _reached_nodes(workflow: Workflow) -> set[str]:
     """Return the ids of all nodes that a caller's value reaches, directly or through others. A
-    choice is not a caller's value: the operator listed what it can be.
+    choice is not a caller's value, since the operator listed what it can be, unless it can be the
+    name of a model set: then only Load Editor's `editor` accepts it, which knows the sets.
     """
     consumers: dict[str, list[str]] = {}
     for key, node in workflow.graph.items():
@@ -90,7 +91,11 @@ def _reached_nodes(workflow: Workflow) -> set[str]:
             if source := link_source(value):
                 consumers.setdefault(source, []).append(key)
     reached: set[str] = set()
-    waiting = [endpoint.node for endpoint in workflow.inputs.values() if endpoint.kind != "choice"]
+    waiting = [
+        endpoint.node
+        for endpoint in workflow.inputs.values()
+        if endpoint.kind != "choice" or endpoint.takes_model_sets
+    ]
     while waiting:
         key = waiting.pop()
         if key not in reached:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ..endpoint_protocol import NO_IMAGE, TEMP
+from ..endpoint_protocol import MODEL_SETS, NO_IMAGE, TEMP
 from ..errors import ArtMancerError
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,16 @@ class Input:
         """True where the caller sends an image or a mask."""
         return self.kind in ("image", "mask")
 
+    @property
+    def choices(self) -> list[str]:
+        """The values of a choice, without model sets."""
+        return [line for line in self.settings["choices"].splitlines() if line != MODEL_SETS]
+
+    @property
+    def takes_model_sets(self) -> bool:
+        """True where a choice can also be the name of a model set."""
+        return self.kind == "choice" and MODEL_SETS in self.settings["choices"].splitlines()
+
     def field(self) -> tuple[Any, Any]:
         """Return the field's type and default, as pydantic.create_model expects them."""
         settings = self.settings
@@ -100,9 +110,16 @@ class Input:
             if self.kind == "integer":
                 return Annotated[int, spec], default
             return Annotated[float, spec, Field(allow_inf_nan=False)], default
+        if self.takes_model_sets:
+            spec = Field(
+                description=f"{self.help} One of {', '.join(self.choices)}, or the name of a "
+                "model set.",
+                max_length=64,
+            )
+            return Annotated[str, spec], default
         if self.kind == "choice":
             # mypy knows only literals that are written out, here and below.
-            choices = Literal[tuple(settings["choices"].splitlines())]  # type: ignore[valid-type]
+            choices = Literal[tuple(self.choices)]  # type: ignore[valid-type]
             return Annotated[choices, Field(description=self.help)], default
         return Annotated[bool, Field(description=self.help)], default
 
@@ -421,7 +438,7 @@ def _input(key: str, node: Mapping[str, Any]) -> Input:
                 f"the {setting} of '{name}' is {settings.get(setting)!r:.80}",
                 "Type a value, and export again",
             )
-    if kind == "choice" and settings["value"] not in settings["choices"].splitlines():
+    if kind == "choice" and settings["value"] not in endpoint_input.choices:
         raise _invalid(f"the value of '{name}' is none of its choices", "Use one of them")
     return endpoint_input
 

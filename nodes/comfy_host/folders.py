@@ -1,9 +1,12 @@
 """Model files and input files, by the names ComfyUI lists them under."""
 
+import os
 from pathlib import Path
 
 import folder_paths
 
+from ...artmancer import model_sets
+from ...artmancer.errors import ArtMancerError
 from ...artmancer.folders import (
     LAMA_FILE,
     LAMA_FOLDERS,
@@ -13,6 +16,15 @@ from ...artmancer.folders import (
 )
 from ...artmancer.qwen import checkpoints
 from ...artmancer.variants import CHECKPOINT_FILES
+
+_SET_FOLDERS = {
+    # The custom nodes ComfyUI-GGUF list their files under names of their own.
+    "unet": ("diffusion_models", "unet_gguf"),
+    "clip": ("text_encoders", "clip_gguf"),
+    "vae": ("vae",),
+    "lora": LORA_FOLDERS,
+}
+"""ComfyUI's names of the folders with the files of model sets, by kind."""
 
 _SEGMENTER_FOLDERS = ("fastsam", "ultralytics_segm")
 
@@ -71,6 +83,54 @@ def find_checkpoint(variant: str) -> Path | None:
     own name.
     """
     return checkpoints.find(variant, _files(LORA_FOLDERS, CHECKPOINT_FILES[variant]).values())
+
+
+def set_paths() -> dict[str, Path]:
+    """Map the names of model sets to their files."""
+    return model_sets.find(map(Path, folder_paths.get_folder_paths(model_sets.FOLDER)))
+
+
+def set_files() -> model_sets.Files:
+    """List the files that a model set can name."""
+    known = folder_paths.folder_names_and_paths
+    return {
+        kind: {
+            name.replace(os.sep, "/"): path
+            for name, path in _files(
+                tuple(folder for folder in folders if folder in known), model_sets.SUFFIXES
+            ).items()
+        }
+        for kind, folders in _SET_FOLDERS.items()
+    }
+
+
+def set_problems() -> dict[str, str]:
+    """Map the names of model sets to the reasons why they cannot be loaded; "": none."""
+    files = set_files()
+    problems = {}
+    for name, path in set_paths().items():
+        try:
+            model_sets.check_files(model_sets.read(path), files)
+            problems[name] = ""
+        except ArtMancerError as error:
+            problems[name] = str(error)
+    return problems
+
+
+def set_times(name: str) -> list[tuple[str, float]]:
+    """List the names of a model set and of its files with the times at which they were written."""
+    path = set_paths()[name]
+    files = set_files()
+    try:
+        named = model_sets.read(path).files()
+    except ArtMancerError:
+        named = []
+    paths = [(file.name, files[file.kind].get(file.name)) for file in named]
+    return [
+        (label, file.stat().st_mtime)
+        for label, file in [(name, path), *paths]
+        if file and file.is_file()
+    ]
 
 
 def segmenters() -> dict[str, Path]:

@@ -5,12 +5,13 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_comfyui import HELD_STEPS
+from support.fake_comfyui import HELD_STEPS, RECORDED
 from support.gateway import (
     FakeHost,
     Served,
@@ -413,3 +414,65 @@ def test_a_click_does_not_wait_for_edits_in_another_comfyui(fake: FakeHost, tmp_
         assert answer.status_code == 200
         assert served.status(edit)["status"] == "processing"
     light_host.die()
+
+
+@pytest.fixture
+def with_sets(
+    fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FakeHost, Served]]:
+    """A fake ComfyUI with two model sets, and a gateway in front of it."""
+    sets = [
+        {"name": "fp8", "complete": True, "reason": None},
+        {"name": "q4", "complete": False, "reason": "The model set 'q4' needs 'a.gguf'."},
+    ]
+    editors = [*RECORDED["status"]["editors"], "fp8", "q4"]
+    status = {**RECORDED["status"], "editors": editors, "model_sets": sets}
+    monkeypatch.setitem(RECORDED, "status", status)
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
+        yield fake, served.connected()
+
+
+def test_health_lists_the_model_sets_and_which_are_complete(
+    with_sets: tuple[FakeHost, Served],
+) -> None:
+    _, served = with_sets
+    info = served.http.get("/api/health").json()["device_info"]
+    assert info["editors"] == ["auto", "draft", "lama", "qwen", "fp8", "q4"]
+    assert [(entry["name"], entry["complete"]) for entry in info["model_sets"]] == [
+        ("fp8", True),
+        ("q4", False),
+    ]
+    assert "a.gguf" in info["model_sets"][1]["reason"]
+
+
+def test_a_model_set_reaches_load_editor_and_nothing_else(
+    with_sets: tuple[FakeHost, Served],
+) -> None:
+    fake, served = with_sets
+    assert served.http.post("/api/generate", json=removal(editor="fp8")).status_code == 200
+    graph = fake.fake.posted[-1]["prompt"]
+    (choice,) = [key for key, node in graph.items() if node["inputs"].get("value") == "fp8"]
+    reached = [
+        (node["class_type"], name)
+        for node in graph.values()
+        for name, value in node["inputs"].items()
+        if value == [choice, 0]
+    ]
+    assert reached == [("ArtMancer_LoadEditor", "editor")]
+
+
+@pytest.mark.parametrize(
+    "name", ["q8", "../q4", "/etc/passwd", "fp8.json", "(model sets)", "FP8", "fp8\n"]
+)
+@pytest.mark.parametrize("path", ["generate", "workflows/generate"])
+def test_an_unknown_model_set_is_refused_with_the_list(
+    with_sets: tuple[FakeHost, Served], path: str, name: str
+) -> None:
+    fake, served = with_sets
+    before = fake.fake.arrived
+    answer = served.http.post(f"/api/{path}", json=removal(editor=name))
+    assert error(answer) == (422, "invalid_request")
+    details = answer.json()["details"]
+    assert details["field"] == "editor"
+    assert details["expected"] == "expected one of auto, draft, lama, qwen, fp8, q4"
+    assert fake.fake.arrived == before

@@ -144,7 +144,8 @@ def test_health_reports_the_device_and_missing_checkpoints(gateway: Served) -> N
     assert health["model_loaded"] is False
     info = health["device_info"]
     assert info["comfyui_version"] and info["memory_total"]
-    assert info["editors"] == ["auto", "draft", "lama"]
+    assert info["editors"] == ["auto", "draft", "lama", "qwen"]
+    assert info["model_sets"] == []
     assert info["lama"] is False
     assert set(info["missing"]) == {"insertion", "removal", "white_balance"}
     services = gateway.http.get("/api/system/health").json()["services"]

@@ -288,6 +288,25 @@ def test_a_choice_of_the_operator_may_name_a_model(tmp_path: Path) -> None:
     assert unsafe_reason(read_workflow(tmp_path / "walk.json"), with_pack(VERSIONS[1])) is None
 
 
+def test_the_name_of_a_model_set_reaches_load_editor_only(tmp_path: Path) -> None:
+    choice = {
+        "class_type": "ArtMancer_EndpointChoice",
+        "inputs": {"name": "editor", "value": "a", "choices": "a\n(model sets)", "help": ""},
+    }
+    for class_type, name, is_safe in (
+        ("ArtMancer_LoadEditor", "editor", True),
+        ("ArtMancer_LoadEditor", "checkpoint", False),
+        ("ArtMancer_LoadEditor", "acceleration", False),
+        ("UpscaleModelLoader", "model_name", False),
+        ("SaveImage", "filename_prefix", False),
+    ):
+        graph_of(tmp_path, class_type=class_type, inputs={name: None})
+        graph = json.loads((tmp_path / "walk.json").read_text()) | {"1": choice}
+        (tmp_path / "walk.json").write_text(json.dumps(graph))
+        reason = unsafe_reason(read_workflow(tmp_path / "walk.json"), with_pack(VERSIONS[1]))
+        assert (reason is None) is is_safe, reason
+
+
 @pytest.mark.parametrize("file", sorted(GRAPHS.glob("*.json")), ids=lambda file: file.stem)
 def test_the_graphs_of_the_pack_are_valid_and_safe(nodes: dict[str, NodeType], file: Path) -> None:
     workflow = read_workflow(file)

@@ -59,6 +59,7 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
             **info,
             "jobs_unfinished": sum(sum(gateway.jobs.load(lane)) for lane in gateway.jobs.lanes),
             "editors": pack.get("editors", []),
+            "model_sets": pack.get("model_sets", []),
             "bases": pack.get("bases", []),
             "lama": bool(pack.get("lama")),
             "checkpoints": checkpoints,

@@ -181,7 +181,9 @@ def read(path: Path) -> ModelSet:
     content.check_keys(ModelSet.__dataclass_fields__.keys() - {"name"})
     model_set = ModelSet(
         path.stem,
-        *(content.file_name(kind, kind) for kind in ("unet", "clip", "vae")),
+        unet=content.file_name("unet", "unet"),
+        clip=content.file_name("clip", "clip"),
+        vae=content.file_name("vae", "vae"),
         family=content.choice("family", FAMILIES, FAMILIES[0]),
         loras={key: part.file_name(key, "lora") for key, part in content.variants("loras")},
         recipes={key: part.choice(key, RECIPES) for key, part in content.variants("recipes")},
@@ -290,7 +292,7 @@ class _Content:
         whole: bool = False,
     ) -> float:
         """Return a number within the limits."""
-        value = self._values.get(key, default)
+        value: Any = self._values.get(key, default)
         is_number = isinstance(value, int if whole else (int, float))
         if isinstance(value, bool) or not is_number or not limits[0] <= value <= limits[1]:
             kind = "a whole number" if whole else "a number"

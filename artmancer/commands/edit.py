@@ -27,6 +27,7 @@ from ..options import (
 )
 from ..recipes import RECIPES, Overrides, parse_condition_size
 from ..variants import VARIANTS
+from . import comfyui_edit
 from .arguments import Subparsers, number, whole_number, write_line
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
     from ..conditions import Conditions
     from ..editor import Editor
     from ..progress import Progress
-    from ..report import EditResult, Report
+    from ..report import EditResult
 
 logger = logging.getLogger(__name__)
 
 EDITORS = ("draft", "lama", "qwen")
-"""Values of --editor."""
+"""Values of --editor besides the names of model sets."""
 
 MAX_MASK_PIXELS = 1024
 """Largest value of --grow and --feather, in pixels."""
@@ -53,6 +54,12 @@ examples:
   artmancer edit room.jpg --task removal --mask mask.png -o room-edited.png
   artmancer edit room.jpg --task insertion --mask mask.png --reference lamp.png -o out.png
   artmancer edit room.jpg --task white-balance -o balanced.png
+  artmancer edit room.jpg --task removal --mask mask.png --editor my-set -o out.png
+
+A model set (`artmancer models set NAME`) names ComfyUI's own model files, and runs in ComfyUI: the
+command starts one from $COMFYUI_PATH, which needs this pack in its custom_nodes, and stops it after
+the edit. Starting takes seconds to minutes, and loads the models anew: for several edits, start
+ComfyUI yourself, and name it with --comfyui-url.
 """
 
 
@@ -131,13 +138,17 @@ def add_options(parser: argparse.ArgumentParser, *, variant_required: bool = Tru
         help="also keep what the edit changed just around the mask, such as a shadow",
     )
     _add_qwen_options(parser)
+    _add_set_options(parser)
     _add_recipe_options(parser)
     _add_pasting_options(parser)
 
 
 def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--editor", choices=EDITORS, default="draft", help="the editor (default: draft)"
+        "--editor",
+        default="draft",
+        metavar="NAME",
+        help=f"{', '.join(EDITORS)} or the name of a model set (default: draft)",
     )
     parser.add_argument(
         "--base",
@@ -238,6 +249,22 @@ def _add_pasting_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_set_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the ComfyUI that runs a model set."""
+    parser.add_argument(
+        "--comfyui-url",
+        metavar="URL",
+        help="model sets: a running ComfyUI with this pack (default: one is started from "
+        "$COMFYUI_PATH for the edit)",
+    )
+    parser.add_argument(
+        "--comfyui-base", type=Path, help="model sets: --base-directory of the started ComfyUI"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="model sets: run the started ComfyUI on the CPU"
+    )
+
+
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that override a recipe."""
     parser.add_argument(
@@ -313,11 +340,19 @@ def run(options: argparse.Namespace) -> int:
         def show(done: int, total: int, stage: str, latents: object = None) -> None:
             bar.set_description_str(f"{stage} {done}/{total}")
 
-        inputs = read_inputs(options)
-        editor = load_editor(options, show)
-        result = edit_photo(options, editor, prepare_photo(options, editor, inputs, show), show)
-    images.save(options.output, result.image, inputs.photo.icc_profile)
-    _write_report(result.report, options)
+        if options.editor in EDITORS:
+            inputs = read_inputs(options)
+            editor = load_editor(options, show)
+            conditions = prepare_photo(options, editor, inputs, show)
+            result = edit_photo(options, editor, conditions, show)
+            image, profile = result.image, inputs.photo.icc_profile
+            report = result.report.as_dict()
+        else:
+            profile = images.load(options.image).icc_profile
+            data, report = comfyui_edit.edit(options, show)
+            image = images.decode(data, name="the result").image
+    images.save(options.output, image, profile)
+    _write_report(report, options)
     return 0
 
 
@@ -365,11 +400,13 @@ def check_inputs(options: argparse.Namespace, *, mask_follows: bool = False) -> 
         raise checks.draft_needs_reference()
     if options.editor == "lama":
         checks.check_lama_variant(options.variant)
+    if options.editor not in EDITORS:
+        comfyui_edit.check_editor(options)
 
 
 def warnings(options: argparse.Namespace) -> Iterator[str]:
     """Yield what the user may not expect of these options."""
-    if options.editor != "qwen" and options.prompt:
+    if options.editor in ("draft", "lama") and options.prompt:
         yield f"--prompt is ignored: the {options.editor} editor does not use it."
     if options.output.suffix.lower() in images.LOSSY_SUFFIXES:
         yield "JPEG changes every pixel a little; write PNG to keep every pixel exactly."
@@ -519,15 +556,16 @@ def load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
     )
 
 
-def _write_report(report: "Report", options: argparse.Namespace) -> None:
+def _write_report(report: dict[str, Any], options: argparse.Namespace) -> None:
     if options.json:
-        write_line(json.dumps({"output": str(options.output), "report": report.as_dict()}))
+        write_line(json.dumps({"output": str(options.output), "report": report}))
         return
-    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report.seconds.items())
-    files = f" with {' and '.join(report.adapters)}" if report.adapters else ""
-    size = f"crop {report.crop_size[1]}x{report.crop_size[0]}"
-    write_line(f"{options.output}: {report.editor}{files}, {size}, {stages}")
-    write_line(f"recipe {report.recipe} ({report.recipe_reason})")
-    for note in report.notes:
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in report["seconds"].items())
+    files = f" with {' and '.join(report['adapters'])}" if report["adapters"] else ""
+    height, width = report["crop_size"]
+    size = f"crop {width}x{height}"
+    write_line(f"{options.output}: {report['editor']}{files}, {size}, {stages}")
+    write_line(f"recipe {report['recipe']} ({report['recipe_reason']})")
+    for note in report["notes"]:
         write_line(note)
-    write_line(" ".join([f"verdict: {report.verdict}.", *report.verdict_reasons]))
+    write_line(" ".join([f"verdict: {report['verdict']}.", *report["verdict_reasons"]]))

@@ -27,13 +27,14 @@ def add_parser(commands: Subparsers) -> None:
         help="list the models on this machine; `models fetch` downloads the base, `models set` "
         "writes a model set, `models tag` writes a recipe into a checkpoint",
         description="List the base models, model sets and LoRAs in ComfyUI's folders "
-        "($COMFYUI_PATH) and those that MODEL_PATH and MODEL_FILE... name; or download Qwen-Image-Edit-2511 or 2509 (58 GB "
-        "each), FastSAM-s (24 MB, for Smart Mask) or big-LaMa (206 MB, for removals). A download "
-        "that breaks off keeps its whole files; the next run starts the others anew. `tag FILE "
-        "--recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
-        "copy; its weights do not change. `set NAME` writes the model set models/artmancer/NAME.json, an "
-        "editor of ComfyUI's own files for Qwen-Image-Edit (fp8, GGUF): the diffusion model, the "
-        "text encoder, the VAE and the LoRAs that it finds in ComfyUI's folders by their headers.",
+        "($COMFYUI_PATH) and those that MODEL_PATH and MODEL_FILE... name; or download "
+        "Qwen-Image-Edit-2511 or 2509 (58 GB each), FastSAM-s (24 MB, for Smart Mask) or big-LaMa "
+        "(206 MB, for removals). A download that breaks off keeps its whole files; the next run "
+        "starts the others anew. `tag FILE --recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
+        "copy; its weights do not change. `set NAME` writes models/artmancer/NAME.json, a model "
+        "set: an editor of ComfyUI's own files for Qwen-Image-Edit (fp8, GGUF). It looks for the "
+        "diffusion model, the text encoder, the VAE and the LoRAs in ComfyUI's folders, by their "
+        "headers, and prints its choice.",
     )
     parser.set_defaults(run=run, error=parser.error)
     parser.add_argument(

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import os
+import socket
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dotenv import dotenv_values
 
@@ -55,6 +58,49 @@ def command(port: int, folder: Path, *, base: Path | None, cpu: bool) -> list[st
     ]
 
 
+def free_port() -> int:
+    """Return a port of this machine that no server listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def started(start: list[str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a ComfyUI, and stop it at the end; it is not restarted.
+
+    Parameters
+    ----------
+    start : from `command`
+    log : file for its output
+    """
+    with log.open("ab") as output:
+        process = await _spawn(start, output)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+            except asyncio.TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _spawn(start: list[str], output: BinaryIO) -> asyncio.subprocess.Process:
+    dotenv = {key: value for key, value in dotenv_values(".env").items() if value}
+    return await asyncio.create_subprocess_exec(
+        *start,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**dotenv, **os.environ},
+        # Ctrl-C reaches only this process, which then stops ComfyUI.
+        start_new_session=True,
+    )
+
+
 async def keep_running(start: list[str], port: int, folder: Path) -> None:
     """Keep a ComfyUI running until cancelled, then stop it.
 
@@ -66,8 +112,6 @@ async def keep_running(start: list[str], port: int, folder: Path) -> None:
     start : from `command`
     folder : folder for its log and its process id
     """
-    dotenv = {key: value for key, value in dotenv_values(".env").items() if value}
-    environment = {**dotenv, **os.environ}
     log = folder / "comfyui.log"
     pid_file = folder / "comfyui.pid"
     try:
@@ -76,15 +120,7 @@ async def keep_running(start: list[str], port: int, folder: Path) -> None:
                 await asyncio.sleep(_PAUSE_SECONDS)
             logger.info("Starting ComfyUI on port %d; its log is %s", port, log)
             with log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *start,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
-                    # Ctrl-C reaches only the gateway, which then stops ComfyUI.
-                    start_new_session=True,
-                )
+                process = await _spawn(start, output)
             pid_file.write_text(str(process.pid))
             code = await process.wait()
             pid_file.unlink()

@@ -48,6 +48,7 @@ class Editor(Protocol):
     any_size : whether it takes crops of any size, because it was not trained at one
     default_prompt : prompt of its checkpoint for an edit that brings none; None: the recipe's
     adapters : file names of the LoRAs on its base, the checkpoint first
+    steps : denoising steps of an edit that sets none; None: the recipe's
     notes : sentences for the report
     """
 
@@ -76,6 +77,9 @@ class Editor(Protocol):
     def adapters(self) -> tuple[str, ...]: ...
 
     @property
+    def steps(self) -> int | None: ...
+
+    @property
     def notes(self) -> tuple[str, ...]: ...
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
@@ -92,6 +96,7 @@ class EditorWithoutCheckpoint:
     any_size = True
     default_prompt = None
     adapters: tuple[str, ...] = ()
+    steps = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -178,6 +183,7 @@ class PrecomputedEdit:
     any_size: bool = False
     default_prompt: str | None = None
     adapters: tuple[str, ...] = ()
+    steps: int | None = None
     notes: tuple[str, ...] = ()
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:

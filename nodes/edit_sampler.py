@@ -207,7 +207,7 @@ class EditSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         progress = node_progress()
         overrides = Overrides(
-            steps or None,
+            steps or editor.steps,
             cfg or None,
             negative,
             resolve_condition_size(condition_size, condition_megapixels),

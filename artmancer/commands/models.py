@@ -30,11 +30,11 @@ def add_parser(commands: Subparsers) -> None:
         "($COMFYUI_PATH) and those that MODEL_PATH and MODEL_FILE... name; or download "
         "Qwen-Image-Edit-2511 or 2509 (58 GB each), FastSAM-s (24 MB, for Smart Mask) or big-LaMa "
         "(206 MB, for removals). A download that breaks off keeps its whole files; the next run "
-        "starts the others anew. `tag FILE --recipe R` writes how a checkpoint was trained into its metadata, in place or into a "
-        "copy; its weights do not change. `set NAME` writes models/artmancer/NAME.json, a model "
-        "set: an editor of ComfyUI's own files for Qwen-Image-Edit (fp8, GGUF). It looks for the "
-        "diffusion model, the text encoder, the VAE and the LoRAs in ComfyUI's folders, by their "
-        "headers, and prints its choice.",
+        "starts the others anew. `tag FILE --recipe R` writes how a checkpoint was trained into "
+        "its metadata, in place or into a copy; its weights do not change. `set NAME` writes "
+        "models/artmancer/NAME.json, a model set: an editor of ComfyUI's own files for "
+        "Qwen-Image-Edit (fp8, GGUF). It looks for the diffusion model, the text encoder, the VAE "
+        "and the LoRAs in ComfyUI's folders, by their headers, and prints its choice.",
     )
     parser.set_defaults(run=run, error=parser.error)
     parser.add_argument(

@@ -53,6 +53,7 @@ class QwenEditor:
     memory: str = "auto"
     file_notes: tuple[str, ...] = ()
     any_size = False
+    steps = None
 
     def __post_init__(self) -> None:
         if self.acceleration and self.acceleration == self.checkpoint.path:

@@ -57,6 +57,7 @@ class ModelEditor:
     adapters : file names of the LoRAs on the model, the checkpoint first, where they are known
     accelerated : a LoRA for few steps is on the model, which is sampled with CFG 1 and its own
         schedule
+    resolution, default_prompt, steps : see Editor
 
     Raises
     ------
@@ -73,10 +74,11 @@ class ModelEditor:
     shift: float = 0.0
     adapters: tuple[str, ...] = ()
     accelerated: bool = False
+    resolution: str | None = None
+    default_prompt: str | None = None
+    steps: int | None = None
     cache: Cache = field(default_factory=Cache)
     any_size = False
-    resolution = None
-    default_prompt = None
 
     def __post_init__(self) -> None:
         family_of(self.model, self.vae)

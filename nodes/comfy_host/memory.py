@@ -1,7 +1,7 @@
 """Models under the control of ComfyUI's memory manager."""
 
 import gc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -41,13 +41,20 @@ def keep_loaded(key: Hashable, load: Callable[[], T]) -> T:
     return result
 
 
+def keep_only(keys: Collection[Hashable]) -> None:
+    """Drop the kept bases and the kept files of model sets whose keys, tuples, are not among
+    these.
+    """
+    for other in [other for other in _kept if isinstance(other, tuple) and other not in keys]:
+        del _kept[other]
+
+
 def load_base(base: str, precision: str) -> pipeline.Base:
     """Load the base model with this name. Nodes share it; a second base takes its place."""
     folder = base_folder.check(folders.bases()[base])
     name = pipeline.precision_for(folder, precision, ComfyOffloader()).name
     key = (folder, name)
-    for other in [other for other in _kept if isinstance(other, tuple) and other != key]:
-        del _kept[other]
+    keep_only([key])
 
     def load() -> pipeline.Base:
         return pipeline.load(folder, precision, ComfyOffloader(), node_progress())
@@ -76,8 +83,8 @@ def load_lama() -> lama.Lama | None:
 
 
 def is_base_loaded() -> bool:
-    """Tell whether a base model is in memory."""
-    return pipeline.is_any_loaded()
+    """Tell whether a base model, or the files of a model set, are in memory."""
+    return pipeline.is_any_loaded() or any(isinstance(key, tuple) for key in _kept)
 
 
 def device() -> tuple[str, str]:

@@ -13,6 +13,9 @@ import torch
 WIDTH = 3584
 """Width of Qwen2.5-VL's embeddings."""
 
+TEXT_ENCODER = "stand-in.safetensors"
+"""File with the header of Qwen2.5-VL, which Load CLIP loads as a Clip."""
+
 
 def save_models(models: Path) -> None:
     """Save a transformer of the real width with one block, and the narrowest VAE that loads."""
@@ -49,6 +52,10 @@ def save_models(models: Path) -> None:
         }
         (models / folder).mkdir(parents=True, exist_ok=True)
         save_file(weights, models / folder / f"{name}.safetensors")
+    (models / "text_encoders").mkdir(exist_ok=True)
+    parts = {"model.layers.0.self_attn.k_proj.bias": 512, "visual.blocks.0.norm1.weight": 1280}
+    weights = {key: torch.zeros(size) for key, size in parts.items()}
+    save_file(weights, models / "text_encoders" / TEXT_ENCODER)
 
 
 class SaveSmallModels:
@@ -78,6 +85,26 @@ class Clip:
         images = [image.mean().expand(1, 2, WIDTH) for image in tokens["images"]]
         inputs = {"text": tokens["text"], "seen": [list(image.shape) for image in tokens["images"]]}
         return [[torch.cat([words, *images], 1), {"clip_inputs": inputs}]]
+
+
+def load_stand_in() -> None:
+    """Make Load CLIP return a Clip for TEXT_ENCODER, if it loads it for Qwen-Image: the real one
+    has 8 billion weights.
+    """
+    import comfy.sd
+
+    load = comfy.sd.load_clip
+
+    def load_clip(ckpt_paths: list[str], *args: Any, **options: Any) -> Any:
+        if Path(ckpt_paths[0]).name != TEXT_ENCODER:
+            return load(ckpt_paths, *args, **options)
+        assert options["clip_type"] == comfy.sd.CLIPType.QWEN_IMAGE
+        return Clip()
+
+    comfy.sd.load_clip = load_clip
+
+
+load_stand_in()
 
 
 class StandInClip:

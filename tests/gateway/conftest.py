@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.fake_comfyui import RECORDED
 from support.fake_modal import FakeModal
 from support.gateway import FakeHost, Served, settings
 
@@ -65,3 +66,19 @@ def quick(fake: FakeHost, tmp_path: Path) -> Iterator[Served]:
     """A gateway with the fake ComfyUI, without jobs and uploads."""
     with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
         yield served.connected()
+
+
+@pytest.fixture
+def with_sets(
+    fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FakeHost, Served]]:
+    """A fake ComfyUI with two model sets, and a gateway in front of it."""
+    sets = [
+        {"name": "fp8", "complete": True, "reason": None},
+        {"name": "q4", "complete": False, "reason": "The model set 'q4' needs 'a.gguf'."},
+    ]
+    editors = [*RECORDED["status"]["editors"], "fp8", "q4"]
+    status = {**RECORDED["status"], "editors": editors, "model_sets": sets}
+    monkeypatch.setitem(RECORDED, "status", status)
+    with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
+        yield fake, served.connected()

@@ -5,13 +5,12 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_comfyui import HELD_STEPS, RECORDED
+from support.fake_comfyui import HELD_STEPS
 from support.gateway import (
     FakeHost,
     Served,
@@ -414,22 +413,6 @@ def test_a_click_does_not_wait_for_edits_in_another_comfyui(fake: FakeHost, tmp_
         assert answer.status_code == 200
         assert served.status(edit)["status"] == "processing"
     light_host.die()
-
-
-@pytest.fixture
-def with_sets(
-    fake: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[FakeHost, Served]]:
-    """A fake ComfyUI with two model sets, and a gateway in front of it."""
-    sets = [
-        {"name": "fp8", "complete": True, "reason": None},
-        {"name": "q4", "complete": False, "reason": "The model set 'q4' needs 'a.gguf'."},
-    ]
-    editors = [*RECORDED["status"]["editors"], "fp8", "q4"]
-    status = {**RECORDED["status"], "editors": editors, "model_sets": sets}
-    monkeypatch.setitem(RECORDED, "status", status)
-    with Served(settings(tmp_path / "data", comfyui_url=fake.url)) as served:
-        yield fake, served.connected()
 
 
 def test_health_lists_the_model_sets_and_which_are_complete(

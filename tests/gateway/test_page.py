@@ -494,3 +494,28 @@ def test_the_page_runs_no_script_but_its_own(quick: Served) -> None:
         "base-uri 'none'",
         "form-action 'none'",
     ]
+
+
+@pytest.mark.browser
+def test_the_page_offers_the_editors_where_there_is_more_than_one(
+    with_sets: tuple[FakeHost, Served], browser: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    fake, served = with_sets
+    page, problems = open_page(browser, served.url)
+    select = page.get_by_test_id("editor")
+    expect(select).to_be_visible()
+    expect(page.locator("#health")).to_have_text("Editor: fp8 on cpu.")
+    # q4 has a file that is missing.
+    expect(select.locator("option")).to_have_text(["Automatic", "fp8", "Draft, without a model"])
+    choose(page, "photo-input", "coffee")
+    select.select_option("fp8")
+    page.locator("input[name=task][value=white-balance]").check()
+    expect(select).to_have_value("fp8")
+    page.get_by_test_id("go").click()
+    expect(page.locator("#result")).to_be_visible()
+    posted = fake.fake.posted[-1]["prompt"]
+    assert posted["38"]["inputs"]["value"] == "fp8"
+    assert not problems
+    page.close()

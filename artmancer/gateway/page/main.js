@@ -148,6 +148,32 @@ addEventListener("paste", (event) => {
 
 const variant = () => form.elements.task.value;
 
+const QWEN = "Qwen-Image-Edit";
+const DRAFT = "Draft, without a model";
+
+/** The editors that can be used: {value, label, variant}; `variant` is the only kind of edit it makes. */
+let editors = [];
+
+/** Offer the editors for this kind of edit, if there is a choice. The user's choice stays where it fits. */
+function showEditors() {
+  const select = form.elements.editor;
+  const chosen = select.value;
+  const fitting = editors.filter((editor) => !editor.variant || editor.variant === variant());
+  select.replaceChildren(new Option("Automatic", ""), ...fitting.map(({ value, label }) => new Option(label, value)));
+  if (fitting.some(({ value }) => value === chosen)) select.value = chosen;
+  byId("editor-field").hidden = fitting.length < 2;
+}
+
+/** Return the editors that a gateway's health lists as usable, in the order in which "auto" chooses. */
+function usableEditors({ bases, lama, model_sets: sets = [] }) {
+  return [
+    ...(bases.length ? [{ value: "qwen", label: QWEN }] : []),
+    ...sets.filter(({ complete }) => complete).map(({ name }) => ({ value: name, label: name })),
+    ...(lama ? [{ value: "lama", label: "LaMa", variant: "removal" }] : []),
+    { value: "draft", label: DRAFT },
+  ];
+}
+
 function showVariant() {
   const { hint, legend, prompt: defaultPrompt, tool, instructions } = VARIANTS[variant()];
   byId("task-hint").textContent = hint;
@@ -156,6 +182,7 @@ function showVariant() {
   // A prompt that the user wrote stays.
   if (!prompt.value || prompt.value === prompt.defaultValue) prompt.value = defaultPrompt;
   prompt.defaultValue = defaultPrompt;
+  showEditors();
   stage.guide(tool, instructions);
 }
 
@@ -213,7 +240,7 @@ async function requestBody() {
     const { value } = form.elements[name];
     if (value !== "") body[name] = Number(value);
   }
-  for (const name of ["negative_prompt", "input_quality", "recipe", "frame"]) {
+  for (const name of ["negative_prompt", "input_quality", "recipe", "frame", "editor"]) {
     if (form.elements[name].value) body[name] = form.elements[name].value;
   }
   const size = form.elements.condition_size.value;
@@ -367,9 +394,14 @@ async function showHealth() {
   let degraded = true;
   let isRefused = false;
   try {
-    const { status, reason, model_loaded: loaded, device, device_info: { bases } } = await api.health();
-    const hasModel = loaded || bases.length > 0;
-    const editor = hasModel ? `Editor: Qwen-Image-Edit on ${device}.` : "Editor: draft. No model is installed.";
+    const { status, reason, model_loaded: loaded, device, device_info: info } = await api.health();
+    editors = usableEditors(info);
+    showEditors();
+    // LaMa edits only where it is chosen.
+    const { label } = editors.find(({ value }) => value !== "lama");
+    const hasModel = loaded || label !== DRAFT;
+    const name = label === DRAFT ? QWEN : label;
+    const editor = hasModel ? `Editor: ${name} on ${device}.` : "Editor: draft. No model is installed.";
     degraded = status === "degraded";
     line.textContent = degraded ? `${editor} ${reason}` : editor;
     byId("prompt-hint").hidden = hasModel;

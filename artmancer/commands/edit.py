@@ -137,19 +137,13 @@ def add_options(parser: argparse.ArgumentParser, *, variant_required: bool = Tru
         action="store_true",
         help="also keep what the edit changed just around the mask, such as a shadow",
     )
+    _add_editor_options(parser)
     _add_qwen_options(parser)
-    _add_set_options(parser)
     _add_recipe_options(parser)
     _add_pasting_options(parser)
 
 
 def _add_qwen_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--editor",
-        default="draft",
-        metavar="NAME",
-        help=f"{', '.join(EDITORS)} or the name of a model set (default: draft)",
-    )
     parser.add_argument(
         "--base",
         type=Path,
@@ -249,8 +243,14 @@ def _add_pasting_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_set_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the ComfyUI that runs a model set."""
+def _add_editor_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the editor, and the options for the ComfyUI that runs a model set."""
+    parser.add_argument(
+        "--editor",
+        default="draft",
+        metavar="NAME",
+        help=f"{', '.join(EDITORS)} or the name of a model set (default: draft)",
+    )
     parser.add_argument(
         "--comfyui-url",
         metavar="URL",

@@ -173,7 +173,7 @@ class SmallFlux2Clip:
         self.width = width
         return (self,)
 
-    def tokenize(self, text: str) -> str:
+    def tokenize(self, text: str, **options: Any) -> str:
         return text
 
     def encode_from_tokens_scheduled(self, tokens: str) -> list[Any]:

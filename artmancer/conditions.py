@@ -29,6 +29,7 @@ from .progress import Progress, no_progress
 from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
 from .region import Crop, Window, bounds
 from .silhouette import shadow_strength, silhouette_mask
+from .tone import value_range
 
 _BILATERAL = (9, 75, 75)
 """Bilateral filter before Canny: diameter in pixels, sigma of the values, sigma in pixels."""
@@ -595,7 +596,7 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
         layers, (x, size[1] - x - fitted[1], y, size[0] - y - fitted[0])
     ).permute(0, 2, 3, 1)
     mask = canvas[..., 3]
-    image = (canvas[..., :3] / mask.clamp(min=1 / 255).unsqueeze(-1)).clamp(0, 1)
+    image = (canvas[..., :3] / mask.clamp(min=1 / 255).unsqueeze(-1)).clamp(low, high)
     return Reference(image, mask.clamp(0, 1))
 
 
@@ -641,6 +642,7 @@ def _stretched_reference(sources: Sources) -> Tensor:
     """Stretch the whole reference to the crop's size."""
     reference = _reference(sources)
     whole = reference.image if reference.whole is None else reference.whole
+    low, high = value_range(reference.image)
     height, width = sources.crop.mask.shape[1:]
     return region.resample(whole, (height, width)).expand(len(sources.crop.image), -1, -1, -1)
 

@@ -131,7 +131,7 @@ def _poisson(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
         return source
     # OpenCV centers the object's bounding box on this point, which keeps it in its place.
     center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
-    curve = ToneCurve(*value_range(target))
+    curve = ToneCurve(*value_range(torch.cat([source, target])))
     above, under = (_pad(curve.encode(image)) for image in (source, target))
     blended = cv2.seamlessClone(above, under, cut_out, center, cv2.NORMAL_CLONE)
     inside = blended[_PADDING:-_PADDING, _PADDING:-_PADDING]

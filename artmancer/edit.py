@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import color, grain, region, verdict
 from .checks import check_mask_given
-from .conditions import Conditions, on_image, timed
+from .conditions import Conditions, Reference, on_image, timed
 from .editor import Editor, EditRequest, PrecomputedEdit
 from .errors import ArtMancerError
 from .options import DEFAULT_SAMPLING, ONE_MEGAPIXEL, Sampling
@@ -223,13 +223,14 @@ def _edit_part(
         widened=pasting.widen,
         verdict=judged.word,
         verdict_reasons=judged.reasons,
-        notes=(*editor.notes, *notes, *aligned.notes),
+        notes=(*editor.notes, *notes, *aligned.notes, *clipped),
         recipe_reason=conditions.recipe_reason,
         settings=_settings(request),
         recipe_settings=RECIPES[conditions.recipe].values(),
         grain=pasted.added.deviation if pasted.added else None,
         sharpening=pasted.added.sharpening if pasted.added else None,
     )
+        clipped = _reference_notes(conditions.reference, edited, pasted.result)
     return EditResult(pasted.result, region.uncrop(pasted.spill, crop.region), report)
 
 
@@ -351,6 +352,21 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor, conditions: Conditio
     edited, before : IMAGE [B, h, w, 3]
     outside : bool [B, h, w], what the edit should have left alone
     """
+def _reference_notes(reference: Reference | None, *images: Tensor) -> tuple[str, ...]:
+    """Return a sentence for the report where a reference has values above 1, and one of these
+    images, which show it, has none.
+    """
+    if reference is None:
+        return ()
+    brightest = float((reference.image * reference.mask.unsqueeze(-1)).amax())
+    if brightest <= 1 or all(image.amax() > 1 for image in images):
+        return ()
+    return (
+        f"The reference has values up to {brightest:.3g}, and the edit has none above 1: brighter "
+        "parts of the object were clipped.",
+    )
+
+
     shown = conditions.crop.feathered > 0
     each = tuple(register(*planes) for planes in zip(edited, before, outside, shown, strict=True))
     measured = [result for result in each if result]

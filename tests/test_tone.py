@@ -1,6 +1,7 @@
 """The tone curve for HDR images, and edits of HDR and float images."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from artmancer import color, fill, mask_ops, region
 from artmancer.conditions import prepare
 from artmancer.draft import DraftEditor, balance
 from artmancer.edit import edit
-from artmancer.editor import PrecomputedEdit
+from artmancer.editor import Editor, PrecomputedEdit
 from artmancer.progress import no_progress
+from artmancer.report import EditResult
 from artmancer.tone import ToneCurve
 
 needs_patchmatch = pytest.mark.skipif(
@@ -136,3 +138,25 @@ def test_an_insertion_keeps_the_photos_values_beside_the_object() -> None:
     result = edit(DraftEditor("insertion"), prepare(photo, box, reference=reference)).image
     beside = result[0, 85:155, 105:120]
     assert torch.allclose(beside, photo[0, 85:155, 105:120])
+
+
+def insert_a_lamp(editor: Editor | None = None, **options: Any) -> EditResult:
+    """Return the insertion of an object of 4 into a photo of 0.3."""
+    photo, box = torch.full((1, 240, 300, 3), 0.3), torch.zeros(1, 240, 300)
+    box[:, 80:160, 100:200] = 1
+    conditions = prepare(photo, box, reference=torch.full((1, 40, 50, 3), 4.0), **options)
+    return edit(editor or DraftEditor("insertion"), conditions)
+
+
+def test_the_draft_inserts_the_values_of_an_hdr_reference() -> None:
+    result = insert_a_lamp()
+    assert torch.allclose(result.image[0, 90:150, 110:190], torch.tensor(4.0), atol=0.05)
+    assert torch.allclose(result.image[0, :60], torch.tensor(0.3))
+    assert not [note for note in result.report.notes if "clipped" in note]
+
+
+def test_the_report_says_that_an_editor_clipped_the_reference() -> None:
+    white = PrecomputedEdit([torch.ones(1, 160, 192, 3)], "insertion")
+    result = insert_a_lamp(white)
+    (note,) = (note for note in result.report.notes if "clipped" in note)
+    assert note.startswith("The reference has values up to 4,")

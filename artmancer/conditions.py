@@ -25,7 +25,7 @@ from .fill import choose, fill
 from .images import to_uint8
 from .lama import Lama
 from .options import DEFAULT_CONTEXT, FRAMES, REGIONS, RESOLUTIONS
-from .progress import Progress, no_progress
+from .progress import Progress, no_progress, part_progress
 from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
 from .region import Crop, Window, bounds
 from .silhouette import shadow_strength, silhouette_mask
@@ -82,6 +82,11 @@ class Sources:
     shadow: bool = True
     progress: Progress = no_progress
 
+    @property
+    def hole(self) -> Tensor:
+        """The hole to fill, MASK [B, h, w]."""
+        return self.crop.mask if self.fill_mask is None else self.fill_mask
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -95,9 +100,7 @@ class Conditions:
     recipe : a key of RECIPES
     images : the conditioning images by name, in order, each an IMAGE [B, h, w, 3] of the crop's
         size; the recipe's come first, then those the user adds: "extra 1" and so on
-    reference : the object to insert
     seconds : seconds it took to make them, by stage
-    fill_mask : MASK [B, h, w], the hole that a fill replaces: the crop's mask, or a larger one
     sources : what the images were made of
     recipe_reason : why the recipe was chosen, see recipes.RecipeChoice
     frame, resolution, context : see prepare
@@ -111,9 +114,7 @@ class Conditions:
     crop: Crop
     recipe: str
     images: dict[str, Tensor]
-    reference: Reference | None
     seconds: dict[str, float]
-    fill_mask: Tensor
     sources: Sources
     recipe_reason: str = "asked"
     frame: str = "crop"
@@ -127,6 +128,16 @@ class Conditions:
     def parts(self) -> "tuple[Conditions, ...]":
         """The conditions of all parts of the mask, in the order in which they are edited."""
         return (self, *self.following)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The object to insert."""
+        return self.sources.reference
+
+    @property
+    def fill_mask(self) -> Tensor:
+        """The hole that a fill replaces, MASK [B, h, w]: the crop's mask, or a larger one."""
+        return self.sources.hole
 
 
 def prepare(
@@ -183,7 +194,7 @@ def prepare(
     any_size : see region.crop
     regions : one of REGIONS, see islands.split; a long thin mask is cut too, unless there is a
         reference, which would be inserted into each piece
-    progress : called while PatchMatch fills; raising in it cancels
+    progress : called before each part, and while its hole is filled; raising in it cancels
 
     Raises
     ------
@@ -200,28 +211,26 @@ def prepare(
     def make_sources(crop: Crop) -> Sources:
         filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
         fill_mask = _fill_mask(crop, row.fill_growth if brushed else 0)
-        return Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow, progress)
+        return Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow)
 
     if "fill" in row.images_for(reference is not None) and fill is None:
         notes = (*_fill_notes(lama), *notes)
-    first, *others = [
-        _prepare_part(
-            part,
-            {**size, **hole},
-            make_sources,
-            image=image,
-            masked=mask is not None,
-            recipe=recipe,
-            reference=inserted,
-            recipe_reason=recipe_reason,
-            frame=frame,
-            resolution=resolution,
-            context=context,
-            default_prompt=row.prompt if default_prompt is None else default_prompt,
-            notes=notes,
-        )
-        for part in _split_mask(area, regions, reference is not None, size, hole)
-    ]
+    parts = _split_mask(area, regions, reference is not None, size, hole)
+    first, *others = _prepare_parts(
+        parts,
+        {**size, **hole},
+        make_sources,
+        progress,
+        image=image,
+        masked=mask is not None,
+        recipe=recipe,
+        recipe_reason=recipe_reason,
+        frame=frame,
+        resolution=resolution,
+        context=context,
+        default_prompt=row.prompt if default_prompt is None else default_prompt,
+        notes=notes,
+    )
     return replace(first, following=tuple(others))
 
 
@@ -250,51 +259,85 @@ def _split_mask(
     return islands.split(mask, place, regions, inserts=inserts)
 
 
-def _prepare_part(
-    part: islands.Part,
+def _prepare_parts(
+    parts: list[islands.Part],
     options: dict[str, Any],
     make_sources: Callable[[Crop], Sources],
+    progress: Progress,
     **common: Any,
-) -> Conditions:
-    """Return the conditions of one part of a mask.
+) -> list[Conditions]:
+    """Return the conditions of all parts of a mask.
 
     Parameters
     ----------
     options : arguments of region.crop
     common : attributes that the conditions of all parts have
     """
-    seconds: dict[str, float] = {}
-    with timed(seconds, "crop"):
-        crop = region.crop(common["image"], part.mask, box=part.box, **options)
-    with timed(seconds, "split"):
-        sources = make_sources(crop)
-        images = split(sources, common["recipe"])
-    return Conditions(
-        crop=crop,
-        images=images,
-        seconds=seconds,
-        fill_mask=crop.mask if sources.fill_mask is None else sources.fill_mask,
-        sources=sources,
-        **common,
-    )
+    image, prepared = common["image"], list[Conditions]()
+    # The photo with the holes of the parts before filled, for those that overlap.
+    filled = image
+    for index, part in enumerate(parts):
+        own_progress = part_progress(progress, index, len(parts))
+        own_progress(0, 1, "cropping")
+        seconds: dict[str, float] = {}
+        with timed(seconds, "crop"):
+            crop = region.crop(image, part.mask, box=part.box, window=part.window, **options)
+        with timed(seconds, "split"):
+            sources = make_sources(crop)
+            working = replace(sources, progress=own_progress)
+            if _makes_fill(sources, common["recipe"]):
+                seen = crop._replace(image=region.crop_like(filled, crop.region))
+                content = condition(replace(working, crop=seen), "fill")
+                working = replace(working, fill=_fill_hole(sources, content))
+                if index + 1 < len(parts):
+                    filled = _with_fill(filled, content, seen, is_copy=filled is not image)
+            images = split(working, common["recipe"])
+        prepared.append(
+            Conditions(crop=crop, images=images, seconds=seconds, sources=sources, **common)
+        )
+    return prepared
 
 
-def on_image(conditions: Conditions, image: Tensor, progress: Progress) -> Conditions:
+def _makes_fill(sources: Sources, recipe: str) -> bool:
+    """Return whether the recipe has a fill, and none was connected."""
+    images = RECIPES[recipe].images_for(sources.reference is not None)
+    return sources.fill is None and "fill" in images.values()
+
+
+def _fill_hole(sources: Sources, content: Tensor) -> Tensor:
+    """Return the crop with this content [B, h, w, 3] in its hole."""
+    return torch.where(sources.hole.unsqueeze(-1) > 0, content, sources.crop.image)
+
+
+def _with_fill(image: Tensor, content: Tensor, crop: Crop, *, is_copy: bool) -> Tensor:
+    """Return the image with a filled crop stitched in; a copy may be written to."""
+    image = image if is_copy else image.clone()
+    inside = region.in_boxes(crop.region)
+    boxes = region.stitch(content, region.cut_boxes(image, crop.region), inside, crop.image)
+    region.paste_boxes(image, boxes, crop.region)
+    return image
+
+
+def on_image(conditions: Conditions, image: Tensor) -> Conditions:
     """Return the conditions of the same crop of another image, a result of edits before this one.
+    A fill that was made for them stays as it is.
 
     Parameters
     ----------
     image : IMAGE [B, H, W, 3] of the size of the conditions' image
-    progress : called while PatchMatch fills
     """
     seconds = dict(conditions.seconds)
     with timed(seconds, "again"):
         crop = conditions.crop._replace(image=region.crop_like(image, conditions.crop.region))
-        sources = replace(conditions.sources, crop=crop, progress=progress)
+        sources = working = replace(conditions.sources, crop=crop)
+        if _makes_fill(sources, conditions.recipe):
+            working = replace(sources, fill=_fill_hole(sources, conditions.images["fill"]))
         extra = {name: old for name, old in conditions.images.items() if name.startswith(_EXTRA)}
-        images = {**split(sources, conditions.recipe), **extra}
+        images = {**split(working, conditions.recipe), **extra}
     seconds["split"] += seconds.pop("again")
-    return replace(conditions, image=image, crop=crop, images=images, seconds=seconds)
+    return replace(
+        conditions, image=image, crop=crop, sources=sources, images=images, seconds=seconds
+    )
 
 
 def _fill_notes(lama: Lama | None) -> tuple[str, ...]:
@@ -413,7 +456,7 @@ def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
 
 def with_blend_mask(conditions: Conditions, mask: Tensor | None) -> Conditions:
     """Return the conditions of an edit that shows where this mask is, not where it was made. A note
-    names the parts of which it shows nothing.
+    names the parts of which it shows nothing: they are not edited.
 
     Parameters
     ----------
@@ -421,7 +464,7 @@ def with_blend_mask(conditions: Conditions, mask: Tensor | None) -> Conditions:
 
     Raises
     ------
-    ArtMancerError : invalid_request, mask_empty
+    ArtMancerError : invalid_request, also where nothing of any part would show; mask_empty
     """
     if mask is None:
         return conditions
@@ -441,12 +484,23 @@ def _blended(crop: Crop, mask: Tensor) -> Crop:
 
 
 def _hidden_notes(crops: Sequence[Crop]) -> list[str]:
-    """Return a sentence for each crop of which a blend mask shows nothing."""
+    """Return a sentence for each crop of which a blend mask shows nothing.
+
+    Raises
+    ------
+    ArtMancerError : invalid_request where it shows nothing of any crop
+    """
+    hidden = [number for number, crop in enumerate(crops, 1) if crop.is_hidden]
+    if len(hidden) == len(crops):
+        raise ArtMancerError(
+            "invalid_request",
+            "Nothing of the edit would show: the blend mask does not reach the crop around the "
+            "mask. Enlarge the blend mask, or choose more context.",
+        )
     return [
-        f"{f'Part {number}: ' if len(crops) > 1 else ''}Nothing of the edit shows: the blend mask "
-        "does not reach the crop. Enlarge the blend mask, or choose more context."
-        for number, crop in enumerate(crops, 1)
-        if not crop.shown.any()
+        f"Part {number} was not edited: the blend mask does not reach its crop, so nothing of it "
+        "would show. Enlarge the blend mask, or choose more context."
+        for number in hidden
     ]
 
 
@@ -588,6 +642,7 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
     layers = torch.cat(
         [reference.image * reference.mask.unsqueeze(-1), reference.mask.unsqueeze(-1)], -1
     )
+    low, high = value_range(reference.image)
     layers = functional.interpolate(
         layers.permute(0, 3, 1, 2), fitted, mode="bicubic", antialias=True
     )
@@ -642,7 +697,6 @@ def _stretched_reference(sources: Sources) -> Tensor:
     """Stretch the whole reference to the crop's size."""
     reference = _reference(sources)
     whole = reference.image if reference.whole is None else reference.whole
-    low, high = value_range(reference.image)
     height, width = sources.crop.mask.shape[1:]
     return region.resample(whole, (height, width)).expand(len(sources.crop.image), -1, -1, -1)
 
@@ -681,7 +735,7 @@ def _reference(sources: Sources) -> Reference:
 def _fill(sources: Sources) -> Tensor:
     if sources.fill is not None:
         return sources.fill
-    mask = sources.crop.mask if sources.fill_mask is None else sources.fill_mask
+    mask = sources.hole
     image = sources.crop.image.contiguous()
     _check_grow(mask, sources.crop.region.grow)
     return fill(image, mask.contiguous(), 0, sources.progress, lama=sources.lama)

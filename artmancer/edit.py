@@ -83,16 +83,18 @@ def edit(
     """
     check_mask_given(editor.variant, conditions.masked)
     _reset_peak_memory()
-    parts, image = conditions.parts, conditions.image
-    spilled = torch.zeros(image.shape[:3])
-    reports: list[Report] = []
-    for index, part in enumerate(parts):
-        own_progress = part_progress(progress, index, len(parts))
-        overlaps = any(_overlap(part, earlier) for earlier in parts[:index])
+    shown = [
+        (index, part) for index, part in enumerate(conditions.parts) if not part.crop.is_hidden
+    ]
+    image, spilled = conditions.image, torch.zeros(conditions.image.shape[:3])
+    reports: dict[int, Report] = {}
+    for step, (index, part) in enumerate(shown):
+        own_progress = part_progress(progress, step, len(shown))
+        overlaps = any(_overlap(part, earlier) for _, earlier in shown[:step])
         # An edit that was made before saw the image as it came.
         is_stale = overlaps and isinstance(editor, PrecomputedEdit)
         if overlaps and not is_stale:
-            part = on_image(part, image, own_progress)
+            part = on_image(part, image)
         request = EditRequest(
             replace(part, image=image),
             prompt or part.default_prompt,
@@ -102,10 +104,26 @@ def edit(
         )
         pasting = _Pasting(match, transfer, widen, match_grain, is_stale)
         result = _edit_part(editor, request, pasting, own_progress)
-        image = result.image
-        torch.maximum(spilled, result.spill, out=spilled)
-        reports.append(result.report)
-    return EditResult(image, spilled, _join(reports, conditions.notes))
+        image = _put_back(result.image, image, part.crop, is_copy=step > 0)
+        spills = region.cut_boxes(spilled, part.crop.region)
+        region.paste_boxes(spilled, torch.maximum(spills, result.spill), part.crop.region)
+        reports[index + 1] = result.report
+    return EditResult(image, spilled, _join(reports, conditions))
+
+
+def _put_back(boxes: Tensor, image: Tensor, crop: Crop, *, is_copy: bool) -> Tensor:
+    """Return the image with an edited part of it; a copy may be written to, so that a part costs
+    no copy of the photo.
+
+    Parameters
+    ----------
+    boxes : the part, as of region.cut_boxes
+    """
+    if boxes.shape == image.shape:
+        return boxes
+    image = image if is_copy else image.clone()
+    region.paste_boxes(image, boxes, crop.region)
+    return image
 
 
 def _overlap(part: Conditions, earlier: Conditions) -> bool:
@@ -117,8 +135,9 @@ def _overlap(part: Conditions, earlier: Conditions) -> bool:
     )
 
 
-def _join(reports: list[Report], notes: tuple[str, ...]) -> Report:
-    """Return the report on all parts of the mask."""
+def _join(numbered: dict[int, Report], conditions: Conditions) -> Report:
+    """Return the report on the parts of the mask that were edited, by their numbers."""
+    reports = list(numbered.values())
     moved = max(reports, key=lambda report: -1 if report.drift_px is None else report.drift_px)
     stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
     return replace(
@@ -137,19 +156,21 @@ def _join(reports: list[Report], notes: tuple[str, ...]) -> Report:
         grain=_most(report.grain for report in reports),
         sharpening=_most(report.sharpening for report in reports),
         verdict=max((report.verdict for report in reports), key=verdict.VERDICTS.index),
-        verdict_reasons=_reasons(reports),
+        verdict_reasons=_reasons(numbered, len(conditions.parts)),
         notes=tuple(
-            dict.fromkeys([note for report in reports for note in report.notes] + [*notes])
+            dict.fromkeys(
+                [note for report in reports for note in report.notes] + [*conditions.notes]
+            )
         ),
         regions=tuple(_row(report) for report in reports),
     )
 
 
-def _reasons(reports: list[Report]) -> tuple[str, ...]:
+def _reasons(numbered: dict[int, Report], count: int) -> tuple[str, ...]:
     """Return the reasons against all parts, with the part's number where there are several."""
     return tuple(
-        f"Part {number}: {reason}" if len(reports) > 1 else reason
-        for number, report in enumerate(reports, 1)
+        f"Part {number}: {reason}" if count > 1 else reason
+        for number, report in numbered.items()
         for reason in report.verdict_reasons
     )
 
@@ -188,8 +209,10 @@ def _edit_part(
     pasting: _Pasting,
     progress: Progress,
 ) -> EditResult:
-    """Edit the crop of one part of the mask, see `edit`."""
-    conditions = request.conditions
+    """Edit the crop of one part of the mask, see `edit`. The images of the result are the boxes of
+    the region alone, so that the cost follows the crop and not the photo.
+    """
+    conditions, corner = request.conditions, request.conditions.crop.region.corners[0]
     crop, seconds = conditions.crop, dict(conditions.seconds)
     with timed(seconds, "edit"):
         edited = editor.edit(request, progress)
@@ -197,12 +220,17 @@ def _edit_part(
     edited, notes = _restore_range(edited, crop)
     progress(1, 1, "stitching")
     with timed(seconds, "stitch"):
+        photo = region.cut_boxes(conditions.image, crop.region)
+        crop = crop._replace(region=region.in_boxes(crop.region))
+        conditions = replace(conditions, image=photo, crop=crop)
+        request = replace(request, conditions=conditions)
         outside = (crop.feathered == 0) & crop.region.shows_image()
         unused = outside & (crop.shown == 0)
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
         pasted = _paste(editor.variant, request, aligned, before, pasting)
         judged = _judge(editor.variant, conditions, edited, aligned, pasted)
+        clipped = _reference_notes(conditions.reference, edited, pasted.result)
     report = Report(
         editor=editor.name,
         variant=editor.variant,
@@ -211,7 +239,7 @@ def _edit_part(
         conditions=tuple(conditions.images),
         seed=request.seed,
         crop_size=crop.region.size,
-        box=(*crop.region.corners[0], *crop.region.box_size),
+        box=(*corner, *crop.region.box_size),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         peak_memory=_peak_memory(),
         outside_psnr_raw=_psnr((edited - crop.image)[unused].square().mean()),
@@ -230,7 +258,6 @@ def _edit_part(
         grain=pasted.added.deviation if pasted.added else None,
         sharpening=pasted.added.sharpening if pasted.added else None,
     )
-        clipped = _reference_notes(conditions.reference, edited, pasted.result)
     return EditResult(pasted.result, region.uncrop(pasted.spill, crop.region), report)
 
 
@@ -325,6 +352,21 @@ def _restore_range(edited: Tensor, crop: Crop) -> tuple[Tensor, tuple[str, ...]]
     return edited + clipped * (crop.mask == 0).unsqueeze(-1), (note,)
 
 
+def _reference_notes(reference: Reference | None, *images: Tensor) -> tuple[str, ...]:
+    """Return a sentence for the report where a reference has values above 1, and one of these
+    images, which show it, has none.
+    """
+    if reference is None:
+        return ()
+    brightest = float((reference.image * reference.mask.unsqueeze(-1)).amax())
+    if brightest <= 1 or all(image.amax() > 1 for image in images):
+        return ()
+    return (
+        f"The reference has values up to {brightest:.3g}, and the edit has none above 1: brighter "
+        "parts of the object were clipped.",
+    )
+
+
 class _Aligned(NamedTuple):
     """An edit after alignment.
 
@@ -352,21 +394,6 @@ def _align(edited: Tensor, before: Tensor, outside: Tensor, conditions: Conditio
     edited, before : IMAGE [B, h, w, 3]
     outside : bool [B, h, w], what the edit should have left alone
     """
-def _reference_notes(reference: Reference | None, *images: Tensor) -> tuple[str, ...]:
-    """Return a sentence for the report where a reference has values above 1, and one of these
-    images, which show it, has none.
-    """
-    if reference is None:
-        return ()
-    brightest = float((reference.image * reference.mask.unsqueeze(-1)).amax())
-    if brightest <= 1 or all(image.amax() > 1 for image in images):
-        return ()
-    return (
-        f"The reference has values up to {brightest:.3g}, and the edit has none above 1: brighter "
-        "parts of the object were clipped.",
-    )
-
-
     shown = conditions.crop.feathered > 0
     each = tuple(register(*planes) for planes in zip(edited, before, outside, shown, strict=True))
     measured = [result for result in each if result]

@@ -36,6 +36,9 @@ _THIN = 20
 _GAP = 4
 """Cells of the widest gap in a mask that is cut: scattered specks are no line."""
 
+_ENLARGED = 1.1
+"""Largest scale of the crop of a piece; of a smaller piece, the crop shows more of the photo."""
+
 _SPECK = 0.01
 """Smallest island that an object is inserted into, as a share of the largest; with a smaller one
 "auto" inserts one object.
@@ -50,11 +53,13 @@ class Part(NamedTuple):
 
     Attributes
     ----------
-    mask : MASK [B or 1, H, W], 0 outside the part
-    box : bounding box that the crop is made around; None: the mask's, or each mask's of a batch
+    mask : MASK [B or 1, h, w] of the window, 0 outside the part
+    window : the part of the image outside which nothing is masked
+    box : box that the crop is made around; None: the mask's bounding box, or each mask's of a batch
     """
 
     mask: Tensor
+    window: Window
     box: Window | None = None
 
 
@@ -73,25 +78,15 @@ def split(mask: Tensor, place: Place, regions: str, *, inserts: bool) -> list[Pa
         pixels of the photo than one box around all
     inserts : an object is inserted into each part: no mask is cut into pieces
     """
-    whole = [Part(mask)]
-    if regions == "together" or not bool((mask > NEAR_BLACK).any()):
-        return whole
+    parts = [Part(mask, Window(0, 0, *mask.shape[1:]))]
+    if regions == "together":
+        return parts
     cells = _cells(mask)
-    islands, windows = _islands(cells, place)
-    boxes = [place(window).box_size for window in windows]
-    around = windows[0]
-    for window in windows[1:]:
-        around = around.join(window)
-    parts = [_part(mask, islands == label, window) for label, window in enumerate(windows, 1)]
-    sizes = [_pixel_count(part) for part in parts]
-    if regions == "auto" and (
-        sum(map(_area, boxes)) >= _area(place(around).box_size)
-        or (inserts and min(sizes) < _SPECK * max(sizes))
-    ):
-        parts = whole
-    else:
-        order = sorted(range(len(parts)), key=lambda index: -sizes[index])
-        parts = [parts[index] for index in order]
+    if not cells.any():
+        return parts
+    labels, windows = _islands(cells, place)
+    if regions == "apart" or _pay(windows, place):
+        parts = _island_parts(mask, labels, windows, regions == "auto" and inserts) or parts
     if inserts:
         return parts
     for index in reversed(range(len(parts))):
@@ -101,13 +96,33 @@ def split(mask: Tensor, place: Place, regions: str, *, inserts: bool) -> list[Pa
     return parts
 
 
+def _pay(windows: list[Window], place: Place) -> bool:
+    """Return whether the boxes of these windows cover fewer pixels than one box around all."""
+    around = windows[0]
+    for window in windows[1:]:
+        around = around.join(window)
+    return sum(_area(place(window)) for window in windows) < _area(place(around))
+
+
+def _area(region: Region) -> int:
+    return region.box_size[0] * region.box_size[1]
+
+
+def _island_parts(
+    mask: Tensor, labels: NDArray[Any], windows: list[Window], refuse_specks: bool
+) -> list[Part]:
+    """Return the part of each island, the largest first; none where one of them is a speck and
+    specks are refused.
+    """
+    parts = [_part(mask, labels == label, window) for label, window in enumerate(windows, 1)]
+    parts.sort(key=lambda part: -_pixel_count(part))
+    if refuse_specks and _pixel_count(parts[-1]) < _SPECK * _pixel_count(parts[0]):
+        return []
+    return parts
+
+
 def _pixel_count(part: Part) -> int:
-    mask = part.mask if part.box is None else part.box.view(part.mask[0])
-    return int(mask.count_nonzero())
-
-
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
+    return int(part.mask.count_nonzero())
 
 
 def _cells(mask: Tensor) -> NDArray[np.bool_]:
@@ -165,38 +180,59 @@ def _part(mask: Tensor, cells: NDArray[Any], window: Window) -> Part:
     )[: window.bottom - window.top]
     inside = inside[:, window.left // _CELL : -(-window.right // _CELL)]
     inside = inside.repeat_interleave(_CELL, 1)[:, : window.right - window.left]
-    # Zeros that are not written to take no memory.
-    part = torch.zeros_like(mask)
-    for plane, source in zip(part, mask, strict=True):
-        window.view(plane).copy_(window.view(source) * inside)
+    part = window.cut(mask) * inside
     if len(mask) > 1:
-        return Part(part)
-    box = bounds(window.view(part[0]), above=NEAR_BLACK).shift(window.top, window.left)
-    return Part(part, box)
+        return Part(part, window)
+    return Part(part, window, bounds(part[0], above=NEAR_BLACK).shift(window.top, window.left))
 
 
 def _pieces(part: Part, place: Place) -> list[Part]:
     """Cut a part along its length, where it is thin and its crop would be scaled down otherwise. A
     batch is cut at the same places in all its images.
     """
-    rest = part.mask.amax(0)
-    box = bounds(rest, above=NEAR_BLACK)
+    top, left, _, _ = part.window
+    union = part.mask.amax(0) if len(part.mask) > 1 else part.mask[0]
+    box = bounds(union, above=NEAR_BLACK)
     longest = max(box.bottom - box.top, box.right - box.left)
-    if place(box).scale >= 1 or not _is_thin(box.view(rest), longest):
+    around = place(box.shift(top, left))
+    if around.scale >= 1 or not _is_thin(box.view(union), longest):
         return [part]
     length = max(_native_length(place, longest), -(-longest // MAX_PARTS))
     pieces: list[Part] = []
-    while bool((box.view(rest) > NEAR_BLACK).any()):
+    rest = union.clone()
+    while bool((rest > NEAR_BLACK).any()):
         core = _first(rest, bounds(rest, above=NEAR_BLACK), length)
-        crop = place(core).box_in_image(0)
-        mask = torch.zeros_like(part.mask)
-        for plane, source in zip(mask, part.mask, strict=True):
-            crop.view(plane).copy_(crop.view(source) * (crop.view(rest) > 0))
-        pieces.append(Part(mask, core))
+        wider = _not_enlarged(core.shift(top, left), length, place)
+        crop = place(wider).box_in_image(0)
+        window = crop.clip(part.window)
+        inside = window.shift(-top, -left)
+        pieces.append(Part(inside.cut(part.mask) * (inside.view(rest) > 0), window, wider))
         # At the border of its crop a piece has no surroundings: the next piece edits it again.
-        _inner(crop, rest).view(rest).fill_(0)
+        inner = _inner(crop, around.image_size).clip(part.window)
+        inner.shift(-top, -left).view(rest).fill_(0)
         core.view(rest).fill_(0)
     return pieces
+
+
+def _not_enlarged(core: Window, length: int, place: Place) -> Window:
+    """Return a window that holds the core of a piece, and whose crop is not enlarged: it reaches
+    back along the mask, or it is a square, for a crop of a certain area.
+
+    Parameters
+    ----------
+    length : the longest side of the core of the other pieces
+    """
+    if place(core).scale <= _ENLARGED:
+        return core
+    if core.bottom - core.top >= core.right - core.left:
+        core = core._replace(top=min(core.top, core.bottom - length))
+    else:
+        core = core._replace(left=min(core.left, core.right - length))
+    if place(core).scale <= _ENLARGED:
+        return core
+    height, width = core.bottom - core.top, core.right - core.left
+    down, right = max(0, length - height) // 2, max(0, length - width) // 2
+    return Window(core.top - down, core.left - right, core.bottom + down, core.right + right)
 
 
 def _is_thin(mask: Tensor, longest: int) -> bool:
@@ -239,9 +275,9 @@ def _first(mask: Tensor, box: Window, length: int) -> Window:
     return box
 
 
-def _inner(box: Window, image: Tensor) -> Window:
-    """Return a box without its margin, but at the border of the image [H, W]."""
-    height, width = image.shape
+def _inner(box: Window, image_size: tuple[int, int]) -> Window:
+    """Return a box without its margin, but at the border of the image."""
+    height, width = image_size
     return Window(
         box.top + MIN_MARGIN * (box.top > 0),
         box.left + MIN_MARGIN * (box.left > 0),

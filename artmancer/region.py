@@ -111,6 +111,10 @@ class Window(NamedTuple):
         """Return a view of [H, W, ...] inside the window; writing to it changes the image."""
         return image[self.top : self.bottom, self.left : self.right]
 
+    def cut(self, images: Tensor) -> Tensor:
+        """Return a view of [B, H, W, ...] inside the window, as `view` does."""
+        return images[:, self.top : self.bottom, self.left : self.right]
+
 
 class Fade(NamedTuple):
     """The feathered mask of one image, which is 0 outside its window.
@@ -219,6 +223,11 @@ class Crop(_CropPlanes):
         """MASK [B, h, w], above 0 where the edit shows: the feathered mask, or a blend mask."""
         return self.feathered if self.blended is None else self.blended
 
+    @property
+    def is_hidden(self) -> bool:
+        """Whether a blend mask shows nothing of the edit."""
+        return self.blended is not None and not self.blended.any()
+
 
 def crop(
     image: Tensor,
@@ -233,6 +242,7 @@ def crop(
     frame: str = "crop",
     any_size: bool = False,
     box: Window | None = None,
+    window: Window | None = None,
     context_mask: Tensor | None = None,
     context_pixels: int = 0,
 ) -> Crop:
@@ -265,6 +275,8 @@ def crop(
         around a thin or small mask keeps the image's resolution up to an area of LARGE_CROP
     box : the bounding box that the crop is made around, for all images; None: the mask's. Of a mask
         that reaches past the crop, the part inside is edited
+    window : the part of the image that the mask is of, [B or 1, h, w] of this window; around it,
+        nothing is masked. None: the whole image
 
     Raises
     ------
@@ -272,10 +284,15 @@ def crop(
         black
     """
     check_image(image)
-    check_mask(mask, image)
+    window = window or Window(0, 0, *image.shape[1:3])
+    check_mask(mask, window.cut(image))
     if context_mask is not None:
         check_mask(context_mask, image)
-    boxes = mask_boxes(mask, grow, len(image)) if box is None else [box.widen(grow)] * len(image)
+    if box is None:
+        boxes = mask_boxes(mask, grow, len(image))
+        boxes = [around.shift(window.top, window.left) for around in boxes]
+    else:
+        boxes = [box.widen(grow)] * len(image)
     region = plan(
         boxes,
         image.shape[1:3],
@@ -286,11 +303,11 @@ def crop(
         frame=frame,
         context_mask=context_mask,
         context_pixels=context_pixels,
-        large=any_size and small_hole(mask, boxes, grow, fill_holes),
+        large=any_size and small_hole(mask, boxes, grow, fill_holes, window),
     )
     pixels_in_box = _extract(image, region)
     check_finite(pixels_in_box, "image")
-    hole = mask_ops.clean(_extract(mask.expand(len(image), -1, -1), region))
+    hole = mask_ops.clean(_extract_mask(mask.expand(len(image), -1, -1), region, window))
     hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
     fades = []
     for index, (plane, around) in enumerate(zip(hole, boxes, strict=True)):
@@ -485,6 +502,40 @@ def enlarge(
     recolored = window.view(_interpolate(recolored, region.box_size, "bicubic")[0])
     moved = undo(registration.came, registration.similarity, region.scale, window)
     return (moved + recolored).clamp_(*value_range(edited))
+
+
+def in_boxes(region: Region) -> Region:
+    """Return the region in the images that `cut_boxes` returns: what the boxes show of the images.
+    They have one size, because a box reaches past the image only where it is larger.
+    """
+    windows = [region.box_in_image(index) for index in range(len(region.corners))]
+    corners = tuple(
+        (top - window.top, left - window.left)
+        for (top, left), window in zip(region.corners, windows, strict=True)
+    )
+    # A region that is only planned has no fades.
+    fades = tuple(
+        fade._replace(window=fade.window.shift(-window.top, -window.left))
+        for fade, window in zip(region.fades, windows, strict=False)
+    )
+    size = (windows[0].bottom - windows[0].top, windows[0].right - windows[0].left)
+    return replace(region, image_size=size, corners=corners, fades=fades)
+
+
+def cut_boxes(image: Tensor, region: Region) -> Tensor:
+    """Return the parts [B, h, w, 3] of an IMAGE [B, H, W, 3] that the boxes show: a view where all
+    boxes lie in one place.
+    """
+    windows = [region.box_in_image(index) for index in range(len(image))]
+    if windows.count(windows[0]) == len(windows):
+        return windows[0].cut(image)
+    return torch.stack([window.view(plane) for window, plane in zip(windows, image, strict=True)])
+
+
+def paste_boxes(image: Tensor, parts: Tensor, region: Region) -> None:
+    """Write the parts that `cut_boxes` returned into the image, in place."""
+    for index, (plane, part) in enumerate(zip(image, parts, strict=True)):
+        region.box_in_image(index).view(plane).copy_(part)
 
 
 def widen(region: Region, extra: Tensor) -> Region:
@@ -733,13 +784,21 @@ def _needed(lengths: list[int], limit: int, context: float, margin: int) -> int:
     )
 
 
-def small_hole(mask: Tensor, boxes: list[Window], grow: int, fill_holes: bool) -> bool:
+def small_hole(
+    mask: Tensor,
+    boxes: list[Window],
+    grow: int,
+    fill_holes: bool,
+    window: Window | None = None,
+) -> bool:
     """Return whether at most LARGE_HOLE pixels of each mask are to be edited. Its bounding box is
-    in the box of the same index.
+    in the box of the same index; for `window` see `crop`.
     """
-    image = Window(0, 0, *mask.shape[1:])
+    window = window or Window(0, 0, *mask.shape[1:])
     for plane, box in zip(mask, boxes, strict=False):
-        hole = mask_ops.clean(box.clip(image).view(plane).unsqueeze(0))
+        inside = box.clip(window).shift(-window.top, -window.left)
+        # The mask grows past its window.
+        hole = mask_ops.clean(functional.pad(inside.view(plane), [grow] * 4).unsqueeze(0))
         hole = mask_ops.grow(mask_ops.fill_holes(hole) if fill_holes else hole, grow)
         if int(hole.count_nonzero()) > LARGE_HOLE:
             return False
@@ -828,6 +887,20 @@ def _extract(images: Tensor, region: Region) -> Tensor:
                 image = image.index_select(dim, index.clamp_(0, limit - 1))
         boxes.append(image)
     return torch.stack(boxes)
+
+
+def _extract_mask(masks: Tensor, region: Region, window: Window) -> Tensor:
+    """Return the boxes [B, h, w] of masks of a window of their images, as `_extract` does."""
+    planes = []
+    for index, mask in enumerate(masks):
+        box = region.box_in_image(index)
+        plane = mask.new_zeros(box.bottom - box.top, box.right - box.left)
+        if box.overlaps(window):
+            both = box.clip(window)
+            source = both.shift(-window.top, -window.left).view(mask)
+            both.shift(-box.top, -box.left).view(plane).copy_(source)
+        planes.append(plane)
+    return _extract(torch.stack(planes), in_boxes(region))
 
 
 def _blacken(crop: Tensor, region: Region) -> Tensor:

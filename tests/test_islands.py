@@ -1,7 +1,7 @@
 """Masks of several parts: how they are split, and edits of all parts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,14 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from artmancer import islands, region
-from artmancer.conditions import prepare, with_extra
+from artmancer.conditions import Conditions, prepare, with_blend_mask, with_extra
 from artmancer.draft import DraftEditor
 from artmancer.edit import edit
 from artmancer.editor import EditorWithoutCheckpoint, EditRequest, PrecomputedEdit, plan
 from artmancer.errors import ArtMancerError
-from artmancer.progress import Progress
+from artmancer.lama import Lama
+from artmancer.progress import Progress, no_progress
 from artmancer.region import Window
 
 
@@ -96,7 +98,45 @@ def test_many_islands_are_joined_to_a_limit() -> None:
     mask = marks(2048, 2048, *boxes)
     parts = islands.split(mask, place((2048, 2048)), "apart", inserts=False)
     assert len(parts) <= islands.MAX_PARTS
-    assert torch.equal(sum(part.mask for part in parts), mask)
+    assert torch.equal(sum(whole(part, mask) for part in parts), mask)
+
+
+def whole(part: islands.Part, mask: Tensor) -> Tensor:
+    """Return the mask of a part at the size of the whole mask."""
+    top, left, bottom, right = part.window
+    result = torch.zeros_like(mask)
+    result[:, top:bottom, left:right] = part.mask
+    return result
+
+
+class Written(TorchDispatchMode):
+    """Counts the bytes of all tensors that torch makes."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        own = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, Tensor)}
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in own:
+                self.total += tensor.nbytes
+        return result
+
+
+@pytest.mark.slow
+def test_one_more_part_costs_no_copy_of_the_photo_or_its_mask() -> None:
+    corners = [(20, 20), (1900, 1900), (20, 1900), (1900, 20)]
+    boxes = [(y, x, y + 30, x + 30) for y, x in corners]
+    image, totals = photo(2048, 2048), []
+    for count in (1, 4):
+        mask = marks(2048, 2048, *boxes[:count])
+        with Written() as written:
+            conditions = prepare(image, mask, regions="apart")
+            edit(Inverter(), conditions, match_grain=True)
+        assert len(conditions.parts) == count
+        totals.append(written.total)
+    # The steps of a crop of 96 x 96 pixels make 19 MB of small tensors, a copy of the photo 50 MB.
+    assert totals[1] - totals[0] < 3 * image.nbytes / 2
 
 
 @st.composite
@@ -122,15 +162,16 @@ def test_each_masked_pixel_is_in_one_part_or_where_pieces_join(
     height, width = mask.shape[1:]
     found = place((height, width), context=1.5, feather=8, **size)
     parts = islands.split(mask, found, "apart", inserts=False)
-    count = sum((part.mask > 0).int() for part in parts)
+    wholes = [whole(part, mask) for part in parts]
+    count = sum((own > 0).int() for own in wholes)
     assert torch.equal(count > 0, mask > 0)
-    assert all(torch.equal(part.mask[part.mask > 0], mask[part.mask > 0]) for part in parts)
-    for number, part in enumerate(parts, 1):
+    assert all(torch.equal(own[own > 0], mask[own > 0]) for own in wholes)
+    for number, (part, own) in enumerate(zip(parts, wholes, strict=True), 1):
         # Twice only within the margin of a crop that cuts the mask.
-        crop = found(part.box or region.bounds(part.mask[0])).box_in_image(0)
+        crop = found(part.box or region.bounds(own[0])).box_in_image(0)
         inner = Window(crop.top + 32, crop.left + 32, crop.bottom - 32, crop.right - 32)
-        for other in parts[number:]:
-            assert not (inner.view(part.mask[0]) * inner.view(other.mask[0])).any()
+        for other in wholes[number:]:
+            assert not (inner.view(own[0]) * inner.view(other[0])).any()
 
 
 @pytest.mark.slow
@@ -164,7 +205,7 @@ def test_a_long_thin_mask_is_cut_into_crops_at_the_photos_resolution() -> None:
     image = photo(600, 1200)
     conditions = prepare(image, mask, resolution="512", feather=4)
     assert len(conditions.parts) == 4
-    assert all(part.crop.region.scale >= 1 for part in conditions.parts)
+    assert all(part.crop.region.scale == 1 for part in conditions.parts)
     result = edit(Inverter(), conditions, match=False).image
     assert (result[mask == 1] > 0.5).all()
     # Each piece lies beside the one before it.
@@ -197,6 +238,87 @@ def test_a_piece_shows_the_edit_of_the_piece_before_it() -> None:
     edit(Watcher(), conditions, match=False)
     # Only inverted pixels are over one half.
     assert [bool((image > 0.5).any()) for image in seen] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("length", [1160, 1290, 1400])
+@pytest.mark.parametrize("size", [{"longest_side": 512}, {"pixels": 400 * 400}])
+def test_no_piece_is_enlarged(length: int, size: dict[str, int]) -> None:
+    mask = line(length)
+    found = place((length // 2, length), context=1.5, feather=4, **size)
+    for turned in (mask, mask.flip(2)):
+        parts = islands.split(turned, found, "auto", inserts=False)
+        assert len(parts) > 2
+        scales = [found(part.box).scale for part in parts]
+        assert min(scales) >= 1 and max(scales) <= 1.1
+
+
+class Filler:
+    """Stands for LaMa: it fills holes with 1/8 and keeps what it sees around them."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def fill(self, image: Tensor, hole: Tensor, seed: int, progress: Progress) -> Tensor:
+        self.seen.append(image[~hole])
+        for step in range(3):
+            progress(step, 3, "filling")
+        return torch.where(hole.unsqueeze(-1), torch.full((3,), 0.125), image)
+
+
+def prepare_line(filler: Filler, progress: Progress = no_progress) -> Conditions:
+    """Return the conditions of a removal of a white line, cut into pieces."""
+    mask = line(1200)
+    image = torch.where(mask.unsqueeze(-1) > 0, 1.0, photo(600, 1200))
+    return prepare(
+        image,
+        mask,
+        recipe="background_mask_fill",
+        resolution="512",
+        feather=4,
+        lama=cast(Lama, filler),
+        progress=progress,
+    )
+
+
+def test_each_piece_is_filled_once_and_sees_the_fill_of_the_piece_before_it() -> None:
+    filler = Filler()
+    conditions = prepare_line(filler)
+    editor = Inverter()
+    edit(editor, conditions, match=False)
+    assert len(conditions.parts) == len(filler.seen) == 4
+    # The rest of the line is 1, and lies to the right of each piece but the last.
+    bright = [float((around > 0.9).sum()) for around in filler.seen]
+    assert bright[3] == 0
+    for request in editor.requests:
+        shown, crop = request.conditions.images["fill"], request.conditions.crop
+        inside = crop.mask.unsqueeze(-1).expand_as(shown) == 1
+        assert torch.allclose(shown[inside], torch.tensor(0.125))
+        outside = crop.mask.unsqueeze(-1).expand_as(shown) == 0
+        assert torch.equal(shown[outside], crop.image[outside])
+
+
+def test_the_progress_of_the_fills_runs_once_over_all_pieces() -> None:
+    shares: list[float] = []
+
+    def note(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        shares.append(done / total)
+
+    prepare_line(Filler(), note)
+    assert shares == sorted(shares)
+    assert len(set(shares)) == 4 * 3
+
+
+@pytest.mark.parametrize(("stage", "fills"), [("cropping (2 of 4)", 1), ("filling (2 of 4)", 2)])
+def test_the_preparation_is_cancelled_between_pieces_and_within_one(stage: str, fills: int) -> None:
+    filler = Filler()
+
+    def cancel(done: int, total: int, name: str, latents: Tensor | None = None) -> None:
+        if name == stage:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        prepare_line(filler, cancel)
+    assert len(filler.seen) == fills
 
 
 def test_a_batch_of_thin_masks_is_cut_too() -> None:
@@ -277,6 +399,42 @@ def test_the_progress_runs_once_over_all_parts_and_cancels_between_them() -> Non
     assert len(editor.requests) == 2
     assert shares == sorted(shares)
     assert shares[-1] == 0.5
+
+
+def test_a_part_that_a_blend_mask_hides_is_not_edited() -> None:
+    image = photo(512, 512)
+    conditions = prepare(image, marks(512, 512, *TWO), feather=0)
+    blended = with_blend_mask(conditions, marks(512, 512, TWO[0]))
+    editor, shares = Inverter(), list[float]()
+
+    def note(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        shares.append(done / total)
+
+    result = edit(editor, blended, match=False, seed=7, progress=note)
+    # The part has the seed that it has without a blend mask.
+    assert [request.seed for request in editor.requests] == [8]
+    assert len(result.report.regions) == 1
+    assert shares[-1] == 1
+    assert (result.image[0, 15:35, 15:35] > 0.5).all()
+    assert torch.equal(result.image[:, 100:], image[:, 100:])
+    (sentence,) = (note for note in result.report.notes if "blend mask" in note)
+    assert sentence.startswith("Part 1 was not edited")
+
+
+def test_edits_made_before_keep_their_place_where_a_part_is_hidden() -> None:
+    image, mask = photo(512, 512), marks(512, 512, *TWO)
+    conditions = prepare(image, mask, feather=0)
+    crops = [1 - part.crop.image for part in conditions.parts]
+    blended = with_blend_mask(conditions, marks(512, 512, TWO[0]))
+    result = edit(PrecomputedEdit(crops, "removal"), blended, match=False).image
+    assert torch.allclose(result[:, 15:35, 15:35], 1 - image[:, 15:35, 15:35])
+
+
+def test_a_blend_mask_that_hides_all_parts_is_refused() -> None:
+    conditions = prepare(photo(512, 512), marks(512, 512, *TWO))
+    with pytest.raises(ArtMancerError, match="Nothing of the edit would show") as caught:
+        with_blend_mask(conditions, marks(512, 512, (250, 250, 260, 260)))
+    assert caught.value.code == "invalid_request"
 
 
 def test_a_reference_is_inserted_into_each_island() -> None:

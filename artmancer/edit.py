@@ -228,6 +228,8 @@ def _edit_part(
         unused = outside & (crop.shown == 0)
         before = region.repeat_edge(crop.image, crop.region)
         aligned = _align(region.repeat_edge(edited, crop.region), before, outside, conditions)
+        if pasting.is_stale:
+            aligned = aligned._replace(image=_own_change(aligned.image, before, conditions))
         pasted = _paste(editor.variant, request, aligned, before, pasting)
         judged = _judge(editor.variant, conditions, edited, aligned, pasted)
         clipped = _reference_notes(conditions.reference, edited, pasted.result)
@@ -259,6 +261,20 @@ def _edit_part(
         sharpening=pasted.added.sharpening if pasted.added else None,
     )
     return EditResult(pasted.result, region.uncrop(pasted.spill, crop.region), report)
+
+
+def _own_change(edited: Tensor, before: Tensor, conditions: Conditions) -> Tensor:
+    """Return the edit of a stale crop without its change of what earlier parts have changed
+    already, around its own mask: it would be changed twice.
+
+    Parameters
+    ----------
+    edited, before : IMAGE [B, h, w, 3], the crop after and before the edit
+    """
+    crop = conditions.crop
+    now = region.repeat_edge(region.crop_like(conditions.image, crop.region), crop.region)
+    theirs = (now != before).any(-1) & (crop.mask == 0)
+    return torch.where(theirs.unsqueeze(-1), before, edited)
 
 
 class _Pasted(NamedTuple):

@@ -1,32 +1,43 @@
 """Benchmark of edits of several islands of a mask: each in a crop of its own, and all in one crop.
 
 The draft editor removes square marks from a noisy photo, in the corners and in the middle. Each
-case runs several times, in turn with the other cases; the median counts. The last rows are of a
-line across a photo, edited at 512 pixels, the size that many checkpoints were trained at.
+case runs several times, in turn with the other cases; the median counts. The rows "without the
+draft" are of an editor that returns the crop a little darker: the cost of all other steps. The last
+rows are of a line across a photo, edited at 512 pixels, the size that many checkpoints were trained
+at.
+
+Seconds are processor time of all threads and of the processes that PatchMatch runs in, so that
+other work on the machine does not count.
 
 Usage: python benchmarks/islands.py [--json] [--rounds N]
+
+Without --json the table is also written to benchmarks/results/islands.txt.
 """
 
 import argparse
 import math
+import os
 import random
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from report import THREADS, Row, finish
+from report import THREADS, Row, finish, table
 from torch import Tensor
 
 from artmancer.conditions import Conditions, prepare
 from artmancer.draft import DraftEditor
 from artmancer.edit import edit
+from artmancer.editor import Editor, EditorWithoutCheckpoint, EditRequest
+from artmancer.progress import Progress
 
 ROOT = Path(__file__).parents[1]
+
+RESULT = Path(__file__).parent / "results" / "islands.txt"
 
 SIZES = ((1024, 1024), (7680, 4320))
 """(width, height) of the photos, in pixels."""
@@ -80,30 +91,60 @@ def cropped(conditions: Conditions) -> float:
     return sum(math.prod(part.crop.region.size) for part in conditions.parts) / 2**20
 
 
+class Darker(EditorWithoutCheckpoint):
+    """An editor that costs nothing."""
+
+    name = "darker"
+    variant = "removal"
+
+    def edit(self, request: EditRequest, progress: Progress) -> Tensor:
+        """Return the crop, a little darker; see Editor.edit."""
+        return request.conditions.crop.image * 0.9
+
+
+def processor_time() -> float:
+    """Return the seconds of all threads of this process, and of its processes that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def measure(width: int, height: int, rounds: int) -> list[Row]:
     """Measure all numbers of marks at one size of the photo."""
     image = photo(width, height)
-    cases = [(count, regions) for count in COUNTS for regions in ("apart", "together")]
+    editors: dict[str, Editor] = {
+        "an edit": DraftEditor("removal"),
+        "an edit without the draft": Darker(),
+    }
+    cases = [
+        (count, regions, name)
+        for count in COUNTS
+        for regions in ("apart", "together")
+        for name in editors
+    ]
     masks = {count: marks(width, height, count) for count in COUNTS}
-    seconds: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
+    seconds: dict[tuple[int, str, str], list[float]] = {case: [] for case in cases}
     pixels: dict[tuple[int, str], float] = {}
     for _ in range(rounds):
         for case in random.sample(cases, len(cases)):
-            count, regions = case
-            start = time.perf_counter()
+            count, regions, editor = case
+            start = processor_time()
             conditions = prepare(image, masks[count], regions=regions)
-            edit(DraftEditor("removal"), conditions)
-            seconds[case].append(time.perf_counter() - start)
-            pixels[case] = cropped(conditions)
+            edit(editors[editor], conditions)
+            seconds[case].append(processor_time() - start)
+            pixels[count, regions] = cropped(conditions)
     medians = {case: statistics.median(values) for case, values in seconds.items()}
     rows = []
-    for count, regions in cases:
+    for count, regions in pixels:
         name = f"{width}x{height}, {count} of {MARK[width]} px, {regions}"
         rows.append(Row(f"{name}: cropped", pixels[count, regions], "MP"))
-        rows.append(Row(f"{name}: an edit", medians[count, regions], "s"))
-    ratio = medians[2, "apart"] / medians[1, "apart"]
-    rows.append(Row(f"{width}x{height}: two apart, over one", ratio, "", MAX_RATIO))
-    return rows
+        rows += [
+            Row(f"{name}: {editor}", medians[count, regions, editor], "s") for editor in editors
+        ]
+    for editor in editors:
+        name = f"{width}x{height}, {editor}: two apart, over one"
+        ratio = medians[2, "apart", editor] / medians[1, "apart", editor]
+        rows.append(Row(name, ratio, "", MAX_RATIO))
+    return sorted(rows, key=lambda row: row.name)
 
 
 def measure_line() -> list[Row]:
@@ -111,14 +152,14 @@ def measure_line() -> list[Row]:
     image, mask = photo(*LINE_SIZE), line(*LINE_SIZE)
     rows = []
     for regions in ("auto", "together"):
-        start = time.perf_counter()
+        start = processor_time()
         conditions = prepare(image, mask, resolution="512", regions=regions)
         edit(DraftEditor("removal"), conditions)
         name = f"a line across {LINE_SIZE[0]}x{LINE_SIZE[1]} at 512 px, {regions}"
         scale = min(part.crop.region.scale for part in conditions.parts)
         rows.append(Row(f"{name}: crops", len(conditions.parts), ""))
         rows.append(Row(f"{name}: pixels of a crop per pixel of the photo", scale, ""))
-        rows.append(Row(f"{name}: an edit", time.perf_counter() - start, "s"))
+        rows.append(Row(f"{name}: an edit", processor_time() - start, "s"))
     return rows
 
 
@@ -132,7 +173,11 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows = [row for size in SIZES for row in measure(*size, options.rounds)]
-    return finish([*rows, *measure_line()], options.json)
+    rows += measure_line()
+    if not options.json:
+        head = "Seconds are processor time of all threads and of PatchMatch's processes."
+        RESULT.write_text(f"{head}\n{table(rows)}\n")
+    return finish(rows, options.json)
 
 
 if __name__ == "__main__":

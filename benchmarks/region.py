@@ -17,7 +17,6 @@ Usage: python benchmarks/region.py [--json] [--rounds N] [--peer FOLDER]
 """
 
 import argparse
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -29,9 +28,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from crop_and_stitch import Peer
 from PIL import Image
 from report import THREADS, Row, finish
 
@@ -123,44 +122,24 @@ def crop_and_stitch(width: int, height: int, rounds: int, peer: Path | None) -> 
         Row(f"{size}: one image.clone() in used memory", used_memory["clone"], "ms"),
         Row(f"{size}: stitch in used memory", used_memory["stitch"], "ms"),
         Row(f"{size}: pixels changed outside the feathered mask", float(changed.sum()), "px", 0),
-        *(Peer(peer).rows(size, image, mask) if peer else []),
+        *(peer_rows(Peer(peer), size, image, mask) if peer else []),
     ]
 
 
-class Peer:
-    """The nodes of ComfyUI-Inpaint-CropAndStitch, from a checkout, with their default settings."""
-
-    def __init__(self, folder: Path) -> None:
-        sys.path.insert(0, str(comfyui_folder()))
-        sys.argv[1:] = ["--cpu"]
-        importlib.import_module("comfy.options").enable_args_parsing()
-        spec = importlib.util.spec_from_file_location("peer", folder / "inpaint_cropandstitch.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.cropper = module.InpaintCropImproved()
-        self.stitcher = module.InpaintStitchImproved()
-        self.settings: dict[str, Any] = {}
-        # An input is (type,) or (type, options).
-        for name, definition in self.cropper.INPUT_TYPES()["required"].items():
-            if len(definition) > 1 and "default" in definition[1]:
-                self.settings[name] = definition[1]["default"]
-        self.settings["device_mode"] = "cpu (compatible)"
-
-    def rows(self, size: str, image: torch.Tensor, mask: torch.Tensor) -> list[Row]:
-        """Measure the nodes once."""
-        start = time.perf_counter()
-        stitcher, cropped, *_ = self.cropper.inpaint_crop(image=image, mask=mask, **self.settings)
-        middle = time.perf_counter()
-        result = self.stitcher.inpaint_stitch(stitcher, torch.rand_like(cropped))[0]
-        end = time.perf_counter()
-        outside = mask_ops.feather(mask, self.settings["mask_blend_pixels"]) == 0
-        changed = (result != image).any(-1) & outside
-        return [
-            Row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),
-            Row(f"{size}: the peer's stitch", 1000 * (end - middle), "ms"),
-            Row(f"{size}: the peer's pixels changed outside its blend", float(changed.sum()), "px"),
-        ]
+def peer_rows(peer: Peer, size: str, image: torch.Tensor, mask: torch.Tensor) -> list[Row]:
+    """Measure the nodes of ComfyUI-Inpaint-CropAndStitch once."""
+    start = time.perf_counter()
+    stitcher, cropped = peer.crop(image, mask)
+    middle = time.perf_counter()
+    result = peer.stitch(stitcher, torch.rand_like(cropped))
+    end = time.perf_counter()
+    outside = mask_ops.feather(mask, peer.settings["mask_blend_pixels"]) == 0
+    changed = (result != image).any(-1) & outside
+    return [
+        Row(f"{size}: the peer's crop", 1000 * (middle - start), "ms"),
+        Row(f"{size}: the peer's stitch", 1000 * (end - middle), "ms"),
+        Row(f"{size}: the peer's pixels changed outside its blend", float(changed.sum()), "px"),
+    ]
 
 
 IMPORT = """

@@ -225,7 +225,7 @@ class Crop(_CropPlanes):
 
     @property
     def is_hidden(self) -> bool:
-        """Whether a blend mask shows nothing of the edit."""
+        """True where a blend mask shows nothing of the edit."""
         return self.blended is not None and not self.blended.any()
 
 

@@ -2,6 +2,9 @@
 
 Not here, as fake tensors have no data: group offload, whose hooks pin real memory; the step caches
 "first block" and "sea", which compare values; kernels of libraries that are not installed.
+
+All 60 blocks of the transformer run where the weights of all have to fit. In other tests there are
+BLOCKS, as their operations and activations are alike.
 """
 
 import gc
@@ -27,12 +30,13 @@ from artmancer.qwen import adapters, eight_bits, memory, pipeline, sampler, spee
 pytestmark = pytest.mark.slow
 
 GB = 2**30
+BLOCKS = 4
 ONE_STEP = Sampling(steps=1, cfg=1.0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 2509."""
+    """The folder of 2509, whole."""
     return real_size.save_base(tmp_path_factory.mktemp("real") / "2509")
 
 
@@ -48,13 +52,14 @@ def gpu(whole_gpu: FakeGpu) -> Iterator[FakeGpu]:
 
 
 @pytest.fixture(scope="module")
-def loaded(folder: Path, whole_gpu: FakeGpu) -> pipeline.Base:
-    return load(folder, whole_gpu)
+def loaded(tmp_path_factory: pytest.TempPathFactory, whole_gpu: FakeGpu) -> pipeline.Base:
+    folder = tmp_path_factory.mktemp("real") / "2509"
+    return load(real_size.save_base(folder, blocks=BLOCKS), whole_gpu)
 
 
 @pytest.fixture
 def base(loaded: pipeline.Base, gpu: FakeGpu) -> Iterator[pipeline.Base]:
-    """2509 in bf16 on a GPU of 80 GB."""
+    """2509 with BLOCKS blocks in bf16 on a GPU of 80 GB."""
     yield loaded
     adapters.activate(loaded, {})
     loaded.memory.offloader = FakeOffloader(gpu, 80 * GB)
@@ -98,7 +103,7 @@ def check_operations(counter: FlopCounterMode, counts: list[int]) -> None:
     """Compare with 13.6 GFLOP a token in the linear layers of 60 blocks, and attention over vectors
     of 3,072.
     """
-    expected = sum(13.6e9 * count + 60 * 4 * count**2 * 3072 for count in counts)
+    expected = sum(13.6e9 * count + 60 * 4 * count**2 * 3072 for count in counts) * BLOCKS / 60
     counted = sum(counter.get_flop_counts()["QwenImageTransformer2DModel"].values())
     assert counted == pytest.approx(expected, rel=0.02)
 
@@ -107,7 +112,7 @@ def test_guidance_with_2511_takes_the_operations_of_two_passes(
     base: pipeline.Base, gpu: FakeGpu, tmp_path: Path
 ) -> None:
     encoded = base.cache
-    base = load(real_size.save_base(tmp_path / "2511", "2511"), gpu)
+    base = load(real_size.save_base(tmp_path / "2511", "2511", blocks=BLOCKS), gpu)
     # The text encoder is the same in both releases.
     base.cache = encoded
     counts = token_counts(base)
@@ -188,11 +193,13 @@ def activate_lora(base: pipeline.Base, folder: Path) -> None:
 
 
 def test_bf16_with_a_lora_fits_on_cards_of_48_and_80_gb(
-    base: pipeline.Base, gpu: FakeGpu, tmp_path: Path
+    folder: Path, base: pipeline.Base, gpu: FakeGpu, tmp_path: Path
 ) -> None:
-    activate_lora(base, tmp_path)
-    check_card(base, gpu, 48, MEMORY_MODES[1])
-    check_card(base, gpu, 80, MEMORY_MODES[0])
+    whole = load(folder, gpu)
+    whole.cache = base.cache
+    activate_lora(whole, tmp_path)
+    check_card(whole, gpu, 48, MEMORY_MODES[1])
+    check_card(whole, gpu, 80, MEMORY_MODES[0])
 
 
 def test_fp8_with_a_lora_fits_on_cards_of_24_and_40_gb(
@@ -226,7 +233,7 @@ def test_a_cancel_while_weights_move_leaves_nothing_on_the_gpu(
     base: pipeline.Base, gpu: FakeGpu
 ) -> None:
     def cancel(done: int, total: int, stage: str, latents: Any = None) -> None:
-        if stage.startswith("moving QwenImageTransformer") and done > 20_000:
+        if stage.startswith("moving QwenImageTransformer") and done > 1_000:
             raise InterruptedError
 
     before = gpu.memory

@@ -7,6 +7,7 @@ values, such as token ids and positions, keep their data on the CPU, because mod
 
 import math
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class FakeGpu(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors((*args, *kwargs.values()))
         fakes = [tensor for tensor in tensors if isinstance(tensor, FakeTensor)]
         device = kwargs.get("device")
         is_to_gpu = device is not None and torch.device(device).type == "cuda"
@@ -182,7 +183,7 @@ class FakeGpu(TorchDispatchMode):
         return tree_map(to_gpu, result)
 
     def _count(self, result: Any) -> None:
-        for leaf in tree_leaves(result):
+        for leaf in _tensors((result,)):
             if not isinstance(leaf, FakeTensor) or leaf.device.type != "cuda":
                 continue
             storage = leaf.untyped_storage()
@@ -222,6 +223,17 @@ def _replace_tensors(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Mod
     for name, buffer in [*module.named_buffers(recurse=False)]:
         module._buffers[name] = fn(buffer)
     return module
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Collect the tensors among an operation's arguments and in its lists and tuples."""
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, (list, tuple)):
+            tensors += _tensors(value)
+    return tensors
 
 
 def _is_known(tensor: Tensor) -> bool:

@@ -54,12 +54,15 @@ RELEASES: dict[str, dict[str, Any]] = {"2509": {}, "2511": {"zero_cond_t": True}
 """Changes of the transformer's configuration by release of Qwen-Image-Edit."""
 
 
-def save_base(folder: Path, release: str = "2509", *, eight_bits: bool = False) -> Path:
+def save_base(
+    folder: Path, release: str = "2509", *, blocks: int = 60, eight_bits: bool = False
+) -> Path:
     """Write the base into a folder; return the folder.
 
     Parameters
     ----------
     release : a key of RELEASES
+    blocks : blocks of the transformer
     eight_bits : store the weights of the transformer's linear layers as float8, with a scale for
         each, as ComfyUI's scaled files do
     """
@@ -68,7 +71,9 @@ def save_base(folder: Path, release: str = "2509", *, eight_bits: bool = False) 
     tiny_qwen.save_base(folder)
     with torch.device("meta"):
         models: dict[str, Any] = {
-            "transformer": QwenImageTransformer2DModel(**TRANSFORMER, **RELEASES[release]),
+            "transformer": QwenImageTransformer2DModel(
+                **{**TRANSFORMER, **RELEASES[release], "num_layers": blocks}
+            ),
             "vae": AutoencoderKLQwenImage(**VAE),
             "text_encoder": tiny_qwen.text_encoder(tiny_qwen.tokenizer(), TEXT, VISION),
         }

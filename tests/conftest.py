@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from support import old_releases, tiny_qwen
 from support.comfyui import ComfyUI
 from support.editor import TIMEOUT_MS
@@ -59,11 +60,14 @@ def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 @pytest.fixture(scope="session")
 def old_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with older releases of transformers and diffusers; the test is skipped where no
-    registry is at hand.
+    registry is at hand. The test processes of a run share it.
     """
-    folder = tmp_path_factory.mktemp("old") / "packages"
-    if reason := old_releases.install(folder):
-        pytest.skip(f"older releases cannot be installed: {reason}")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "old-packages"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists() and (reason := old_releases.install(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+            pytest.skip(f"older releases cannot be installed: {reason}")
     return folder
 
 

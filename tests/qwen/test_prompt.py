@@ -161,33 +161,40 @@ def test_wrong_positions_change_the_image(base: pipeline.Base) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nested", [True, False], ids=["with text_config", "flat"])
 def test_the_embeddings_equal_those_of_transformers_4(
-    tiny_base: Path,
-    old_packages: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    nested: bool,
+    tiny_base: Path, old_packages: Path, tmp_path: Path
 ) -> None:
-    folder = tiny_qwen.copy_base(tiny_base, tmp_path / "base")
-    published_qwen.save(folder, nested=nested)
-    loaded = pipeline.load(folder)
     images = [vision_size(image) for image in IMAGES]
-    embeds, inputs, positions = embeds_of(loaded, images)
     paths = [tmp_path / f"{index}.png" for index in range(len(images))]
     for image, path in zip(images, paths, strict=True):
         image.save(path)
     text = "".join(prompt.IMAGE_PROMPT.format(index + 1) for index in range(len(images))) + TEXT
-    old = old_releases.run(
-        old_packages,
-        "encode",
-        tmp_path / "old.safetensors",
-        base=str(folder),
-        template=loaded.pipeline.prompt_template_encode,
-        text=text,
-        prompt=TEXT,
-        images=list(map(str, paths)),
-    )
+    bases: list[pipeline.Base] = []
+    requests: list[dict[str, Any]] = []
+    # The text encoder's configuration with text_config, and flat.
+    for nested in (True, False):
+        folder = tiny_qwen.copy_base(tiny_base, tmp_path / f"nested-{nested}")
+        published_qwen.save(folder, nested=nested)
+        bases.append(pipeline.load(folder))
+        requests.append(
+            {
+                "base": str(folder),
+                "template": bases[-1].pipeline.prompt_template_encode,
+                "text": text,
+                "prompt": TEXT,
+                "images": list(map(str, paths)),
+            }
+        )
+    old = old_releases.run(old_packages, "encode", tmp_path, requests)
+    for loaded, result in zip(bases, old, strict=True):
+        check_embeddings(loaded, images, result)
+
+
+def check_embeddings(
+    loaded: pipeline.Base, images: list[Image.Image], old: dict[str, Tensor]
+) -> None:
+    """Compare the encoding of TEXT and images with that of transformers 4."""
+    embeds, inputs, positions = embeds_of(loaded, images)
     assert torch.equal(inputs["input_ids"], old["input_ids"])
     assert (inputs["pixel_values"] - old["pixel_values"]).abs().max() <= TOLERANCE
     assert torch.equal(positions[-3:], old["positions"][-3:])
@@ -197,7 +204,8 @@ def test_the_embeddings_equal_those_of_transformers_4(
     assert (old["our embeds"] - old["hidden_states"]).abs().max() <= TOLERANCE
     assert math.isclose(float(embeds.std()), 1, rel_tol=0.1)
     # Wrong positions would be visible with these weights.
-    monkeypatch.setattr(prompt, "_token_types", lambda *_: {})
-    flat, _, flat_positions = embeds_of(loaded, images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt, "_token_types", lambda *_: {})
+        flat, _, flat_positions = embeds_of(loaded, images)
     if not torch.equal(flat_positions[-3:], positions[-3:]):
         assert (flat - embeds).norm() > 0.3 * embeds.norm()

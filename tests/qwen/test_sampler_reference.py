@@ -33,40 +33,42 @@ PUBLISHED_SCHEDULER = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("cfg", "count", "size"),
-    # The conditions' grids are larger than the result's, whose sides are odd in the second case.
-    [(4.0, 3, (128, 96)), (1.0, 1, (112, 144))],
-)
-def test_the_image_equals_that_of_older_releases(
-    old_packages: Path, tmp_path: Path, cfg: float, count: int, size: tuple[int, int]
-) -> None:
+def test_the_image_equals_that_of_older_releases(old_packages: Path, tmp_path: Path) -> None:
     base = tiny_qwen.save_base(tmp_path / "base", joint_attention_dim=published_qwen.WIDTH)
     published_qwen.save(base)
-    paths = [EXAMPLES / name for name in ("astronaut.png", "coffee.png", "chelsea.png")][:count]
+    paths = [EXAMPLES / name for name in ("astronaut.png", "coffee.png", "chelsea.png")]
     conditions = [Image.open(path).convert("RGB") for path in paths]
     for index, image in enumerate(conditions):
         image.save(tmp_path / f"{index}.png")
     pixels = 160 * 160
-    request = sampler.SampleRequest("remove the lamp", conditions, *size, seed=3)
-    sampling = Sampling(steps=3, cfg=cfg, condition_pixels=pixels)
-    image = sampler.sample(pipeline.load(base), request, sampling, no_progress)
-    old = old_releases.run(
-        old_packages,
-        "sample",
-        tmp_path / "old.safetensors",
-        base=str(base),
-        images=[str(tmp_path / f"{index}.png") for index in range(count)],
-        condition_pixels=pixels,
-        seed=3,
-        prompt="remove the lamp",
-        negative_prompt=sampling.negative if cfg > 1 else None,
-        true_cfg_scale=cfg,
-        num_inference_steps=3,
-        height=size[0],
-        width=size[1],
-    )
-    assert (image - old["image"]).abs().max() <= 1e-4
+    # The conditions' grids are larger than the result's, whose sides are odd in the second case.
+    cases = [(4.0, 3, (128, 96)), (1.0, 1, (112, 144))]
+    loaded = pipeline.load(base)
+    edited: list[Tensor] = []
+    requests: list[dict[str, Any]] = []
+    for cfg, count, (height, width) in cases:
+        request = sampler.SampleRequest(
+            "remove the lamp", conditions[:count], height, width, seed=3
+        )
+        sampling = Sampling(steps=3, cfg=cfg, condition_pixels=pixels)
+        edited.append(sampler.sample(loaded, request, sampling, no_progress))
+        requests.append(
+            {
+                "base": str(base),
+                "images": [str(tmp_path / f"{index}.png") for index in range(count)],
+                "condition_pixels": pixels,
+                "seed": 3,
+                "prompt": "remove the lamp",
+                "negative_prompt": sampling.negative if cfg > 1 else None,
+                "true_cfg_scale": cfg,
+                "num_inference_steps": 3,
+                "height": height,
+                "width": width,
+            }
+        )
+    old = old_releases.run(old_packages, "sample", tmp_path, requests)
+    for case, image, result in zip(cases, edited, old, strict=True):
+        assert (image - result["image"]).abs().max() <= 1e-4, case
 
 
 def test_tokens_are_rotated_by_image_row_and_column(tiny_base: Path) -> None:

@@ -4,7 +4,7 @@ transformers 4.57.6 computes Qwen2.5-VL's positions in every call. diffusers 0.3
 release with QwenImageEditPlusPipeline; on that transformers its results have right positions.
 
 `install` puts both into a folder. With that folder on PYTHONPATH, this file is a program that
-answers one request: `python old_releases.py REQUEST.json`.
+answers requests: `python old_releases.py REQUESTS.json`.
 """
 
 import json
@@ -53,19 +53,20 @@ def install(folder: Path, *packages: str) -> str:
     return done.stderr[-500:] if done.returncode else ""
 
 
-def run(packages: Path, function: str, result: Path, **request: Any) -> Any:
-    """Call `encode` or `sample` in a process of its own; return its tensors by name.
+def run(packages: Path, function: str, folder: Path, requests: list[dict[str, Any]]) -> Any:
+    """Call `encode` or `sample` for each request in one process; return their tensors by name.
 
     Parameters
     ----------
     packages : the folder of `install`
-    result : a safetensors file to write
-    request : the function's arguments
+    folder : receives the requests and a safetensors file for each result
+    requests : the function's arguments
     """
     from safetensors.torch import load_file
 
-    path = result.with_suffix(".json")
-    path.write_text(json.dumps({"function": function, "result": str(result), **request}))
+    results = [str(folder / f"old-{index}.safetensors") for index in range(len(requests))]
+    path = folder / "requests.json"
+    path.write_text(json.dumps({"function": function, "requests": requests, "results": results}))
     done = subprocess.run(
         [sys.executable, __file__, str(path)],
         env={
@@ -78,7 +79,7 @@ def run(packages: Path, function: str, result: Path, **request: Any) -> Any:
         timeout=RUN_TIMEOUT,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return load_file(result)
+    return [load_file(result) for result in results]
 
 
 def _processor(base: Path) -> Any:
@@ -184,16 +185,16 @@ def sample(base: str, images: list[str], condition_pixels: int, seed: int, **cal
 
 
 def main() -> None:
-    """Answer the request in the file that the command line names."""
+    """Answer the requests in the file that the command line names."""
     import transformers
     from safetensors.torch import save_file
 
     assert transformers.__version__ == TRANSFORMERS
-    request = json.loads(Path(sys.argv[1]).read_text())
-    function = {"encode": encode, "sample": sample}[request.pop("function")]
-    result = request.pop("result")
-    tensors = function(**request)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result)
+    job = json.loads(Path(sys.argv[1]).read_text())
+    function = {"encode": encode, "sample": sample}[job["function"]]
+    for request, result in zip(job["requests"], job["results"], strict=True):
+        tensors = function(**request)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, result)
 
 
 if __name__ == "__main__":

@@ -100,10 +100,10 @@ def test_the_templates_are_listed_with_their_thumbnails(page: Any, comfyui: Comf
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_has_no_deprecated_node_and_links_its_models(
-    comfyui: ComfyUI, name: str
+    page: Any, comfyui: ComfyUI, name: str
 ) -> None:
     nodes = json.loads((ROOT / "workflows" / f"{name}.json").read_text())["nodes"]
-    known = comfyui.get("/object_info")
+    known = page.request.get(f"{comfyui.url}/object_info").json()
     assert not [node["type"] for node in nodes if known.get(node["type"], {}).get("deprecated")]
     files = {
         value
@@ -151,7 +151,7 @@ def overlapping(page: Any) -> list[tuple[str, str]]:
     """The pairs of nodes of which one lies over the other, titles included."""
     boxes = page.evaluate(
         """window.app.graph.nodes.map(({ title, pos, size, flags }) =>
-          [title, ...pos, size[0], flags.collapsed ? 0 : size[1]])"""
+          [title, ...pos, size[0], flags?.collapsed ? 0 : size[1]])"""
     )
     return [
         (one, other)
@@ -164,7 +164,8 @@ def sticking_out(page: Any) -> list[tuple[str, str, float]]:
     """The nodes that begin in a group and end below it: the group, the node, by how much."""
     groups, nodes = page.evaluate(
         """() => ["groups", "nodes"].map((kind) => window.app.graph[kind].map(
-          ({ title, pos, size, flags }) => [title, ...pos, size[0], flags.collapsed ? 0 : size[1]]))"""
+          ({ title, pos, size, flags }) =>
+            [title, ...pos, size[0], flags?.collapsed ? 0 : size[1]]))"""
     )
     return [
         (group, node, top + height - (group_top + group_height))

@@ -4,7 +4,7 @@ edge.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from PIL import ImageColor
 from torch import Tensor
 
 from . import mask_ops
-from .checks import check_finite, check_image
+from .checks import check_finite, check_image, check_mask
 from .errors import ArtMancerError
-from .images import to_pil
+from .images import to_pil, to_uint8
 from .onnx_errors import onnx_errors
 from .options import ONE_MEGAPIXEL
 from .progress import Progress, no_progress
@@ -100,8 +100,9 @@ class Cutout:
     ----------
     image : IMAGE [B, H, W, 3]; after decontamination, soft edges have the subject's own colors
     mask : MASK [B, H, W], 1 = the subject
-    model : a key of MODELS
-    provider : provider of onnxruntime that ran the model, such as "CUDA" or "CPU"
+    model : a key of MODELS, or the name of another source of masks, see `cut_out_by_masks`
+    provider : provider of onnxruntime that ran the model, such as "CUDA" or "CPU"; empty for
+        another source
     why : reason why it ran on the CPU; empty where it did not
     unrefined : indices of the images of the batch whose edge alpha matting could not refine
     """
@@ -125,7 +126,7 @@ class Cutout:
         """Return the report, for JSON."""
         return {
             "model": self.model,
-            "licence": MODELS[self.model].license,
+            "licence": MODELS[self.model].license if self.model in MODELS else "",
             "provider": self.provider,
             "why": self.why,
             "unrefined": list(self.unrefined),
@@ -251,27 +252,10 @@ class Remover:
             progress(0, len(image), f"loading {self.name} (takes a minute the first time)")
             self.sessions[device] = _load(self.name, self.path, device)
         session = self.sessions[device]
-        colors = torch.empty_like(image) if decontaminate else image
-        mask = torch.empty(image.shape[:3])
-        unrefined = []
-        for index, plane in enumerate(image):
-            report = partial(progress, index, len(image))
-            report("removing the background")
-            soft = self._predict(session, plane)
-            np.divide(soft, np.float32(255), out=mask[index].numpy())
-            if alpha_matting:
-                refined = _refine(plane, soft, partial(report, "alpha matting"))
-                if refined is None:
-                    unrefined.append(index)
-                else:
-                    mask[index] = refined
-            if decontaminate:
-                report("cleaning the edge's colors")
-                unmixed = _unmix(plane, mask[index])
-                torch.where(mask[index].unsqueeze(-1) < 1, unmixed, plane, out=colors[index])
+        masks = (self._predict(session, plane) for plane in image)
+        cutout = _separate(self.name, image, masks, alpha_matting, decontaminate, progress)
         provider = str(session.inner_session.get_providers()[0]).removesuffix("ExecutionProvider")
-        reason = _cpu_reason(provider, device)
-        return Cutout(colors, mask, self.name, provider, reason, tuple(unrefined))
+        return replace(cutout, provider=provider, why=_cpu_reason(provider, device))
 
     def _predict(self, session: Session, image: Tensor) -> NDArray[np.uint8]:
         """Return the model's mask [H, W] of one image [H, W, 3]."""
@@ -283,6 +267,69 @@ class Remover:
             raise _failure(
                 error, self.name, f"'{self.path}' does not run as {self.name}"
             ) from error
+
+
+def cut_out_by_masks(
+    name: str,
+    image: Tensor,
+    masks: Tensor,
+    *,
+    alpha_matting: bool = False,
+    decontaminate: bool = True,
+    progress: Progress = no_progress,
+) -> Cutout:
+    """Separate the subject of each image by a mask that was made elsewhere.
+
+    Parameters
+    ----------
+    name : the model that made the masks, for the report
+    image : IMAGE [B, H, W, 3]
+    masks : MASK [B, H, W], 1 = the subject
+    alpha_matting, decontaminate, progress : see Remover.cut_out
+
+    Raises
+    ------
+    ArtMancerError : invalid_request
+    """
+    check_image(image)
+    check_mask(masks, image)
+    image = image.to("cpu", torch.float32)
+    planes = (np.asarray(to_uint8(mask.to("cpu", torch.float32))) for mask in masks)
+    return _separate(name, image, planes, alpha_matting, decontaminate, progress)
+
+
+def _separate(
+    name: str,
+    image: Tensor,
+    masks: Iterable[NDArray[np.uint8]],
+    alpha_matting: bool,
+    decontaminate: bool,
+    progress: Progress,
+) -> Cutout:
+    """Refine the masks [H, W] of the images and clean the colors of their edges.
+
+    Each mask is taken when its turn comes, so that a model may make it then.
+    """
+    colors = torch.empty_like(image) if decontaminate else image
+    result = torch.empty(image.shape[:3])
+    unrefined = []
+    planes = iter(masks)
+    for index, plane in enumerate(image):
+        report = partial(progress, index, len(image))
+        report("removing the background")
+        soft = next(planes)
+        np.divide(soft, np.float32(255), out=result[index].numpy())
+        if alpha_matting:
+            refined = _refine(plane, soft, partial(report, "alpha matting"))
+            if refined is None:
+                unrefined.append(index)
+            else:
+                result[index] = refined
+        if decontaminate:
+            report("cleaning the edge's colors")
+            unmixed = _unmix(plane, result[index])
+            torch.where(result[index].unsqueeze(-1) < 1, unmixed, plane, out=colors[index])
+    return Cutout(colors, result, name, "", "", tuple(unrefined))
 
 
 def _file(folders: Sequence[Path], name: str) -> Path | None:

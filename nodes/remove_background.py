@@ -1,4 +1,6 @@
-"""Remove Background: the subject of an image, cut out by one of rembg's models."""
+"""Remove Background: the subject of an image, cut out by one of rembg's models, by ComfyUI's own
+BiRefNet, or by the image's own alpha.
+"""
 
 import json
 from typing import Any
@@ -14,6 +16,9 @@ from .sockets import AUTO, advanced, with_aliases
 
 ALPHA, COLOR = "alpha", "color"
 """Options of background."""
+
+BackgroundRemoval = io.Custom("BACKGROUND_REMOVAL")
+"""ComfyUI's own BiRefNet, from Load Background Removal Model; ComfyUI 0.3.64 does not have it."""
 
 
 def _resolve_auto(model: str) -> str:
@@ -38,9 +43,14 @@ class RemoveBackground(io.ComfyNode):
             display_name="Remove Background",
             category="ArtMancer",
             description="Cut the subject out of an image with one of rembg's models in "
-            "models/rembg. Nothing is downloaded, and nothing leaves this machine.",
+            "models/rembg, or with ComfyUI's own BiRefNet. Nothing is downloaded, and nothing "
+            "leaves this machine.",
             inputs=[
-                io.Image.Input("image", tooltip="The photo, or a batch of photos."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The photo, or a batch of photos. One with transparent areas is cut "
+                    "out by them; no model runs.",
+                ),
                 io.Combo.Input(
                     "model",
                     options=[
@@ -91,6 +101,12 @@ class RemoveBackground(io.ComfyNode):
                         "models.",
                     )
                 ),
+                BackgroundRemoval.Input(
+                    "bg_removal_model",
+                    optional=True,
+                    tooltip="From ComfyUI's Load Background Removal Model, such as BiRefNet. It "
+                    "takes the place of the model and the device chosen here, and needs no rembg.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -133,17 +149,26 @@ class RemoveBackground(io.ComfyNode):
         alpha_matting: bool,
         decontaminate: bool,
         device: str = "auto",
+        bg_removal_model: Any = None,
     ) -> io.NodeOutput:
         backdrop = None if background == ALPHA else matting.color(color)
-        model = _resolve_auto(model)
         progress = node_progress()
-        cutout = load_remover(model).cut_out(
-            image,
-            alpha_matting=alpha_matting,
-            decontaminate=decontaminate,
-            device=device,
-            progress=progress,
-        )
-        progress(1, 1, f"cut out by {model}")
+        options = {"alpha_matting": alpha_matting, "decontaminate": decontaminate}
+        if image.shape[-1] == 4 and (image[..., 3] < 1).any():
+            cutout = matting.Cutout(image[..., :3], image[..., 3], "alpha of the image", "", "")
+        elif bg_removal_model is not None:
+            photo = image[..., :3]
+            cutout = matting.cut_out_by_masks(
+                "ComfyUI's background removal model",
+                photo,
+                bg_removal_model.encode_image(photo),
+                progress=progress,
+                **options,
+            )
+        else:
+            cutout = load_remover(_resolve_auto(model)).cut_out(
+                image[..., :3], device=device, progress=progress, **options
+            )
+        progress(1, 1, f"cut out by {cutout.model}")
         subject = cutout.with_alpha() if backdrop is None else cutout.over(backdrop)
         return io.NodeOutput(subject, cutout.mask, json.dumps(cutout.as_dict(), indent=2))

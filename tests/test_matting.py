@@ -665,3 +665,50 @@ def test_weights_in_a_folder_of_extra_model_paths_are_found(
     kind, properties = json.loads(process.stdout.splitlines()[-1])
     assert properties["default"] == "birefnet-portrait"
     assert properties.get("options", kind)[:2] == ["auto", "birefnet-portrait"]
+
+
+def test_a_mask_made_elsewhere_cuts_out_and_cleans_the_edge() -> None:
+    photo = red_disc_on_green()
+    mask = mask_ops.feather(disc(200, 200, 100, 100, 50), 12)
+    cutout = matting.cut_out_by_masks("another model", photo, mask)
+    assert (cutout.mask - mask).abs().max() < ROUNDING
+    soft = (mask > 0.3) & (mask < 0.9)
+    assert (cutout.image[soft] - RED).abs().max() < 0.1, "no green is left in the edge"
+    assert cutout.as_dict()["model"] == "another model"
+
+
+def background_graph(comfyui: ComfyUI, **inputs: Any) -> dict[str, Any]:
+    """Return a graph that cuts a photo out by the left half of it, which a stand-in finds."""
+    nodes = graph(comfyui, **inputs)
+    nodes["7"] = {"class_type": "Test_LeftHalf", "inputs": {}}
+    return nodes
+
+
+@pytest.mark.comfyui
+def test_the_node_takes_comfyuis_own_background_removal_model(comfyui: ComfyUI) -> None:
+    run = comfyui.run(
+        background_graph(comfyui, model="u2net", bg_removal_model=["7", 0], decontaminate=False)
+    )
+    cutout = view(comfyui, run, "3")
+    assert cutout.alpha is not None
+    half = cutout.alpha.shape[2] // 2
+    assert cutout.alpha[..., :half].min() == 1 and cutout.alpha[..., half:].max() == 0
+    assert "ComfyUI" in json.loads(run.outputs["6"]["text"][0])["model"]
+
+
+@pytest.mark.comfyui
+def test_the_node_takes_the_alpha_that_an_image_has(comfyui: ComfyUI) -> None:
+    nodes = background_graph(comfyui, model="u2net", background="color", color="#0000ff")
+    photo = comfyui.upload(EXAMPLES / "coffee_painted.png")
+    nodes["1"]["inputs"]["image"] = photo
+    nodes["8"] = {
+        "class_type": "JoinImageWithAlpha",
+        "inputs": {"image": ["1", 0], "alpha": ["1", 1]},
+    }
+    nodes["2"]["inputs"]["image"] = ["8", 0]
+    run = comfyui.run(nodes)
+    result = view(comfyui, run, "3").image[0]
+    painted = images.decode((EXAMPLES / "coffee_mask.png").read_bytes()).image[0, ..., 0] > 0.5
+    assert (result[painted] - torch.tensor([0.0, 0.0, 1.0])).abs().max() == 0
+    photo_alone = images.decode((EXAMPLES / "coffee.png").read_bytes()).image[0]
+    assert torch.equal(result[~painted], photo_alone[~painted])

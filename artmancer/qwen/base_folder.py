@@ -36,7 +36,7 @@ _QUANTIZATION_PACKAGES = ("bitsandbytes", "torchao")
 """Quantization methods that are loaded. Each has the name of the package that it needs."""
 
 _FETCH = "download a folder with `artmancer models fetch`"
-_NATIVE = "ComfyUI's own KSampler, in the template 'native'"
+_NATIVE = "ComfyUI's own sampler, in template 9 (ComfyUI's KSampler)"
 _OTHER_WAYS = f"Choose another folder, {_FETCH}, or use a single file with {_NATIVE}."
 
 

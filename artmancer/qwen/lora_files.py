@@ -56,7 +56,7 @@ _KEY = re.compile(
     + r")(?:\.weight)?"
 )
 
-_COMFYUI = "Load it with ComfyUI's own LoraLoader, in the template 'native'."
+_COMFYUI = "Load it with ComfyUI's own LoraLoader, in template 9 (ComfyUI's KSampler)."
 
 _NOBODY = "ComfyUI does not load it either: train a LoRA, LoKr, LoHa or DoRA instead."
 
@@ -68,11 +68,11 @@ _UNSUPPORTED = {
     r"ia3_l(\..+)?|on_input": ("an (IA)3", _NOBODY),
     r"weight|bias": (
         "a whole model and not a LoRA",
-        "Put it into models/diffusion_models, and load it in the template 'native'.",
+        "Put it into models/diffusion_models, and load it in template 9 (ComfyUI's KSampler).",
     ),
     r".*": (
         "a LoRA in a format that ArtMancer does not know",
-        "Try ComfyUI's own LoraLoader, in the template 'native'.",
+        "Try ComfyUI's own LoraLoader, in template 9 (ComfyUI's KSampler).",
     ),
 }
 """Formats that are not supported, by a pattern of a tensor's name: what the file is, and what to do

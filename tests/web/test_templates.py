@@ -302,8 +302,13 @@ def test_smart_mask_takes_a_click_in_an_app(app_page: Any) -> None:
     app_page.get_by_text("Score").wait_for()
 
 
-BLUEPRINTS = {"Remove an Object (ArtMancer)": 2, "Insert an Object (ArtMancer)": 4}
-"""By name, how many pictures each takes: photo and mask, reference and its mask."""
+BLUEPRINTS = {
+    "Remove an Object (ArtMancer)": (2, ["editor", "prompt", "grow", "seed"]),
+    "Insert an Object (ArtMancer)": (4, ["editor", "prompt", "grow", "seed"]),
+    "Correct the White Balance (ArtMancer)": (1, ["editor", "strength"]),
+    "Click and Remove (ArtMancer)": (1, ["editor", "prompt", "grow", "seed"]),
+}
+"""By name: how many pictures each takes, of photo and mask, reference and its mask; the widgets."""
 
 
 def add_from_search(page: Any, name: str) -> None:
@@ -321,8 +326,9 @@ def add_from_search(page: Any, name: str) -> None:
 def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyUI) -> None:
     if page.request.get(f"{comfyui.url}/api/global_subgraphs").status == 404:
         pytest.skip("this ComfyUI knows no blueprints of packs")
-    open_template(page, "4 Insert with a reference")  # brings the example photos
-    for name, pictures in BLUEPRINTS.items():
+    for template in ("1 Remove an object (no model)", "4 Insert with a reference"):
+        open_template(page, template)  # brings the example photos
+    for name, (pictures, widgets) in BLUEPRINTS.items():
         page.evaluate("window.app.clean(); window.app.graph.clear()")
         add_from_search(page, name)
         shown = page.evaluate(
@@ -335,19 +341,20 @@ def test_a_blueprint_is_found_in_the_library_and_runs(page: Any, comfyui: ComfyU
                 return added;
               };
               node.pos = [400, 0];
-              const files = ["coffee", "coffee_mask", "astronaut", "astronaut_patch_mask"];
-              for (const [index, file] of files.slice(0, count).entries()) {
-                const load = add(index % 2 ? "LoadImageMask" : "LoadImage", 0, 380 * index);
-                load.widgets[0].value = `artmancer/${file}.png`;
-                if (index % 2) load.widgets.find((one) => one.name === "channel").value = "red";
-                load.connect(0, node, index);
+              // Both photos come with a mask in their alpha.
+              const files = ["coffee_painted", "astronaut_painted"];
+              for (let slot = 0; slot < count; slot += 2) {
+                const load = add("LoadImage", 0, 380 * slot);
+                load.widgets[0].value = `artmancer/${files[slot / 2]}.png`;
+                load.connect(0, node, slot);
+                if (slot + 1 < count) load.connect(1, node, slot + 1);
               }
               node.connect(0, add("SaveImage", 860, 0), 0);
               return [node.title, node.widgets.map((widget) => widget.name)];
             }""",
             pictures,
         )
-        assert shown == [name, ["editor", "prompt", "grow", "seed"]]
+        assert shown == [name, widgets]
         take_screenshot(page, f"blueprint-{name.split()[0].lower()}")
         entry = run(page)
         assert entry["status"]["status_str"] == "success"

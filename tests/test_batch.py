@@ -375,6 +375,19 @@ def test_a_gateway_that_does_not_answer_ends_the_run_at_once(
     assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
+def test_a_model_set_needs_a_running_comfyui(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    sets = tmp_path / "models" / "artmancer"
+    sets.mkdir(parents=True)
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    model_set = {"unet": "a.safetensors", "clip": "b.safetensors", "vae": "c.safetensors"}
+    (sets / "small.json").write_text(json.dumps(model_set))
+    assert removal(many, tmp_path / "out", "--editor", "small") == 1
+    assert "Name a running one with --comfyui-url" in capsys.readouterr().err
+
+
 def test_an_option_that_a_gateway_lacks_is_refused(
     many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -352,13 +352,13 @@ def test_refused_edits_doctor_and_models_do_not_import_torch(
     assert probe.returncode == 0, probe.stderr
 
 
-def test_several_photos_are_refused_with_a_loop_as_advice(capsys) -> None:
+def test_several_photos_are_refused_with_the_command_for_many(capsys) -> None:
     with pytest.raises(SystemExit) as error:
         run("edit", "a.jpg", "b.jpg", "--task", "white-balance", "-o", "out.png")
     assert error.value.code == 2
     text = capsys.readouterr().err
     assert "takes one photo, got 2" in text
-    assert "for photo in" in text
+    assert "artmancer batch" in text
 
 
 def test_a_prompt_for_the_draft_editor_gives_a_warning(tmp_path: Path, caplog) -> None:

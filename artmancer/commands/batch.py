@@ -77,7 +77,7 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 _NOT_OF_THE_EDIT = {
     *("source", "output", "masks", "format", "jobs", "sort", "server", "token", "json"),
-    *("run", "error", *_IMAGE_OPTIONS.values()),
+    *("comfyui_url", "comfyui_base", "cpu", "run", "error", *_IMAGE_OPTIONS.values()),
 }
 """Names in a namespace on which the pixels of a result do not depend. Images are compared by their
 content.

@@ -15,13 +15,14 @@ from ..batch.run import Edited, NoWorker, Stopped, Worker
 from ..client import Client
 from ..client.patience import POLL_SECONDS
 from ..errors import ArtMancerError
-from . import edit
+from . import comfyui_edit, edit
 from .batch import DEFAULT_JOBS, PhotoOptions, finds_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..editor import Editor
+    from ..progress import Progress
 
 _FIELDS = {
     "prompt": "prompt",
@@ -45,6 +46,7 @@ _FIELDS = {
 _ONLY_HERE = (
     *("grow", "feather", "strength", "transfer", "base", "variant_file", "acceleration"),
     *("precision", "memory", "keep_background", "no_silhouette", "no_shadow_hint"),
+    *("comfyui_url", "comfyui_base", "cpu"),
 )
 """Options that a gateway does not have."""
 
@@ -96,6 +98,9 @@ class _Here:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         find = finds_object(options, photo)
         edit.check_inputs(options, mask_follows=find)
+        if options.editor not in edit.EDITORS:
+            _check_comfyui(options, find)
+            return options, None, None, None
         inputs = edit.read_inputs(options)
         if find:
             inputs = inputs._replace(mask=self._finder.mask(inputs.photo.image))
@@ -123,12 +128,40 @@ class _Here:
         def progress(done: int, total: int, stage: str, latents: object = None) -> None:
             check()
 
+        if editor is None:
+            return _edited_by_set(options, progress)
         result = edit.edit_photo(options, editor, conditions, progress)
 
         def save(path: Path) -> None:
             images.save(path, result.image, inputs.photo.icc_profile)
 
         return Edited(save, result.report.as_dict())
+
+
+def _check_comfyui(options: argparse.Namespace, finds_mask: bool) -> None:
+    """Refuse a model set where a ComfyUI would have to be started for each photo."""
+    if options.comfyui_url is None:
+        raise NoWorker(
+            ArtMancerError(
+                "comfyui_unavailable",
+                f"The model set '{options.editor}' runs in ComfyUI. Name a running one with "
+                "--comfyui-url, or a gateway with --server.",
+            )
+        )
+    if finds_mask:
+        raise ArtMancerError(
+            "mask_missing", "A model set needs a mask file for each photo. Add mask_image."
+        )
+
+
+def _edited_by_set(options: argparse.Namespace, progress: "Progress") -> Edited:
+    data, report = comfyui_edit.edit(options, progress)
+
+    def save(path: Path) -> None:
+        result = images.decode(data, name="the result")
+        images.save(path, result.image, images.load(options.image).icc_profile)
+
+    return Edited(save, report)
 
 
 class _ObjectFinder:

@@ -171,7 +171,13 @@ class Light(_Worker):
 
 token = modal.Secret.from_name("artmancer", required_keys=["ARTMANCER_API_TOKEN"])
 
-GATEWAY_SETTINGS = ("ALLOWED_ORIGINS", "DEBUG", "ARTMANCER_PAGE", "ARTMANCER_MAX_WAITING")
+GATEWAY_SETTINGS = (
+    "ALLOWED_ORIGINS",
+    "DEBUG",
+    "ARTMANCER_FETCH_HOSTS",
+    "ARTMANCER_PAGE",
+    "ARTMANCER_MAX_WAITING",
+)
 """Environment variables of `modal deploy` that the gateways get, too."""
 
 

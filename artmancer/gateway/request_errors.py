@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArtMancerError
+from .image_field import TAG
 
 BODY = "body"
 """Name of the field where the whole body is wrong."""
@@ -99,7 +100,8 @@ def request_error(mistakes: Sequence[Mapping[str, Any]], content_type: str) -> A
     """
     first = mistakes[0]
     kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
-    field = ".".join(str(part) for part in first["loc"][1:])
+    parts = [str(part) for part in first["loc"][1:]]
+    field = ".".join(part for part in parts if not part.startswith(TAG))
     if kind == "json_invalid":
         reason = context["error"]
         message = f"The body is not JSON: {reason}. Send a JSON object in UTF-8."

@@ -19,16 +19,8 @@ from ..options import (
     STEPS,
 )
 from ..recipes import CONDITION_SIZES, RECIPES
+from .image_field import ImageField
 from .jobs import JobState, LaneName
-
-Base64Image = Annotated[
-    str,
-    Field(
-        description="An image file as base64, with or without a data: prefix.",
-        json_schema_extra={"contentEncoding": "base64"},
-    ),
-]
-"""An image file in JSON."""
 
 Point = tuple[float, float]
 """x and y, in pixels of the upright image."""
@@ -114,20 +106,20 @@ class GenerateRequest(OpenRequest):
         description="The edit in words. May be empty for white balance, and for a removal whose "
         "recipe has a prompt.",
     )
-    input_image: Base64Image
-    mask_image: Base64Image | None = Field(
+    input_image: ImageField
+    mask_image: ImageField | None = Field(
         None, description="White = edit. Required for insertion and removal."
     )
-    conditional_images: list[Base64Image] | None = Field(
+    conditional_images: list[ImageField] | None = Field(
         None,
         max_length=4,
         description="The first is the mask, for older clients that send no mask_image. The others "
         "are extra conditioning images.",
     )
-    reference_image: Base64Image | None = Field(
+    reference_image: ImageField | None = Field(
         None, description="An image of the object to insert."
     )
-    reference_mask_R: Base64Image | None = Field(
+    reference_mask_R: ImageField | None = Field(
         None, description="White = the object in the reference image."
     )
     task_type: TaskType | None = Field(
@@ -343,7 +335,7 @@ class SmartMaskRequest(OpenRequest):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    image: Base64Image | None = None
+    image: ImageField | None = None
     image_id: str | None = Field(
         None, description="In place of `image`: the image_id from an earlier answer."
     )
@@ -356,7 +348,7 @@ class SmartMaskRequest(OpenRequest):
     bbox: tuple[float, float, float, float] | None = Field(
         None, description="A box around the object: left, top, right, bottom."
     )
-    mask: Base64Image | None = Field(None, description="A rough mask over the object.")
+    mask: ImageField | None = Field(None, description="A rough mask over the object.")
     auto_detect: bool | None = Field(
         None, description="Find the main object; ignore points, labels, bbox and mask."
     )
@@ -416,7 +408,7 @@ class MaskCancelled(Cancelled):
 class RemoveBackgroundRequest(OpenRequest):
     """An image whose background is to be removed."""
 
-    image: Base64Image
+    image: ImageField
     model: str | None = Field(
         None, max_length=64, description="A rembg model. Default: the first that is installed."
     )
@@ -437,8 +429,8 @@ class RemoveBackgroundAnswer(BaseModel):
 class ExtractObjectRequest(OpenRequest):
     """An image, and a mask of the object to cut out."""
 
-    image: Base64Image
-    mask: Base64Image
+    image: ImageField
+    mask: ImageField
 
 
 class ExtractObjectAnswer(BaseModel):
@@ -451,8 +443,8 @@ class ExtractObjectAnswer(BaseModel):
 class ShadowRequest(OpenRequest):
     """An object that is to get a shadow. Lengths are in pixels."""
 
-    extracted_image: Base64Image
-    mask: Base64Image | None = Field(
+    extracted_image: ImageField
+    mask: ImageField | None = Field(
         None, description="White = the object. Default: every pixel that is not white."
     )
     shadow_offset_x: int | None = Field(None, ge=-4096, le=4096, description="To the right.")

@@ -12,6 +12,8 @@ import pybase64
 from ..errors import ArtMancerError
 from .debug_sessions import DebugSessions
 from .disk import disk_problem, make_folder
+from .fetch import Fetcher
+from .image_field import ImageUrl
 from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
 from .local_jobs import LocalJobs
 from .request_errors import invalid
@@ -34,6 +36,7 @@ class Gateway:
     ----------
     workflows : graphs that are served
     uploads : images that were sent
+    fetcher : fetches images that came as URLs
     """
 
     settings: Settings
@@ -41,6 +44,7 @@ class Gateway:
     uploads: UploadStore
     debug_sessions: DebugSessions
     jobs: Jobs
+    fetcher: Fetcher
     _problems: dict[str, tuple[Workflow, Mapping[str, NodeType], str | None]] = field(
         default_factory=dict, repr=False
     )
@@ -101,16 +105,18 @@ class Gateway:
         problems = (disk_problem(folder) for folder in folders)
         return next((str(problem) for problem in problems if problem), None)
 
-    async def keep(self, field: str, text: str | None) -> str | None:
-        """Store an image that came as base64 and return its name; None stays None.
+    async def keep(self, field: str, image: str | ImageUrl | None) -> str | None:
+        """Store an image that came as base64 or as a URL, and return its name; None stays None.
 
         Parameters
         ----------
         field : what a message calls the image
         """
-        if text is None:
+        if image is None:
             return None
-        return await self.uploads.keep_base64(text, field)
+        if isinstance(image, ImageUrl):
+            return await self.uploads.keep(await self.fetcher.get(image.url, field), field)
+        return await self.uploads.keep_base64(image, field)
 
     async def submit(
         self,
@@ -168,8 +174,23 @@ class Gateway:
         return [await file_base64(path) for path in await self.jobs.result_paths(job, name)]
 
 
-def local_gateway(settings: Settings, runners: Mapping[str, Runner] | None = None) -> Gateway:
-    """Make a gateway whose jobs wait on this machine; `runners`: see LocalJobs."""
+def make_fetcher(settings: Settings) -> Fetcher:
+    """Make the fetcher of the settings' hosts."""
+    return Fetcher(settings.fetch_hosts, settings.max_body)
+
+
+def local_gateway(
+    settings: Settings,
+    runners: Mapping[str, Runner] | None = None,
+    fetcher: Fetcher | None = None,
+) -> Gateway:
+    """Make a gateway whose jobs wait on this machine.
+
+    Parameters
+    ----------
+    runners : see LocalJobs
+    fetcher : default: of the settings' hosts
+    """
     make_folder(settings.data)
     for name in settings.trusted_workflows:
         if not (settings.workflows / f"{name}.json").is_file():
@@ -179,7 +200,9 @@ def local_gateway(settings: Settings, runners: Mapping[str, Runner] | None = Non
     uploads = UploadStore(settings.data / "pictures")
     debug_sessions = DebugSessions(settings.data / "debug")
     jobs = LocalJobs(settings, uploads, debug_sessions, runners)
-    return Gateway(settings, WorkflowFolder(settings.workflows), uploads, debug_sessions, jobs)
+    workflows = WorkflowFolder(settings.workflows)
+    fetcher = fetcher or make_fetcher(settings)
+    return Gateway(settings, workflows, uploads, debug_sessions, jobs, fetcher)
 
 
 async def file_base64(path: Path) -> str:

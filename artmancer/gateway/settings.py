@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..options import JOB_TIMEOUTS
+from .fetch import parse_host
 
 _INSTALLED = Path(__file__).parent / "graphs"
 WORKFLOWS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "workflows" / "api"
@@ -33,6 +34,7 @@ class Settings(BaseSettings):
     data : folder of the job database, uploads, results and debug sessions
     workflows : folder of the served graphs
     trusted_workflows : names of served graphs that are not checked by workflow_safety
+    fetch_hosts : hosts of pictures that clients send as URLs; see fetch.parse_host
     result_hours : hours that a finished job and its results are kept
     picture_hours : hours that an upload is kept after its last use
     picture_gigabytes : largest total size of the uploads
@@ -65,6 +67,7 @@ class Settings(BaseSettings):
     data: Path = Path.home() / ".artmancer"
     workflows: Path = WORKFLOWS
     trusted_workflows: Annotated[list[str], NoDecode] = []
+    fetch_hosts: Annotated[list[str], NoDecode] = []
     result_hours: float = 24
     picture_hours: float = 24
     picture_gigabytes: float = 4
@@ -85,10 +88,17 @@ class Settings(BaseSettings):
             raise ValueError("* would allow every web page; list the origins of your pages")
         return origins
 
-    @field_validator("trusted_workflows", mode="before")
+    @field_validator("trusted_workflows", "fetch_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         """Split a comma-separated list of names."""
         if not isinstance(value, str):
             return value
         return [name.strip() for name in value.split(",") if name.strip()]
+
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _check_hosts(cls, value: list[str]) -> list[str]:
+        for host in value:
+            parse_host(host)
+        return value

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ..endpoint_protocol import MODEL_SETS, NO_IMAGE, TEMP
 from ..errors import ArtMancerError
+from .image_field import ImageField
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +94,10 @@ class Input:
         """Return the field's type and default, as pydantic.create_model expects them."""
         settings = self.settings
         if self.is_image:
-            spec = Field(description=self.help, json_schema_extra={"contentEncoding": "base64"})
+            spec = Field(description=self.help)
             if self.required:
-                return Annotated[str, spec], ...
-            return Annotated[str | None, spec], None
+                return Annotated[ImageField, spec], ...
+            return Annotated[ImageField | None, spec], None
         default = ... if self.required else settings["value"]
         if self.kind == "text":
             spec = Field(

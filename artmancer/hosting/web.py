@@ -9,7 +9,7 @@ from ..errors import ArtMancerError
 from ..gateway.app import create_app
 from ..gateway.jobs import HEAVY, LIGHT, LaneName
 from ..gateway.runner import ComfyStatus
-from ..gateway.service import Gateway
+from ..gateway.service import Gateway, make_fetcher
 from ..gateway.settings import Settings
 from ..gateway.workflows import WorkflowFolder
 from ..options import EDITORS
@@ -51,7 +51,8 @@ def web_app(
             results / DEBUG_SESSIONS, lambda: retry(reload), lambda: retry(commit)
         )
         workflows = WorkflowFolder(settings.workflows)
-        return Gateway(settings, workflows, uploads, debug_sessions, jobs)
+        fetcher = make_fetcher(settings)
+        return Gateway(settings, workflows, uploads, debug_sessions, jobs, fetcher)
 
     app = create_app(settings, build)
     on_error: Callable[[Request, Exception], Awaitable[Response]]

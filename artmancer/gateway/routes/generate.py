@@ -13,6 +13,7 @@ from ...errors import ArtMancerError
 from ...options import MAX_SEED
 from ...recipes import CONDITION_SIZES, RECIPES
 from .. import schemas
+from ..image_field import ImageUrl
 from ..jobs import Job, check_done
 from ..schemas import GenerateRequest
 from ..service import Gateway
@@ -131,14 +132,14 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
     _check_prompt(request, variant)
     if request.editor == "lama":
         check_lama_variant(variant)
-    images_base64 = {
+    sent: dict[str, str | ImageUrl | None] = {
         "input_image": request.input_image,
         "mask_image": mask,
         "reference_image": request.reference_image,
         "reference_mask_R": request.reference_mask_R,
     }
     for index, image in enumerate(conditional_images[1:], 1):
-        images_base64[f"extra_{index}"] = image
+        sent[f"extra_{index}"] = image
     settings = _settings(request, variant)
     parameters = {
         "task_type": variant,
@@ -149,7 +150,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
         "mask_tool_type": request.mask_tool_type,
         "ignored": _ignored_fields(request),
     }
-    names = {field: await gateway.keep(field, text) for field, text in images_base64.items()}
+    names = {field: await gateway.keep(field, image) for field, image in sent.items()}
     width, height = gateway.uploads.size(str(names["input_image"]))
     debug = bool(request.enable_debug)
     return await gateway.submit(
@@ -225,7 +226,7 @@ def _check_prompt(request: GenerateRequest, variant: str) -> None:
     )
 
 
-def _variant(request: GenerateRequest, mask: str | None) -> str:
+def _variant(request: GenerateRequest, mask: str | ImageUrl | None) -> str:
     """Return the variant that a request names, else the one that its images suggest."""
     if request.task_type:
         return request.task_type.replace("-", "_")

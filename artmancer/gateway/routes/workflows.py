@@ -96,12 +96,9 @@ def openapi_paths(
         if isinstance(workflow, ArtMancerError) or gateway.refusal_reason(workflow):
             continue
         model = _unique_name(workflow.model.__name__, taken)
-        schema = workflow.model.model_json_schema(
-            ref_template=f"#/components/schemas/{model}{{model}}"
-        )
-        definitions = schema.pop("$defs", {})
+        schema = workflow.model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)  # ImageUrl, which fixed routes take too
         components[model] = {**schema, "title": model}
-        components |= {f"{model}{part}": schema for part, schema in definitions.items()}
         done = {"description": "Done.", **_json_content("WorkflowAnswer")}
         accepted = {"description": "Accepted.", **_json_content("Accepted")}
         title = workflow.title.capitalize()
@@ -179,7 +176,7 @@ async def _submit(gateway: Gateway, name: str, request: Request, client: str) ->
         if content_type != "application/json" or not body:
             kind = "bytes" if body else "missing"
             raise RequestValidationError([{"type": kind, "loc": ("body",), "input": body}])
-        values = workflow.model.model_validate_json(body).model_dump()
+        values = dict(workflow.model.model_validate_json(body))
     except ValidationError as error:
         # In FastAPI's own errors a location begins with "body" or "query".
         mistakes: list[dict[str, Any]] = [

@@ -71,6 +71,11 @@ CODES = {
     "not_finished": ErrorCode(
         "the job has no result yet", "Request the status until the job is done.", 409
     ),
+    "idempotency_conflict": ErrorCode(
+        "the Idempotency-Key was sent before with another request",
+        "Send a new key with each new request.",
+        409,
+    ),
     "queue_full": ErrorCode(
         "too many jobs are waiting",
         "Wait for the time in Retry-After, then send the request again.",

@@ -26,6 +26,7 @@ from .limits import RETRY_AFTER
 from .middleware import ErrorMiddleware, HeadMiddleware, MetricsMiddleware, RequestGuard
 from .request_errors import request_error
 from .routes import generate, system, tools, workflows
+from .routes.dependencies import IDEMPOTENCY_KEY
 from .service import Gateway, local_gateway
 from .settings import Settings
 
@@ -115,7 +116,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, allowed_hosts: set[str] |
         CORSMiddleware,
         allow_origins=settings.allowed_origins,
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["Authorization", "Content-Type", IDEMPOTENCY_KEY],
         expose_headers=["ETag", "Retry-After", "Warning"],
         allow_private_network=True,
     )

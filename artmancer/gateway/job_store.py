@@ -4,12 +4,14 @@ import json
 import sqlite3
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtMancerError
-from .jobs import ENDED, Job, JobRecord
+from .jobs import ENDED, Claim, Job, JobRecord
 
 _RECORD_COLUMNS = {
     "id": "id",
@@ -81,6 +83,10 @@ class JobStore:
                 f"(number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, {others})"
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS keys "
+                "(key TEXT PRIMARY KEY, fingerprint TEXT, job TEXT, created REAL)"
+            )
         except sqlite3.OperationalError as error:
             raise ArtMancerError(
                 "generation_failed",
@@ -105,13 +111,43 @@ class JobStore:
         """Return the ids of all jobs."""
         return {job_id for (job_id,) in self._db.execute("SELECT id FROM jobs")}
 
-    def add(self, job: LocalJob) -> None:
-        """Store a new job and set its number."""
+    def add(self, job: LocalJob, claim: Claim | None = None) -> None:
+        """Store a new job, with the claim that it answers, and set its number."""
         names = [name for name in _COLUMNS if name != "number"]
         values = [_value(job, name) for name in names]
         marks = ", ".join("?" * len(names))
-        cursor = self._db.execute(f"INSERT INTO jobs ({', '.join(names)}) VALUES ({marks})", values)
-        job.number = int(cursor.lastrowid or 0)
+        with self._transaction():
+            cursor = self._db.execute(
+                f"INSERT INTO jobs ({', '.join(names)}) VALUES ({marks})", values
+            )
+            job.number = int(cursor.lastrowid or 0)
+            if claim:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)",
+                    (claim.key, claim.fingerprint, job.id, job.record.created),
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Store all that the block stores, or nothing."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # SQLite itself has rolled back where the disk was full.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def claimed(self, key: str, since: float) -> tuple[str, str] | None:
+        """Return the fingerprint and the job id that a key was stored with; None: it was not since
+        this time.
+        """
+        row = self._db.execute(
+            "SELECT fingerprint, job FROM keys WHERE key = ? AND created >= ?", (key, since)
+        ).fetchone()
+        return row and (str(row[0]), str(row[1]))
 
     def save(self, job: LocalJob) -> None:
         """Store the state of a job."""
@@ -141,6 +177,10 @@ class JobStore:
         """Remove the jobs that ended before this time."""
         self._db.execute(f"DELETE FROM jobs WHERE state IN {ENDED} AND finished < ?", (before,))
 
+    def forget_keys(self, before: float) -> None:
+        """Remove the keys that came before this time."""
+        self._db.execute("DELETE FROM keys WHERE created < ?", (before,))
+
     def see(self, now: float) -> None:
         """Store that the gateway was running at this time."""
         self._db.execute("INSERT OR REPLACE INTO about VALUES ('seen', ?)", (now,))
@@ -163,6 +203,7 @@ class JobStore:
             "finished = finished + ?1",
             (moved,),
         )
+        self._db.execute("UPDATE keys SET created = created + ?", (moved,))
         self.see(now)
         return moved
 

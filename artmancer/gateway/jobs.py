@@ -102,6 +102,24 @@ class JobRecord:
         return cls(**fields)
 
 
+CLAIM_SECONDS = 24 * 3600.0
+"""Seconds for which a request with the same Idempotency-Key gets the same job."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The Idempotency-Key of a request, so that the request makes one job however often it comes.
+
+    Attributes
+    ----------
+    key : hash of the header
+    fingerprint : hash of the path and the body
+    """
+
+    key: str
+    fingerprint: str
+
+
 @dataclass(eq=False, kw_only=True)
 class Job:
     """A job and its state.
@@ -193,8 +211,11 @@ class Jobs(Protocol):
         """Work until cancelled."""
         ...
 
-    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
-        """Accept a job: when this returns, it outlives this process.
+    async def submit(
+        self, record: JobRecord, graph: dict[str, Any], claim: Claim | None = None
+    ) -> Job:
+        """Accept a job: when this returns, it outlives this process. Where the key of the claim was
+        accepted before, return that job.
 
         Parameters
         ----------
@@ -202,7 +223,18 @@ class Jobs(Protocol):
 
         Raises
         ------
-        ArtMancerError : queue_full; comfyui_unavailable; invalid_request for an id that is used
+        ArtMancerError : queue_full; comfyui_unavailable; invalid_request for an id that is used;
+            idempotency_conflict
+        """
+        ...
+
+    async def claimed(self, claim: Claim) -> Job | None:
+        """Return the job that a request with this key made; None: there was no such request.
+
+        Raises
+        ------
+        ArtMancerError : idempotency_conflict where it was another request; not_found where the job
+            is not kept any more
         """
         ...
 

@@ -1,6 +1,7 @@
 """Limits on accepted jobs, the same on this machine and on Modal."""
 
 from ..errors import ArtMancerError
+from .jobs import Claim
 from .settings import Settings
 
 RETRY_AFTER = 10
@@ -27,6 +28,25 @@ def check_queue(waiting: int, from_client: int, settings: Settings) -> None:
         raise ArtMancerError(
             "queue_full",
             f"{settings.max_per_client} of your jobs are waiting. Try again in {RETRY_AFTER} s.",
+        )
+
+
+def check_claim(claim: Claim, fingerprint: str) -> None:
+    """Refuse a request whose Idempotency-Key came before with another one.
+
+    Parameters
+    ----------
+    fingerprint : of the earlier request
+
+    Raises
+    ------
+    ArtMancerError : idempotency_conflict
+    """
+    if claim.fingerprint != fingerprint:
+        raise ArtMancerError(
+            "idempotency_conflict",
+            "This Idempotency-Key was sent before with another path or body. Send a new key with "
+            "each new request.",
         )
 
 

@@ -19,9 +19,11 @@ from .disk import disk_errors
 from .fair_queue import FairQueue
 from .job_store import JobStore, LocalJob
 from .jobs import (
+    CLAIM_SECONDS,
     HEAVY,
     LIGHT,
     MAX_ATTEMPTS,
+    Claim,
     Job,
     JobRecord,
     LaneName,
@@ -30,7 +32,7 @@ from .jobs import (
     unexpected_error,
     unknown_job,
 )
-from .limits import check_new_id, check_queue
+from .limits import check_claim, check_new_id, check_queue
 from .results import RESULTS, ResultFolder
 from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
@@ -155,7 +157,11 @@ class LocalJobs:
             LIGHT: runner if light == heavy else ComfyRunner(light, f"{identity}-light"),
         }
 
-    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
+    async def submit(
+        self, record: JobRecord, graph: dict[str, Any], claim: Claim | None = None
+    ) -> Job:
+        if claim and (earlier := self._claimed(claim)):
+            return earlier
         lane = self.lanes[record.lane]
         status = lane.runner.status()
         if not status.up:
@@ -167,11 +173,22 @@ class LocalJobs:
         job = LocalJob(record=record, graph=graph)
         with disk_errors(self._settings.data):
             check_new_id(self._store.get(record.id) is not None)
-            self._store.add(job)
+            self._store.add(job, claim)
         self._unfinished[job.id] = job
         lane.put(job)
         logs.log_event(logger, "job accepted", job=job.id, workflow=job.workflow, lane=record.lane)
         return job
+
+    async def claimed(self, claim: Claim) -> Job | None:
+        return self._claimed(claim)
+
+    def _claimed(self, claim: Claim) -> Job | None:
+        known = self._store.claimed(claim.key, self._clock.now() - CLAIM_SECONDS)
+        if known is None:
+            return None
+        fingerprint, job_id = known
+        check_claim(claim, fingerprint)
+        return self._get(job_id)
 
     async def get(self, job_id: str) -> Job:
         return self._get(job_id)
@@ -225,7 +242,9 @@ class LocalJobs:
                 self._watchers.pop(job_id, None)
 
     async def wait(self, job: Job) -> Job:
-        """Wait until an unfinished job has ended; one that exceeds its lane's timeout fails."""
+        """Wait until a job has ended; one that exceeds its lane's timeout fails."""
+        if job.ended:
+            return job
         lane = self.lanes[job.lane]
         ended = self._waiters.setdefault(job.id, asyncio.Event())
         try:
@@ -511,6 +530,7 @@ class LocalJobs:
                 before = self._clock.now() - settings.result_hours * 3600
                 await asyncio.to_thread(self._results.remove, self._store.ended_before(before))
                 self._store.forget(before)
+                self._store.forget_keys(self._clock.now() - CLAIM_SECONDS)
             self._see()
             for runner in self._runners():
                 await runner.tidy(self._needed_uploads(), max_age, int(max_bytes))

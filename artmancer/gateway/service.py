@@ -14,7 +14,7 @@ from .debug_sessions import DebugSessions
 from .disk import disk_problem, make_folder
 from .fetch import Fetcher
 from .image_field import ImageUrl
-from .jobs import HEAVY, LIGHT, Job, JobRecord, Jobs, LaneName, check_done
+from .jobs import HEAVY, LIGHT, Claim, Job, JobRecord, Jobs, LaneName, check_done
 from .local_jobs import LocalJobs
 from .request_errors import invalid
 from .results import RESULTS
@@ -26,6 +26,20 @@ from .workflow_validity import invalid_reason
 from .workflows import Workflow, WorkflowFolder
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sent a request.
+
+    Attributes
+    ----------
+    client : stands for the client in the queue and its limits
+    claim : the request's Idempotency-Key
+    """
+
+    client: str
+    claim: Claim | None = None
 
 
 @dataclass
@@ -118,12 +132,16 @@ class Gateway:
             return await self.uploads.keep(await self.fetcher.get(image.url, field), field)
         return await self.uploads.keep_base64(image, field)
 
+    async def claimed(self, sender: Sender) -> Job | None:
+        """Return the job that the same request made before; see Jobs.claimed."""
+        return await self.jobs.claimed(sender.claim) if sender.claim else None
+
     async def submit(
         self,
         name: str,
         inputs: dict[str, Any],
         *,
-        client: str,
+        sender: Sender,
         include: list[str] | None = None,
         context: dict[str, Any] | None = None,
         job_id: str | None = None,
@@ -151,12 +169,13 @@ class Gateway:
             workflow,
             lane,
             values,
-            client=client,
+            client=sender.client,
             include=include or [],
             context=context,
             job_id=job_id,
         )
-        return await self.jobs.submit(record, workflow.with_inputs(values, record.results))
+        graph = workflow.with_inputs(values, record.results)
+        return await self.jobs.submit(record, graph, sender.claim)
 
     async def finish(self, job: Job) -> Job:
         """Wait until a job is done.

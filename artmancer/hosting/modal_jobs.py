@@ -13,15 +13,17 @@ from typing import Any
 from ..errors import ArtMancerError
 from ..gateway import logs, metrics
 from ..gateway.jobs import (
+    CLAIM_SECONDS,
     HEAVY,
     LIGHT,
+    Claim,
     Job,
     JobRecord,
     LaneName,
     job_timeout,
     unknown_job,
 )
-from ..gateway.limits import check_new_id, check_queue
+from ..gateway.limits import check_claim, check_new_id, check_queue
 from ..gateway.results import RESULTS, ResultFolder
 from ..gateway.runner import ComfyStatus, NodeType, Step
 from ..gateway.settings import Settings
@@ -143,14 +145,24 @@ class ModalJobs:
             True, None, info, {name: NodeType.from_data(data) for name, data in nodes.items()}
         )
 
-    async def submit(self, record: JobRecord, graph: dict[str, Any]) -> Job:
+    async def submit(
+        self, record: JobRecord, graph: dict[str, Any], claim: Claim | None = None
+    ) -> Job:
+        if claim and (earlier := await self.claimed(claim)):
+            return earlier
         waiting, _ = self._loads[record.lane]
         from_client = await self._unfinished_count(record.client)
         check_queue(waiting, from_client, self._settings)
+        if claim:
+            record = replace(record, id=await self._claim(claim, record))
         entry = {"record": record.as_dict()}
         if not await self._remote.put_new(f"job:{record.id}", entry):
             # Either the id was used before, or an earlier try stored this entry.
-            check_new_id(await self._remote.get(f"job:{record.id}") != entry)
+            is_used = await self._remote.get(f"job:{record.id}") != entry
+            if claim and is_used:
+                # The same request is being accepted in another container.
+                return await self.get(record.id)
+            check_new_id(is_used)
         debug_session = bool(self._settings.debug and record.context.get("debug"))
         call = await self._start(record, make_order(record, graph, debug_session))
         self._unfinished.setdefault(record.client, set()).add(record.id)
@@ -163,6 +175,31 @@ class ModalJobs:
             call=call,
         )
         return Job(record=record)
+
+    async def claimed(self, claim: Claim) -> Job | None:
+        known = await self._remote.get(f"key:{claim.key}")
+        if known is None or time.time() - known["created"] > CLAIM_SECONDS:
+            return None
+        check_claim(claim, known["fingerprint"])
+        # A gateway that stopped before it stored the job leaves it to the next request.
+        if await self._remote.get(f"job:{known['job']}") is None:
+            return None
+        return await self.get(known["job"])
+
+    async def _claim(self, claim: Claim, record: JobRecord) -> str:
+        """Store a claim, and return the id of the job that answers it: the record's, or that of an
+        earlier request.
+        """
+        key = f"key:{claim.key}"
+        entry = {"job": record.id, "fingerprint": claim.fingerprint, "created": record.created}
+        if await self._remote.put_new(key, entry):
+            return record.id
+        known = await self._remote.get(key)
+        if record.created - known["created"] > CLAIM_SECONDS:
+            await self._remote.put(key, entry)
+            return record.id
+        check_claim(claim, known["fingerprint"])
+        return str(known["job"])
 
     async def _start(self, record: JobRecord, order: Mapping[str, Any]) -> str:
         """Spawn a call for a stored job, and store which it is; see calls.py."""

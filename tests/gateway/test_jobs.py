@@ -24,7 +24,7 @@ from artmancer.gateway.job_store import JobStore
 from artmancer.gateway.jobs import Job
 from artmancer.gateway.results import ResultFolder
 from artmancer.gateway.runner import ComfyStatus, Outputs, Run, RunLost, Step
-from artmancer.gateway.service import Gateway, local_gateway
+from artmancer.gateway.service import Gateway, Sender, local_gateway
 from artmancer.gateway.upload_store import UploadStore
 
 
@@ -115,7 +115,7 @@ def play(
 
 async def submit(gateway: Gateway) -> Job:
     """Submit an edit."""
-    return await gateway.submit("generate", {"prompt": "x"}, client="somebody")
+    return await gateway.submit("generate", {"prompt": "x"}, sender=Sender("somebody"))
 
 
 async def reaches(gateway: Gateway, job_id: str, state: str) -> None:
@@ -277,9 +277,9 @@ def test_a_refusal_by_comfyui_fails_the_job_and_a_lost_connection_does_not(
 def test_the_queue_of_all_clients_is_limited(tmp_path: Path) -> None:
     async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
         for client in ("a", "b", "c"):
-            await gateway.submit("generate", {"prompt": "x"}, client=client)
+            await gateway.submit("generate", {"prompt": "x"}, sender=Sender(client))
         with pytest.raises(ArtMancerError) as refused:
-            await gateway.submit("generate", {"prompt": "x"}, client="d")
+            await gateway.submit("generate", {"prompt": "x"}, sender=Sender("d"))
         assert refused.value.code == "queue_full"
 
     play(tmp_path, act, max_waiting=3)
@@ -313,7 +313,7 @@ def test_queued_edits_do_not_block_a_click(tmp_path: Path) -> None:
             await submit(gateway)
         with pytest.raises(ArtMancerError):
             await submit(gateway)
-        assert await gateway.submit("smart-mask", {}, client="somebody")
+        assert await gateway.submit("smart-mask", {}, sender=Sender("somebody"))
 
     play(tmp_path, act, max_waiting=2, max_per_client=2)
 
@@ -347,7 +347,7 @@ def test_a_job_runs_the_graph_of_the_time_it_was_submitted(tmp_path: Path) -> No
     (graphs / "generate.json").write_text((GRAPHS / "generate.json").read_text())
 
     async def act(gateway: Gateway, runner: ScriptedRunner) -> None:
-        job = await gateway.submit("generate", {"seed": 3}, client="somebody")
+        job = await gateway.submit("generate", {"seed": 3}, sender=Sender("somebody"))
         (graphs / "generate.json").write_text(
             (GRAPHS / "generate.json").read_text().replace('"seed"', '"grain"')
         )

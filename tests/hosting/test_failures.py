@@ -21,7 +21,7 @@ from artmancer.errors import ArtMancerError
 from artmancer.gateway.debug_sessions import DebugSessions
 from artmancer.gateway.jobs import HEAVY, LIGHT, Job, JobRecord
 from artmancer.gateway.runner import ComfyStatus
-from artmancer.gateway.service import Gateway
+from artmancer.gateway.service import Gateway, Sender, make_fetcher
 from artmancer.gateway.workflows import WorkflowFolder
 from artmancer.hosting.modal_jobs import ModalJobs
 from artmancer.hosting.remote import Unavailable
@@ -86,7 +86,8 @@ def make_gateway(
     expected = {HEAVY: ComfyStatus(True), LIGHT: ComfyStatus(True)}
     jobs = ModalJobs(gateway_settings, uploads, remote, expected)
     sessions = DebugSessions(folder / "debug")
-    return Gateway(gateway_settings, WorkflowFolder(GRAPHS), uploads, sessions, jobs)
+    workflows, fetcher = WorkflowFolder(GRAPHS), make_fetcher(gateway_settings)
+    return Gateway(gateway_settings, workflows, uploads, sessions, jobs, fetcher)
 
 
 def unique_image(number: int) -> bytes:
@@ -137,7 +138,9 @@ def test_a_gateway_that_is_killed_while_it_accepts_a_job_leaves_no_gpu_at_work(
             job_id = job_ids[step, after] = str(uuid.uuid4())
             gateway = make_gateway(modal, tmp_path / job_id, KilledAt(step, after))
             with pytest.raises(Killed):
-                await gateway.submit("generate", {"input_image": image}, client="a", job_id=job_id)
+                await gateway.submit(
+                    "generate", {"input_image": image}, sender=Sender("a"), job_id=job_id
+                )
         with pytest.raises(ArtMancerError) as unknown:
             await healthy.jobs.get(job_ids.pop((0, False)))
         assert unknown.value.code == "not_found"
@@ -174,7 +177,7 @@ def test_a_job_that_was_refused_because_modal_does_not_answer_does_not_run_later
             outage = Outage(step, after)
             gateway = make_gateway(modal, tmp_path / job_id, outage)
             with pytest.raises(Unavailable):
-                await gateway.submit("generate", inputs, client="a", job_id=job_id)
+                await gateway.submit("generate", inputs, sender=Sender("a"), job_id=job_id)
             outage.over = True
             working = asyncio.create_task(gateway.jobs.run())
             if (step, after) != (0, False):
@@ -207,7 +210,7 @@ def test_a_call_whose_id_was_lost_does_not_run_its_job_a_second_time(tmp_path: P
         gateway = make_gateway(modal, tmp_path / "gateway", NoFailures())
         image = await gateway.uploads.keep(unique_image(0), "image")
         losing = make_gateway(modal, tmp_path / "losing", LoseFirstSpawn())
-        job = await losing.submit("generate", {"input_image": image}, client="a")
+        job = await losing.submit("generate", {"input_image": image}, sender=Sender("a"))
         assert (await losing.finish(job)).state == "done"
         calls = list(modal.board.calls.values())
         assert len(calls) == 2

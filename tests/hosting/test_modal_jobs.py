@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from PIL import Image
 from support import tiny_lama
 from support.comfyui import CUSTOM_NODES
 from support.fake_modal import FakeModal
-from support.gateway import Served, encoded, removal, settings, until
+from support.gateway import Served, encoded, error, removal, settings, until
 from support.paths import EXAMPLES, ROOT
 
 from artmancer.folders import comfyui_folder
@@ -43,6 +44,24 @@ def test_a_job_outlives_the_container_that_accepted_it(modal: FakeModal, tmp_pat
         job_id = first.submit(prompt="slow 1")
     with modal.gateway(tmp_path / "b") as second:
         assert second.ended(job_id)["status"] == "done"
+
+
+@pytest.mark.slow
+def test_a_key_gets_one_job_from_all_containers(modal: FakeModal, tmp_path: Path) -> None:
+    with modal.gateway(tmp_path / "a") as first, modal.gateway(tmp_path / "b") as second:
+
+        def send(index: int) -> str:
+            served = (first, second)[index % 2]
+            headers = {"Idempotency-Key": "all containers"}
+            answer = served.http.post("/api/generate/async", json=removal(), headers=headers)
+            return str(answer.json()["task_id"])
+
+        with ThreadPoolExecutor(6) as pool:
+            (job_id,) = set(pool.map(send, range(6)))
+        assert second.ended(job_id)["status"] == "done"
+        headers = {"Idempotency-Key": "all containers"}
+        other = second.http.post("/api/generate/async", json=removal(seed=8), headers=headers)
+        assert error(other) == (409, "idempotency_conflict")
 
 
 def test_an_upload_is_known_in_every_container(modal: FakeModal, tmp_path: Path) -> None:

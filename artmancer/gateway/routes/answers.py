@@ -64,6 +64,7 @@ RUN_RESPONSES = error_responses(
     "not_found",
     "object_not_found",
     "not_finished",
+    "idempotency_conflict",
     "queue_full",
     "generation_failed",
     "checkpoint_missing",

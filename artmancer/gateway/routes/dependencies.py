@@ -2,15 +2,37 @@
 
 import json
 from collections.abc import Callable, Coroutine
+from hashlib import sha256
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from ..jobs import Claim
 from ..request_errors import not_json
-from ..service import Gateway
+from ..service import Gateway, Sender
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""Header with which a request that is sent again gets the job of the first."""
+
+_MAX_KEY = 255
+"""Longest key in characters."""
+
+_KEY_DESCRIPTION = (
+    "A new UUID for each new request. Within a day, the same key with the same body gets the same "
+    "job, so that a request that was not answered can be sent again."
+)
+
+KEY_PARAMETER = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "description": _KEY_DESCRIPTION,
+    "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_KEY},
+}
+"""The header in an OpenAPI document."""
 
 # FastAPI runs a dependency that is a plain function in a thread. These are coroutines, which
 # it calls directly.
@@ -21,15 +43,45 @@ async def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-async def _client_address(request: Request) -> str:
-    return request.client.host if request.client else "local"
+async def _sender(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias=IDEMPOTENCY_KEY,
+            min_length=1,
+            max_length=_MAX_KEY,
+            description=_KEY_DESCRIPTION,
+        ),
+    ] = None,
+) -> Sender:
+    claim = None
+    if idempotency_key is not None:
+        key = sha256(idempotency_key.encode()).hexdigest()
+        claim = Claim(key, await _fingerprint(request))
+    return Sender(request.client.host if request.client else "local", claim)
+
+
+async def _fingerprint(request: Request) -> str:
+    """Return a hash of a request's path and body."""
+    content = sha256(request.url.path.encode())
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        # Its fields: the text between them is another one each time. FastAPI has parsed the form.
+        for name, value in (await request.form()).multi_items():
+            part = value.encode() if isinstance(value, str) else await value.read()
+            if not isinstance(value, str):
+                await value.seek(0)
+            content.update(sha256(name.encode()).digest() + sha256(part).digest())
+    else:
+        content.update(await request.body())
+    return content.hexdigest()
 
 
 GatewayDependency = Annotated[Gateway, Depends(_gateway)]
 """The gateway that the app was built with."""
 
-ClientAddress = Annotated[str, Depends(_client_address)]
-"""The address a request came from. It stands for the client in the queue and its limits."""
+SenderDependency = Annotated[Sender, Depends(_sender)]
+"""Who sent a request: the address it came from, and its Idempotency-Key."""
 
 
 class _FastJsonRequest(Request):

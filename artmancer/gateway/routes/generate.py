@@ -16,9 +16,9 @@ from .. import schemas
 from ..image_field import ImageUrl
 from ..jobs import Job, check_done
 from ..schemas import GenerateRequest
-from ..service import Gateway
+from ..service import Gateway, Sender
 from . import answers
-from .dependencies import ClientAddress, FastJsonRoute, GatewayDependency
+from .dependencies import FastJsonRoute, GatewayDependency, SenderDependency
 
 router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRoute)
 
@@ -59,10 +59,10 @@ _USED_SETTINGS = {
 
 @router.post("", responses=answers.RUN_RESPONSES, response_model=schemas.GenerateAnswer)
 async def generate(
-    request: GenerateRequest, gateway: GatewayDependency, client: ClientAddress
+    request: GenerateRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Edit a photo, and wait for the result."""
-    job = await gateway.finish(await _submit(gateway, request, client))
+    job = await gateway.finish(await _submit(gateway, request, sender))
     response = answers.json_response_with_image(*await _result(gateway, job))
     answers.warn_of_ignored(response, job.record.context["parameters"]["ignored"])
     return response
@@ -72,11 +72,11 @@ async def generate(
 async def generate_async(
     request: GenerateRequest,
     gateway: GatewayDependency,
-    client: ClientAddress,
+    sender: SenderDependency,
     response: Response,
 ) -> schemas.AcceptedEdit:
     """Edit a photo in the background."""
-    job = await _submit(gateway, request, client)
+    job = await _submit(gateway, request, sender)
     ignored = job.record.context["parameters"]["ignored"]
     answers.warn_of_ignored(response, ignored)
     return schemas.AcceptedEdit(task_id=job.id, ignored=ignored)
@@ -122,8 +122,10 @@ async def cancel(task_id: str, gateway: GatewayDependency) -> schemas.Cancelled:
     return await answers.cancel_job(gateway, (await _job(gateway, task_id)).id)
 
 
-async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Job:
-    """Submit the edit that a request describes."""
+async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) -> Job:
+    """Submit the edit that a request describes, unless the same request made it before."""
+    if earlier := await gateway.claimed(sender):
+        return earlier
     conditional_images = request.conditional_images or []
     first_image = conditional_images[0] if conditional_images else None
     mask = request.mask_image or first_image
@@ -156,7 +158,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, client: str) -> Jo
     return await gateway.submit(
         WORKFLOW,
         {**names, **settings},
-        client=client,
+        sender=sender,
         include=["conditions"] if debug else [],
         context={"parameters": parameters, "input_size": f"{width}x{height}", "debug": debug},
     )

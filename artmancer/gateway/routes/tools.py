@@ -17,9 +17,9 @@ from ..schemas import (
     SmartMaskRequest,
     WhiteBalanceRequest,
 )
-from ..service import Gateway, file_base64
+from ..service import Gateway, Sender, file_base64
 from . import answers
-from .dependencies import ClientAddress, FastJsonRoute, GatewayDependency
+from .dependencies import FastJsonRoute, GatewayDependency, SenderDependency
 
 router = APIRouter(prefix="/api", tags=["masks and tools"], route_class=FastJsonRoute)
 
@@ -46,10 +46,10 @@ async def clear_cache(gateway: GatewayDependency) -> schemas.Cleared:
 
 @router.post("/smart-mask", responses=answers.RUN_RESPONSES, response_model=schemas.SmartMaskAnswer)
 async def smart_mask(
-    request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
+    request: SmartMaskRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Make a mask of the object at the clicks."""
-    answer = await _smart_mask(request, gateway, client)
+    answer = await _smart_mask(request, gateway, sender)
     return answers.json_response(answer, answers.unknown_fields(request))
 
 
@@ -57,11 +57,11 @@ async def smart_mask(
     "/smart-mask/detect", responses=answers.RUN_RESPONSES, response_model=schemas.DetectAnswer
 )
 async def detect(
-    request: SmartMaskRequest, gateway: GatewayDependency, client: ClientAddress
+    request: SmartMaskRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Make a mask of the main object; clicks, box and rough mask are ignored."""
     request = request.model_copy(update={"auto_detect": True})
-    answer = await _smart_mask(request, gateway, client)
+    answer = await _smart_mask(request, gateway, sender)
     return answers.json_response(
         schemas.DetectAnswer(**answer.model_dump(), mask=answer.mask_base64),
         answers.unknown_fields(request),
@@ -88,7 +88,7 @@ async def cancel(request_id: str, gateway: GatewayDependency) -> schemas.MaskCan
     response_model=schemas.RemoveBackgroundAnswer,
 )
 async def remove_background(
-    request: RemoveBackgroundRequest, gateway: GatewayDependency, client: ClientAddress
+    request: RemoveBackgroundRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Cut out the subject of an image: the background becomes transparent."""
     inputs = {
@@ -96,7 +96,7 @@ async def remove_background(
         "model": _checked_choice(gateway, "remove-background", "model", request.model),
         "alpha_matting": request.alpha_matting,
     }
-    job = await _run(gateway, "remove-background", inputs, client)
+    job = await _run(gateway, "remove-background", inputs, sender)
     return answers.json_response(
         schemas.RemoveBackgroundAnswer(
             image=await _result_image(gateway, job, "image"),
@@ -113,14 +113,14 @@ async def remove_background(
     response_model=schemas.ExtractObjectAnswer,
 )
 async def extract_object(
-    request: ExtractObjectRequest, gateway: GatewayDependency, client: ClientAddress
+    request: ExtractObjectRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Center the object on a white square of 512 or 1024 pixels."""
     inputs = {
         "image": await gateway.keep("image", request.image),
         "mask": await gateway.keep("mask", request.mask),
     }
-    job = await _run(gateway, "extract-object", inputs, client)
+    job = await _run(gateway, "extract-object", inputs, sender)
     image = await _result_image(gateway, job, "image")
     answer = schemas.ExtractObjectAnswer(extracted_image=image)
     return answers.json_response(answer, answers.unknown_fields(request))
@@ -132,7 +132,7 @@ async def extract_object(
     response_model=schemas.ShadowAnswer,
 )
 async def add_shadow_preview(
-    request: ShadowRequest, gateway: GatewayDependency, client: ClientAddress
+    request: ShadowRequest, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Add a soft shadow to an object."""
     inputs = {
@@ -143,7 +143,7 @@ async def add_shadow_preview(
         "opacity": request.shadow_opacity,
         "blur": request.blur_radius,
     }
-    job = await _run(gateway, "add-shadow-preview", inputs, client)
+    job = await _run(gateway, "add-shadow-preview", inputs, sender)
     image = await _result_image(gateway, job, "image")
     answer = schemas.ShadowAnswer(preview_image=image)
     return answers.json_response(answer, answers.unknown_fields(request))
@@ -157,7 +157,7 @@ async def add_shadow_preview(
 async def white_balance(
     request: Annotated[WhiteBalanceRequest, Form(media_type="multipart/form-data")],
     gateway: GatewayDependency,
-    client: ClientAddress,
+    sender: SenderDependency,
 ) -> Response:
     """Remove a color cast: automatically, manually, or with the editor (ai), which takes longer."""
     name = await gateway.uploads.keep(await request.file.read(), "file")
@@ -174,7 +174,7 @@ async def white_balance(
         workflow = "white-balance"
         parameters["automatic"] = 1.0 if request.method == "auto" else 0.0
         inputs = {"image": name, **parameters}
-    job = await _run(gateway, workflow, inputs, client)
+    job = await _run(gateway, workflow, inputs, sender)
     return answers.json_response(
         schemas.WhiteBalanceAnswer(
             original_image=await file_base64(await gateway.uploads.path(name)),
@@ -187,10 +187,14 @@ async def white_balance(
 
 
 async def _run(
-    gateway: Gateway, workflow: str, inputs: dict[str, Any], client: str, job_id: str | None = None
+    gateway: Gateway,
+    workflow: str,
+    inputs: dict[str, Any],
+    sender: Sender,
+    job_id: str | None = None,
 ) -> Job:
     """Run a workflow, and wait until it is done."""
-    job = await gateway.submit(workflow, inputs, client=client, job_id=job_id)
+    job = await gateway.submit(workflow, inputs, sender=sender, job_id=job_id)
     return await gateway.finish(job)
 
 
@@ -201,7 +205,7 @@ async def _result_image(gateway: Gateway, job: Job, name: str) -> str:
 
 
 async def _smart_mask(
-    request: SmartMaskRequest, gateway: Gateway, client: str
+    request: SmartMaskRequest, gateway: Gateway, sender: Sender
 ) -> schemas.SmartMaskAnswer:
     """Run the workflow smart-mask."""
     if request.request_id is not None and not _is_uuid(request.request_id):
@@ -230,7 +234,7 @@ async def _smart_mask(
     }
     if not request.auto_detect:
         inputs["brush"] = await gateway.keep("mask", request.mask)
-    job = await _run(gateway, "smart-mask", inputs, client, request.request_id)
+    job = await _run(gateway, "smart-mask", inputs, sender, request.request_id)
     return schemas.SmartMaskAnswer(
         mask_base64=await _result_image(gateway, job, "mask"),
         image_id=job.record.inputs["image"],

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from ...errors import ArtMancerError
 from .. import request_errors, schemas
 from ..jobs import Job, check_done
-from ..service import Gateway
+from ..service import Gateway, Sender
 from ..workflows import Workflow
 from . import answers
-from .dependencies import ClientAddress, GatewayDependency
+from .dependencies import KEY_PARAMETER, GatewayDependency, SenderDependency
 
 router = APIRouter(prefix="/api", tags=["workflows"])
 """The routes. Those that have a workflow's name in their path are documented by `openapi_paths`,
@@ -31,19 +31,19 @@ async def workflows(gateway: GatewayDependency) -> schemas.WorkflowList:
 
 @router.post("/workflows/{name}", include_in_schema=False)
 async def run(
-    name: str, request: Request, gateway: GatewayDependency, client: ClientAddress
+    name: str, request: Request, gateway: GatewayDependency, sender: SenderDependency
 ) -> Response:
     """Run a workflow, and wait for its results."""
-    job = await gateway.finish(await _submit(gateway, name, request, client))
+    job = await gateway.finish(await _submit(gateway, name, request, sender))
     return answers.json_response(await _answer(gateway, job))
 
 
 @router.post("/workflows/{name}/async", include_in_schema=False, status_code=202)
 async def run_async(
-    name: str, request: Request, gateway: GatewayDependency, client: ClientAddress
+    name: str, request: Request, gateway: GatewayDependency, sender: SenderDependency
 ) -> schemas.Accepted:
     """Run a workflow in the background."""
-    return schemas.Accepted(task_id=(await _submit(gateway, name, request, client)).id)
+    return schemas.Accepted(task_id=(await _submit(gateway, name, request, sender)).id)
 
 
 @router.get("/jobs/{job_id}", responses=answers.error_responses("not_found"))
@@ -120,7 +120,10 @@ def _unique_name(name: str, taken: set[str]) -> str:
 
 
 def _operation(
-    operation_id: str, model: str, summary: str, success: dict[str, Any]
+    operation_id: str,
+    model: str,
+    summary: str,
+    success: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the OpenAPI path item of a workflow.
 
@@ -138,6 +141,7 @@ def _operation(
             "tags": ["workflows"],
             "summary": summary,
             "operationId": operation_id,
+            "parameters": [KEY_PARAMETER],
             "requestBody": {"required": True, **_json_content(model)},
             "responses": {**success, **errors},
         }
@@ -163,7 +167,7 @@ def _info(gateway: Gateway, name: str, workflow: Workflow | ArtMancerError) -> s
     )
 
 
-async def _submit(gateway: Gateway, name: str, request: Request, client: str) -> Job:
+async def _submit(gateway: Gateway, name: str, request: Request, sender: Sender) -> Job:
     """Check a request against its workflow's schema, store its images and submit the job."""
     workflow = gateway.workflows.get(name)
     if not gateway.serves(gateway.lane_of(workflow)):
@@ -187,6 +191,8 @@ async def _submit(gateway: Gateway, name: str, request: Request, client: str) ->
             if mistake["type"] == "json_invalid":
                 mistake["ctx"] = {"error": request_errors.not_json(body, mistake["msg"])}
         raise RequestValidationError(mistakes) from None
+    if earlier := await gateway.claimed(sender):
+        return earlier
     include = values.pop("include", [])
     parameters = {}
     for field, endpoint_input in workflow.inputs.items():
@@ -195,7 +201,7 @@ async def _submit(gateway: Gateway, name: str, request: Request, client: str) ->
         else:
             parameters[field] = values[field]
     return await gateway.submit(
-        name, values, client=client, include=include, context={"parameters": parameters}
+        name, values, sender=sender, include=include, context={"parameters": parameters}
     )
 
 

@@ -263,6 +263,30 @@ def save(path: str | Path, image: Tensor, icc_profile: bytes | None = None) -> N
         to_pil(image).save(file, file_format, icc_profile=icc_profile, **SAVE_OPTIONS[file_format])
 
 
+def recode(source: Path, target: Path, quality: int | None = None) -> None:
+    """Write an image file in another format, all of it or nothing. Its color profile stays.
+
+    Parameters
+    ----------
+    target : its suffix names the format
+    quality : 1..100, of JPEG, and of WebP, which is lossless without it; None: the best
+
+    Raises
+    ------
+    ArtMancerError : as `decode` and `save`
+    """
+    image = _open(_read(source, "image"), source.name)
+    file_format = SUFFIXES[target.suffix.lower()]
+    options = dict(SAVE_OPTIONS[file_format])
+    if quality is not None and file_format in ("JPEG", "WEBP"):
+        options |= {"quality": quality, "lossless": False}
+    profile = image.info.get("icc_profile")
+    if file_format == "JPEG" and image.mode not in ("RGB", "L"):
+        image = _flatten(image, "white").convert("RGB")
+    with whole_file(target) as partial, partial.open("wb") as file:
+        image.save(file, file_format, icc_profile=profile, **options)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Let the block write a file beside an image file, and rename it at the end, so that the image

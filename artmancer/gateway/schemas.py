@@ -221,6 +221,15 @@ class GenerateRequest(OpenRequest):
         description="Sharpen what is pasted, and add noise to it, as far as the photo around the "
         "mask has more. Default: false.",
     )
+    output_format: Literal["png", "webp", "jpeg"] | None = Field(
+        None, description="Format of the result. Default: png."
+    )
+    output_quality: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Quality of jpeg (default: 95) and webp (default: lossless). png is lossless.",
+    )
     angle: Any = None
     background_preset: Any = None
     enable_flowmatch_scheduler: Any = None
@@ -258,7 +267,7 @@ class GenerateAnswer(BaseModel):
 
     success: Literal[True] = True
     status: Literal["done"] = "done"
-    image: str = Field(description="The result as base64 PNG.")
+    image: str = Field(description="The result as base64, a PNG by default.")
     generation_time: float = Field(description="Seconds.")
     model_used: str = Field(description="The editor and the variant, for example draft/removal.")
     parameters_used: dict[str, Any] = Field(

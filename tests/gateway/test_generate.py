@@ -459,3 +459,48 @@ def test_an_unknown_model_set_is_refused_with_the_list(
     assert details["field"] == "editor"
     assert details["expected"] == "expected one of auto, draft, lama, qwen, fp8, q4"
     assert fake.fake.arrived == before
+
+
+@pytest.mark.parametrize(
+    ("output_format", "quality"),
+    [("png", None), ("webp", None), ("webp", 40), ("jpeg", None), ("jpeg", 30)],
+)
+def test_the_result_comes_in_the_format_of_the_request(
+    gateway: Served, output_format: str, quality: int | None
+) -> None:
+    plain = decoded(gateway.http.post("/api/generate", json=removal()).json()["image"])
+    body = removal(output_format=output_format, output_quality=quality)
+    answer = gateway.http.post("/api/generate", json=body).json()
+    image = decoded(answer["image"])
+    assert (image.format, image.size) == (output_format.upper(), plain.size)
+    assert answer["parameters_used"]["output_format"] == output_format
+    assert answer["parameters_used"]["ignored"] == []
+    job_id = answer["request_id"]
+    file = gateway.http.get(f"/api/generate/result-image/{job_id}")
+    assert file.headers["content-type"] == f"image/{output_format}"
+    assert base64.b64decode(answer["image"]) == file.content
+    assert gateway.http.get(f"/api/generate/result/{job_id}").json()["image"] == answer["image"]
+    events = gateway.http.get(f"/api/generate/stream/{job_id}").text
+    assert json.loads(events.rpartition("data: ")[2])["result"] == answer["image"]
+    if output_format == "png" or (output_format, quality) == ("webp", None):
+        assert image.convert("RGB").tobytes() == plain.convert("RGB").tobytes()
+
+
+def test_a_lower_quality_is_a_smaller_file_and_png_ignores_it(quick: Served) -> None:
+    def size(**more: Any) -> int:
+        answer = quick.http.post("/api/generate", json=removal(**more)).json()
+        return len(answer["image"])
+
+    for output_format in ("webp", "jpeg"):
+        sizes = [size(output_format=output_format, output_quality=q) for q in (10, 60, 100)]
+        assert sizes == sorted(sizes) and sizes[0] < sizes[2] / 2
+    answer = quick.http.post("/api/generate", json=removal(output_quality=50))
+    assert answer.json()["parameters_used"]["ignored"] == ["output_quality"]
+    assert "output_quality" in answer.headers["Warning"]
+
+
+@pytest.mark.parametrize("field", [{"output_format": "gif"}, {"output_quality": 0}])
+def test_a_format_or_quality_out_of_range_is_refused(quick: Served, field: dict[str, Any]) -> None:
+    answer = quick.http.post("/api/generate", json=removal(**field))
+    assert error(answer) == (422, "invalid_request")
+    assert answer.json()["details"]["field"] in field

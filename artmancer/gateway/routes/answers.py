@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pybase64
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from pydantic_core import to_json
 
 from ...errors import CODES, ArtMancerError
 from .. import schemas
-from ..jobs import Job, check_done
+from ..jobs import Job
 from ..service import Gateway
 
 HEARTBEAT = 5.0
@@ -86,14 +86,19 @@ STREAM_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 """Responses of a route that streams a job's status."""
 
-PNG_RESPONSES: dict[int | str, dict[str, Any]] = {
-    **RUN_RESPONSES,
-    200: {
-        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        "description": "The image.",
-    },
-}
-"""Responses of a route that returns an image file."""
+
+def _file_responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    content = {
+        f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in kinds
+    }
+    return {**RUN_RESPONSES, 200: {"content": content, "description": "The image."}}
+
+
+PNG_RESPONSES = _file_responses("png")
+"""Responses of a route that returns a PNG file."""
+
+IMAGE_RESPONSES = _file_responses("png", "webp", "jpeg")
+"""Responses of a route that returns an edited photo."""
 
 
 def json_response(model: BaseModel, ignored: Sequence[str] = ()) -> Response:
@@ -198,10 +203,3 @@ async def cancel_job(gateway: Gateway, job_id: str) -> schemas.Cancelled:
         message=f"The job had already ended: {state}.",
         task_id=job_id,
     )
-
-
-async def image_file(gateway: Gateway, job: Job, name: str) -> FileResponse:
-    """Return the first image of a result as a PNG file."""
-    check_done(job)
-    paths = await gateway.jobs.result_paths(job, name)
-    return FileResponse(paths[0], media_type="image/png")

@@ -1,11 +1,13 @@
 """/api/generate: edits, at once or as background jobs."""
 
+import asyncio
 import json
 import secrets
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
 
 from ... import images
 from ...checks import check_lama_variant, check_mask_given
@@ -13,10 +15,11 @@ from ...errors import ArtMancerError
 from ...options import MAX_SEED
 from ...recipes import CONDITION_SIZES, RECIPES
 from .. import schemas
+from ..disk import disk_errors
 from ..image_field import ImageUrl
 from ..jobs import Job, check_done
 from ..schemas import GenerateRequest
-from ..service import Gateway, Sender
+from ..service import Gateway, Sender, file_base64
 from . import answers
 from .dependencies import FastJsonRoute, GatewayDependency, SenderDependency
 
@@ -93,9 +96,8 @@ async def stream(task_id: str, gateway: GatewayDependency) -> Response:
     """Stream a job's status as Server-Sent Events. The last event carries the result."""
 
     async def result_fields(job: Job) -> dict[str, Any]:
-        answer, _ = await _result(gateway, job)
-        (image,) = await gateway.result_base64(job, "image")
-        return {"result": image, "debug_info": answer.debug_info.model_dump()}
+        answer, image = await _result(gateway, job)
+        return {"result": await file_base64(image), "debug_info": answer.debug_info.model_dump()}
 
     return answers.event_stream(gateway, await _job(gateway, task_id), result_fields)
 
@@ -110,10 +112,14 @@ async def result(task_id: str, gateway: GatewayDependency) -> Response:
     return answers.json_response_with_image(*await _result(gateway, job))
 
 
-@router.get("/result-image/{task_id}", responses=answers.PNG_RESPONSES, response_class=Response)
+@router.get("/result-image/{task_id}", responses=answers.IMAGE_RESPONSES, response_class=Response)
 async def result_image(task_id: str, gateway: GatewayDependency) -> Response:
-    """Return the edited photo as a PNG file."""
-    return await answers.image_file(gateway, await _job(gateway, task_id), "image")
+    """Return the edited photo as a file, a PNG by default."""
+    job = await _job(gateway, task_id)
+    check_done(job)
+    (stored,) = await gateway.jobs.result_paths(job, "image")
+    path = await _in_format(job, stored)
+    return FileResponse(path, media_type=f"image/{path.suffix[1:]}")
 
 
 @router.post("/async/cancel/{task_id}", responses=answers.CANCEL_RESPONSES)
@@ -152,6 +158,10 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         "mask_tool_type": request.mask_tool_type,
         "ignored": _ignored_fields(request),
     }
+    if request.output_format:
+        parameters["output_format"] = request.output_format
+        if "output_quality" not in parameters["ignored"]:
+            parameters["output_quality"] = request.output_quality
     names = {field: await gateway.keep(field, image) for field, image in sent.items()}
     width, height = gateway.uploads.size(str(names["input_image"]))
     debug = bool(request.enable_debug)
@@ -160,13 +170,23 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         {**names, **settings},
         sender=sender,
         include=["conditions"] if debug else [],
-        context={"parameters": parameters, "input_size": f"{width}x{height}", "debug": debug},
+        context={
+            "parameters": parameters,
+            "input_size": f"{width}x{height}",
+            "debug": debug,
+            "output": {
+                "format": request.output_format or "png",
+                "quality": request.output_quality,
+            },
+        },
     )
 
 
 def _ignored_fields(request: GenerateRequest) -> list[str]:
     """Return the names of a request's fields that have no effect, and of its unknown fields."""
     without_effect = [name for name in schemas.WITHOUT_EFFECT if getattr(request, name) is not None]
+    if request.output_quality is not None and request.output_format in (None, "png"):
+        without_effect.append("output_quality")
     return without_effect + answers.unknown_fields(request)
 
 
@@ -260,8 +280,8 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
     context = job.record.context
     report = json.loads(job.result_value("report"))
     adapters = report["adapters"]
-    (image,) = await gateway.jobs.result_paths(job, "image")
-    with image.open("rb") as file:
+    (stored,) = await gateway.jobs.result_paths(job, "image")
+    with stored.open("rb") as file:
         _, width, height = images.inspect(file.read(_HEADER_BYTES))
     conditions = await gateway.result_base64(job, "conditions") if context["debug"] else None
     answer = schemas.GenerateAnswer(
@@ -285,7 +305,24 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
         ),
         report=report,
     )
-    return answer, image
+    return answer, await _in_format(job, stored)
+
+
+async def _in_format(job: Job, stored: Path) -> Path:
+    """Return a file of the edited photo in the format that its request wants.
+
+    Parameters
+    ----------
+    stored : PNG file
+    """
+    wanted = job.record.context.get("output")
+    if not wanted or wanted["format"] == "png":
+        return stored
+    path = stored.with_suffix(f".{wanted['format']}")
+    if not path.is_file():
+        with disk_errors(path.parent):
+            await asyncio.to_thread(images.recode, stored, path, wanted["quality"])
+    return path
 
 
 def _used(report: dict[str, Any]) -> dict[str, Any]:

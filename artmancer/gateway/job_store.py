@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,27 @@ class LocalJob(Job):
     storing: bool = False
 
 
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook that was not taken yet; see webhooks.py.
+
+    Attributes
+    ----------
+    id : the same for each try
+    body : JSON text
+    created : time of the job's end
+    attempts : tries so far
+    due : time of the next try
+    """
+
+    id: str
+    url: str
+    body: str
+    created: float
+    attempts: int
+    due: float
+
+
 class JobStore:
     """Jobs in an SQLite database.
 
@@ -86,6 +107,10 @@ class JobStore:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS keys "
                 "(key TEXT PRIMARY KEY, fingerprint TEXT, job TEXT, created REAL)"
+            )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS webhooks (id TEXT PRIMARY KEY, url TEXT, body TEXT, "
+                "created REAL, attempts INTEGER, due REAL)"
             )
         except sqlite3.OperationalError as error:
             raise ArtMancerError(
@@ -149,13 +174,33 @@ class JobStore:
         ).fetchone()
         return row and (str(row[0]), str(row[1]))
 
-    def save(self, job: LocalJob) -> None:
-        """Store the state of a job."""
+    def save(self, job: LocalJob, webhook: Webhook | None = None) -> None:
+        """Store the state of a job, and with its end the webhook that tells it."""
         assignments = ", ".join(f"{name} = ?" for name in _STATE_COLUMNS)
+        with self._transaction():
+            self._db.execute(
+                f"UPDATE jobs SET {assignments} WHERE id = ?",
+                [*(_value(job, name) for name in _STATE_COLUMNS), job.id],
+            )
+            if webhook:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO webhooks VALUES (?, ?, ?, ?, ?, ?)", astuple(webhook)
+                )
+
+    def webhooks(self) -> list[Webhook]:
+        """Return the webhooks that were not taken, first those that are due first."""
+        rows = self._db.execute("SELECT * FROM webhooks ORDER BY due, created LIMIT 1000")
+        return [Webhook(*row) for row in rows]
+
+    def retry_webhook(self, webhook_id: str, due: float) -> None:
+        """Store that a webhook was not taken, and when it is sent again."""
         self._db.execute(
-            f"UPDATE jobs SET {assignments} WHERE id = ?",
-            [*(_value(job, name) for name in _STATE_COLUMNS), job.id],
+            "UPDATE webhooks SET attempts = attempts + 1, due = ? WHERE id = ?", (due, webhook_id)
         )
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        """Remove a webhook."""
+        self._db.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
 
     def get(self, job_id: str) -> LocalJob | None:
         """Return a job; None: it is not known."""
@@ -204,6 +249,7 @@ class JobStore:
             (moved,),
         )
         self._db.execute("UPDATE keys SET created = created + ?", (moved,))
+        self._db.execute("UPDATE webhooks SET created = created + ?1, due = due + ?1", (moved,))
         self.see(now)
         return moved
 

@@ -17,6 +17,7 @@ from .comfy_runner import ComfyRunner
 from .debug_sessions import DebugSessions
 from .disk import disk_errors
 from .fair_queue import FairQueue
+from .fetch import Fetcher
 from .job_store import JobStore, LocalJob
 from .jobs import (
     CLAIM_SECONDS,
@@ -37,6 +38,7 @@ from .results import RESULTS, ResultFolder
 from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
+from .webhooks import Webhooks, make_webhook
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +111,19 @@ class LocalJobs:
     settings : the folder of the data, and the limits
     uploads : images that were sent
     debug_sessions : where a job with `debug` in its context is recorded
+    fetcher : sends webhooks
     runners : runners of the lanes "heavy" and "light", which may be one; default: the settings'
         ComfyUIs
     """
+
+    delivers = True
 
     def __init__(
         self,
         settings: Settings,
         uploads: UploadStore,
         debug_sessions: DebugSessions,
+        fetcher: Fetcher,
         runners: Mapping[str, Runner] | None = None,
     ) -> None:
         self._settings = settings
@@ -138,6 +144,10 @@ class LocalJobs:
         self._waiters: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._clock = uploads.clock
+        secret = settings.webhook_secret
+        self._webhooks = Webhooks(
+            self._store, fetcher, secret.get_secret_value() if secret else None, self._clock
+        )
         with _disk_errors_logged("stored times could not be moved"):
             self._uploads.move_times(self._store.resume_times(self._clock.now()))
         for job in self._store.unfinished():
@@ -279,7 +289,9 @@ class LocalJobs:
         connections = [runner.connect() for runner in self._runners()]
         lanes = [self._serve(lane) for lane in self.lanes.values()]
         try:
-            await asyncio.gather(self._watch(), self._keep_tidy(), *lanes, *connections)
+            await asyncio.gather(
+                self._watch(), self._keep_tidy(), self._webhooks.run(), *lanes, *connections
+            )
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -421,11 +433,13 @@ class LocalJobs:
     def _save(self, job: LocalJob) -> bool:
         """Store the state of a job; return False if the disk refuses it, and log why, once."""
         try:
-            self._store.save(job)
+            self._store.save(job, make_webhook(job, self._settings.public_url))
         except sqlite3.Error:
             if job.id not in self._unsaved:
                 logger.exception("the state of job %s could not be stored", job.id)
             return False
+        if job.ended:
+            self._webhooks.look()
         return True
 
     def _on_step(self, job: LocalJob, step: Step) -> None:

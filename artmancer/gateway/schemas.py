@@ -20,7 +20,7 @@ from ..options import (
 )
 from ..recipes import CONDITION_SIZES, RECIPES
 from .image_field import ImageField
-from .jobs import JobState, LaneName
+from .jobs import Job, JobState, LaneName
 
 Point = tuple[float, float]
 """x and y, in pixels of the upright image."""
@@ -230,6 +230,11 @@ class GenerateRequest(OpenRequest):
         le=100,
         description="Quality of jpeg (default: 95) and webp (default: lossless). png is lossless.",
     )
+    webhook_url: str | None = Field(
+        None,
+        description="A URL that gets a signed POST when the job has ended, on a host that this "
+        "gateway lists.",
+    )
     angle: Any = None
     background_preset: Any = None
     enable_flowmatch_scheduler: Any = None
@@ -309,6 +314,20 @@ class JobStatus(BaseModel):
     queue_position: int | None = Field(
         description="1 = next; null: the job does not wait, or the position is unknown."
     )
+
+    @classmethod
+    def of(cls, job: Job, queue_position: int | None = None) -> "JobStatus":
+        """Make it from a job."""
+        return cls(
+            task_id=job.id,
+            status=job.state,
+            progress=job.progress,
+            current_step=job.step.done,
+            total_steps=job.step.total,
+            loading_message=job.step.stage or None if not job.ended else None,
+            error=job.error["detail"] if job.error else None,
+            queue_position=queue_position,
+        )
 
 
 class Cancelled(BaseModel):

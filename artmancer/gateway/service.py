@@ -132,6 +132,21 @@ class Gateway:
             return await self.uploads.keep(await self.fetcher.get(image.url, field), field)
         return await self.uploads.keep_base64(image, field)
 
+    def check_delivery(self, field: str, url: str | None) -> None:
+        """Refuse a URL that nothing can be sent to; None is none.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request
+        """
+        if url is None:
+            return
+        if not self.jobs.delivers:
+            raise invalid(field, "expected none: a gateway on Modal sends nothing to URLs", "a URL")
+        self.fetcher.check(url, field)
+        if field == "webhook_url" and self.settings.webhook_secret is None:
+            raise invalid(field, "expected none: ARTMANCER_WEBHOOK_SECRET is not set", "a URL")
+
     async def claimed(self, sender: Sender) -> Job | None:
         """Return the job that the same request made before; see Jobs.claimed."""
         return await self.jobs.claimed(sender.claim) if sender.claim else None
@@ -218,9 +233,9 @@ def local_gateway(
             )
     uploads = UploadStore(settings.data / "pictures")
     debug_sessions = DebugSessions(settings.data / "debug")
-    jobs = LocalJobs(settings, uploads, debug_sessions, runners)
-    workflows = WorkflowFolder(settings.workflows)
     fetcher = fetcher or make_fetcher(settings)
+    jobs = LocalJobs(settings, uploads, debug_sessions, fetcher, runners)
+    workflows = WorkflowFolder(settings.workflows)
     return Gateway(settings, workflows, uploads, debug_sessions, jobs, fetcher)
 
 

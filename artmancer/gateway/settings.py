@@ -1,5 +1,7 @@
 """Settings of the gateway, from the environment and an `.env` file; the environment wins."""
 
+import binascii
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +37,8 @@ class Settings(BaseSettings):
     workflows : folder of the served graphs
     trusted_workflows : names of served graphs that are not checked by workflow_safety
     fetch_hosts : hosts of pictures that clients send as URLs; see fetch.parse_host
+    webhook_secret : signs webhooks: whsec_ and 24 to 64 bytes as base64; None: there are none
+    public_url : address of the gateway, which the URLs in webhooks begin with
     result_hours : hours that a finished job and its results are kept
     picture_hours : hours that an upload is kept after its last use
     picture_gigabytes : largest total size of the uploads
@@ -68,6 +72,8 @@ class Settings(BaseSettings):
     workflows: Path = WORKFLOWS
     trusted_workflows: Annotated[list[str], NoDecode] = []
     fetch_hosts: Annotated[list[str], NoDecode] = []
+    webhook_secret: SecretStr | None = None
+    public_url: str = ""
     result_hours: float = 24
     picture_hours: float = 24
     picture_gigabytes: float = 4
@@ -95,6 +101,23 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return [name.strip() for name in value.split(",") if name.strip()]
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        expected = "expected whsec_ and 24 to 64 bytes as base64"
+        prefix, _, key = value.get_secret_value().partition("_") if value else ("", "", "")
+        try:
+            if value and not (prefix == "whsec" and 24 <= len(b64decode(key, validate=True)) <= 64):
+                raise ValueError(expected)
+        except binascii.Error:
+            raise ValueError(expected) from None
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _strip_slash(cls, value: str) -> str:
+        return value.rstrip("/")
 
     @field_validator("fetch_hosts")
     @classmethod

@@ -78,6 +78,8 @@ class ModalJobs:
     """
 
     lanes: tuple[LaneName, ...] = (HEAVY, LIGHT)
+    # No container has to run when a job ends.
+    delivers = False
 
     def __init__(
         self,

@@ -292,7 +292,7 @@ def test_a_job_ends_although_the_disk_is_full(
         job = await submit(gateway)
         await until(lambda: job.state == "processing")
 
-        def fail(self: JobStore, job: Job) -> None:
+        def fail(self: JobStore, job: Job, webhook: object) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
         waiting = asyncio.create_task(gateway.jobs.wait(job))

@@ -151,22 +151,13 @@ def warn_of_ignored(response: Response, fields: Sequence[str]) -> None:
 
 async def job_status(gateway: Gateway, job: Job) -> schemas.JobStatus:
     """Return the status of a job as clients get it. A job whose result is gone has failed."""
-    state, error = job.state, job.error["detail"] if job.error else None
+    status = schemas.JobStatus.of(job, gateway.jobs.position(job))
     try:
         for name in job.outputs or {}:
             await gateway.jobs.result_paths(job, name)
     except ArtMancerError as gone:
-        state, error = "error", str(gone)
-    return schemas.JobStatus(
-        task_id=job.id,
-        status=state,
-        progress=job.progress,
-        current_step=job.step.done,
-        total_steps=job.step.total,
-        loading_message=job.step.stage or None if not job.ended else None,
-        error=error,
-        queue_position=gateway.jobs.position(job),
-    )
+        status.status, status.error = "error", str(gone)
+    return status
 
 
 def event_stream(

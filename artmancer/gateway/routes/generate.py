@@ -138,6 +138,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
     variant = _variant(request, mask)
     check_mask_given(variant, mask is not None)
     _check_prompt(request, variant)
+    gateway.check_delivery("webhook_url", request.webhook_url)
     if request.editor == "lama":
         check_lama_variant(variant)
     sent: dict[str, str | ImageUrl | None] = {
@@ -174,6 +175,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
             "parameters": parameters,
             "input_size": f"{width}x{height}",
             "debug": debug,
+            "webhook": request.webhook_url,
             "output": {
                 "format": request.output_format or "png",
                 "quality": request.output_quality,

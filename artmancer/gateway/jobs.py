@@ -102,6 +102,12 @@ class JobRecord:
         return cls(**fields)
 
 
+UPLOADED = "uploaded"
+"""Name among a job's outputs: its image was sent to the URL of the request."""
+
+UPLOAD_ERROR = "upload_error"
+"""Name among a job's outputs: the reason why it was not."""
+
 CLAIM_SECONDS = 24 * 3600.0
 """Seconds for which a request with the same Idempotency-Key gets the same job."""
 

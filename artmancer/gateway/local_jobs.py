@@ -24,6 +24,8 @@ from .jobs import (
     HEAVY,
     LIGHT,
     MAX_ATTEMPTS,
+    UPLOAD_ERROR,
+    UPLOADED,
     Claim,
     Job,
     JobRecord,
@@ -34,7 +36,7 @@ from .jobs import (
     unknown_job,
 )
 from .limits import check_claim, check_new_id, check_queue
-from .results import RESULTS, ResultFolder
+from .results import RESULTS, ResultFolder, in_format
 from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
@@ -52,6 +54,9 @@ _RETRY_SECONDS = 0.1
 
 _WATCH_SECONDS = 1.0
 """Seconds between two looks for timeouts and unsaved ends of jobs."""
+
+_UPLOAD_PAUSES = (0.0, 1.0, 5.0)
+"""Seconds before each try to upload a result."""
 
 _WRITE_RETRY_SECONDS = 60.0
 """Seconds for which results are kept in memory and written again while the disk refuses them."""
@@ -111,7 +116,7 @@ class LocalJobs:
     settings : the folder of the data, and the limits
     uploads : images that were sent
     debug_sessions : where a job with `debug` in its context is recorded
-    fetcher : sends webhooks
+    fetcher : sends webhooks, and results to the URLs of their requests
     runners : runners of the lanes "heavy" and "light", which may be one; default: the settings'
         ComfyUIs
     """
@@ -129,6 +134,7 @@ class LocalJobs:
         self._settings = settings
         self._uploads = uploads
         self._debug_sessions = debug_sessions
+        self._fetcher = fetcher
         self._store = JobStore(settings.data)
         self._results = ResultFolder(settings.data / RESULTS)
         self._results.remove_orphans(self._store.ids())
@@ -359,7 +365,10 @@ class LocalJobs:
             # From here on the disk is what takes time, not the job.
             job.storing, job.deadline = True, None
             written = await self._write_results(job, outputs)
-            if not job.ended:
+            if job.record.context.get("upload"):
+                # Outside of this task, so that a slow host holds up no other job.
+                self._start_task(job, self._upload(job, written))
+            elif not job.ended:
                 job.finish(written)
                 self._end(job)
         except RunLost:
@@ -389,6 +398,32 @@ class LocalJobs:
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _upload(self, job: LocalJob, written: dict[str, Any]) -> None:
+        """Send a job's image to the URL of its request, and end the job. It is done even where the
+        URL does not take the image, which its answer then holds.
+        """
+        url = job.record.context["upload"]
+        stored = self._results.folder / job.id / written["image"]["pictures"][0]
+        error = ""
+        for pause in _UPLOAD_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                path = await in_format(job, stored)
+                content = await asyncio.to_thread(path.read_bytes)
+                headers = {"Content-Type": f"image/{path.suffix[1:]}"}
+                status = await self._fetcher.send("PUT", url, "upload_url", content, headers)
+                error = "" if 200 <= status < 300 else f"The host answered with status {status}."
+            except (ConnectionError, ArtMancerError) as failure:
+                error = f"The image was not uploaded: {str(failure).rstrip('.')}."
+            if not error or job.ended:
+                break
+        written[UPLOADED] = {"value": not error}
+        if error:
+            written[UPLOAD_ERROR] = {"value": error}
+        if not job.ended:
+            job.finish(written)
+            self._end(job)
 
     def _start_task(self, job: LocalJob, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)

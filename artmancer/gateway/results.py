@@ -1,11 +1,14 @@
 """The folder of result files, one subfolder for each job."""
 
+import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from .. import images
+from .disk import disk_errors
 from .jobs import Job
 
 RESULTS = "results"
@@ -71,3 +74,24 @@ class ResultFolder:
             for entry in self.folder.iterdir()
             if _JOB_ID.fullmatch(entry.name) and entry.name not in known
         )
+
+
+async def in_format(job: Job, stored: Path) -> Path:
+    """Return a file of a job's image in the format that its request wants.
+
+    Parameters
+    ----------
+    stored : PNG file
+
+    Raises
+    ------
+    ArtMancerError : as `disk_errors`; invalid_request where the format cannot hold the image
+    """
+    wanted = job.record.context.get("output")
+    if not wanted or wanted["format"] == "png":
+        return stored
+    path = stored.with_suffix(f".{wanted['format']}")
+    if not path.is_file():
+        with disk_errors(path.parent):
+            await asyncio.to_thread(images.recode, stored, path, wanted["quality"])
+    return path

@@ -230,6 +230,11 @@ class GenerateRequest(OpenRequest):
         le=100,
         description="Quality of jpeg (default: 95) and webp (default: lossless). png is lossless.",
     )
+    upload_url: str | None = Field(
+        None,
+        description="A URL that takes the result by PUT, such as a presigned URL of an object "
+        "store, on a host that this gateway lists.",
+    )
     webhook_url: str | None = Field(
         None,
         description="A URL that gets a signed POST when the job has ended, on a host that this "
@@ -272,7 +277,9 @@ class GenerateAnswer(BaseModel):
 
     success: Literal[True] = True
     status: Literal["done"] = "done"
-    image: str = Field(description="The result as base64, a PNG by default.")
+    image: str = Field(
+        description="The result as base64, a PNG by default. Empty where it was uploaded."
+    )
     generation_time: float = Field(description="Seconds.")
     model_used: str = Field(description="The editor and the variant, for example draft/removal.")
     parameters_used: dict[str, Any] = Field(
@@ -285,6 +292,10 @@ class GenerateAnswer(BaseModel):
         description="Measurements: seconds of each stage, registration, spill; `verdict`: good, "
         "look or failed, with `verdict_reasons`; `regions`: a row for each part of the mask."
     )
+    uploaded: bool | None = Field(
+        None, description="The result is at the upload_url; null where the request had none."
+    )
+    upload_error: str | None = Field(None, description="Why it was not uploaded.")
 
 
 class Accepted(BaseModel):

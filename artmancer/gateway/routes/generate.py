@@ -1,6 +1,5 @@
 """/api/generate: edits, at once or as background jobs."""
 
-import asyncio
 import json
 import secrets
 from pathlib import Path
@@ -15,9 +14,9 @@ from ...errors import ArtMancerError
 from ...options import MAX_SEED
 from ...recipes import CONDITION_SIZES, RECIPES
 from .. import schemas
-from ..disk import disk_errors
 from ..image_field import ImageUrl
-from ..jobs import Job, check_done
+from ..jobs import UPLOAD_ERROR, UPLOADED, Job, check_done
+from ..results import in_format
 from ..schemas import GenerateRequest
 from ..service import Gateway, Sender, file_base64
 from . import answers
@@ -66,7 +65,7 @@ async def generate(
 ) -> Response:
     """Edit a photo, and wait for the result."""
     job = await gateway.finish(await _submit(gateway, request, sender))
-    response = answers.json_response_with_image(*await _result(gateway, job))
+    response = await _answer(gateway, job)
     answers.warn_of_ignored(response, job.record.context["parameters"]["ignored"])
     return response
 
@@ -97,7 +96,8 @@ async def stream(task_id: str, gateway: GatewayDependency) -> Response:
 
     async def result_fields(job: Job) -> dict[str, Any]:
         answer, image = await _result(gateway, job)
-        return {"result": await file_base64(image), "debug_info": answer.debug_info.model_dump()}
+        fields = answer.model_dump(include={"debug_info", "uploaded", "upload_error"})
+        return {"result": "" if answer.uploaded else await file_base64(image), **fields}
 
     return answers.event_stream(gateway, await _job(gateway, task_id), result_fields)
 
@@ -109,7 +109,7 @@ async def result(task_id: str, gateway: GatewayDependency) -> Response:
     """Return the answer of /api/generate for a job, or the error that it failed with."""
     job = await _job(gateway, task_id)
     check_done(job)
-    return answers.json_response_with_image(*await _result(gateway, job))
+    return await _answer(gateway, job)
 
 
 @router.get("/result-image/{task_id}", responses=answers.IMAGE_RESPONSES, response_class=Response)
@@ -118,7 +118,7 @@ async def result_image(task_id: str, gateway: GatewayDependency) -> Response:
     job = await _job(gateway, task_id)
     check_done(job)
     (stored,) = await gateway.jobs.result_paths(job, "image")
-    path = await _in_format(job, stored)
+    path = await in_format(job, stored)
     return FileResponse(path, media_type=f"image/{path.suffix[1:]}")
 
 
@@ -139,6 +139,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
     check_mask_given(variant, mask is not None)
     _check_prompt(request, variant)
     gateway.check_delivery("webhook_url", request.webhook_url)
+    gateway.check_delivery("upload_url", request.upload_url)
     if request.editor == "lama":
         check_lama_variant(variant)
     sent: dict[str, str | ImageUrl | None] = {
@@ -176,6 +177,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
             "input_size": f"{width}x{height}",
             "debug": debug,
             "webhook": request.webhook_url,
+            "upload": request.upload_url,
             "output": {
                 "format": request.output_format or "png",
                 "quality": request.output_quality,
@@ -277,6 +279,14 @@ async def _job(gateway: Gateway, task_id: str) -> Job:
     return job
 
 
+async def _answer(gateway: Gateway, job: Job) -> Response:
+    """Answer a finished edit, with its image unless that was uploaded."""
+    answer, image = await _result(gateway, job)
+    if answer.uploaded:
+        return answers.json_response(answer)
+    return answers.json_response_with_image(answer, image)
+
+
 async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, Path]:
     """Return the answer to a finished edit, with an empty `image`, and the image's file."""
     context = job.record.context
@@ -306,25 +316,10 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
             loaded_adapters=adapters,
         ),
         report=report,
+        uploaded=job.result_value(UPLOADED),
+        upload_error=job.result_value(UPLOAD_ERROR),
     )
-    return answer, await _in_format(job, stored)
-
-
-async def _in_format(job: Job, stored: Path) -> Path:
-    """Return a file of the edited photo in the format that its request wants.
-
-    Parameters
-    ----------
-    stored : PNG file
-    """
-    wanted = job.record.context.get("output")
-    if not wanted or wanted["format"] == "png":
-        return stored
-    path = stored.with_suffix(f".{wanted['format']}")
-    if not path.is_file():
-        with disk_errors(path.parent):
-            await asyncio.to_thread(images.recode, stored, path, wanted["quality"])
-    return path
+    return answer, await in_format(job, stored)
 
 
 def _used(report: dict[str, Any]) -> dict[str, Any]:

@@ -192,6 +192,15 @@ def test_an_image_by_its_url_is_edited_like_its_base64(
     assert by_url.json()[result] == by_base64[result]
 
 
+def test_a_request_that_is_sent_again_fetches_nothing(served: Served, public: Site) -> None:
+    body = removal(input_image=image("coffee.png"), seed=11)
+    headers = {"Idempotency-Key": "fetched"}
+    first = served.http.post("/api/generate", json=body, headers=headers).json()
+    before = public.connections
+    assert served.http.post("/api/generate", json=body, headers=headers).json() == first
+    assert public.connections == before
+
+
 def test_a_workflow_and_a_list_take_urls_too(served: Served) -> None:
     answer = served.http.post("/api/workflows/white-balance", json={"image": image("coffee.png")})
     assert decoded(answer.json()["outputs"]["image"]).size == (600, 400)

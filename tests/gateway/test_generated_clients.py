@@ -34,11 +34,12 @@ type Accepted = Responses[202]["content"]["application/json"];
 type Status = components["schemas"]["JobStatus"];
 type Answer = components["schemas"]["GenerateAnswer"];
 
+const key = crypto.randomUUID();
 const [gateway, image, mask, output] = process.argv.slice(2);
 const base64 = (path: string) => readFileSync(path).toString("base64");
 
 async function call<Result>(path: string, body?: Edit): Promise<Result> {
-  const headers = { "Content-Type": "application/json" };
+  const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
   const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : {};
   const answer = await fetch(gateway + path, options);
   if (!answer.ok) throw new Error(await answer.text());
@@ -47,12 +48,18 @@ async function call<Result>(path: string, body?: Edit): Promise<Result> {
 
 const pictures = { input_image: base64(image), mask_image: base64(mask) };
 const edit: Edit = { prompt: "remove", task_type: "removal", seed: 7, ...pictures };
+const linked: Edit = { ...edit, input_image: { url: "https://images.example.com/a.png" } };
 // @ts-expect-error The types know which fields are required,
 const incomplete: Edit = { prompt: "remove" };
 // @ts-expect-error and which values a field takes.
 const wrong: Edit = { ...edit, task_type: "upscale" };
 
+// @ts-expect-error An image is a text or an object with a URL.
+const number: Edit = { ...edit, input_image: 5 };
+
 const { task_id } = await call<Accepted>("/api/generate/async", edit);
+const again = await call<Accepted>("/api/generate/async", edit);
+if (again.task_id !== task_id) throw new Error("The request made two jobs.");
 for (;;) {
   const { status, error } = await call<Status>(`/api/generate/status/${task_id}`);
   if (status === "done") break;

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from support import native_base
 from support.comfyui import ComfyUI
@@ -18,7 +18,7 @@ from support.paths import EXAMPLES, ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
-TEMPLATE = ROOT / "workflows" / "native.json"
+TEMPLATE = ROOT / "workflows" / "9 ComfyUI's KSampler.json"
 
 NAME = "tiny-published"
 
@@ -62,8 +62,22 @@ def template_node(kind: str) -> dict[str, Any]:
     return next(node for node in nodes if node["type"] == kind)
 
 
+def widget_values(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a drawn node's widgets, by name."""
+    names = []
+    for entry in node.get("inputs", []):
+        if "widget" in entry:
+            names.append(entry["name"])
+            if entry["name"] in ("seed", "noise_seed"):
+                names.append("control_after_generate")
+    # The widget for an upload follows the others, and has no value of the graph.
+    values = dict(zip(names, node.get("widgets_values") or [], strict=False))
+    values.pop("control_after_generate", None)
+    return values
+
+
 def template(comfyui: ComfyUI) -> dict[str, Any]:
-    """Return the template *native* as a graph to run, by the nodes' types, on a small photo, with
+    """Return template 9 as a graph to run, by the nodes' types, on a small photo, with
     the small models in the place of its loaders.
     """
     drawn = json.loads(TEMPLATE.read_text())
@@ -72,7 +86,7 @@ def template(comfyui: ComfyUI) -> dict[str, Any]:
     nodes = {}
     for node in drawn["nodes"]:
         linked = {i["name"]: origins[i["link"]] for i in node["inputs"] if i["link"] is not None}
-        inputs = {**node.get("widgets_values_named", {}), **linked}
+        inputs = {**widget_values(node), **linked}
         nodes[node["type"]] = {"class_type": node["type"], "inputs": inputs}
     for name in ("MarkdownNote", "UNETLoader", "ArtMancer_Report", "SaveImage"):
         del nodes[name]
@@ -83,10 +97,14 @@ def template(comfyui: ComfyUI) -> dict[str, Any]:
         ("VAELoader", "SmallVae"),
     ):
         nodes[name] = {"class_type": small, "inputs": {"folder": folder}}
-    for name, picture in (("LoadImage", "coffee"), ("LoadImageMask", "coffee_mask")):
-        path = comfyui.base / f"{picture}.png"
-        Image.open(EXAMPLES / f"{picture}.png").resize((150, 100)).save(path)
-        nodes[name]["inputs"]["image"] = comfyui.upload(path)
+    photo, mask = (
+        Image.open(EXAMPLES / f"{name}.png").resize((150, 100))
+        for name in ("coffee", "coffee_mask")
+    )
+    # Load Image takes what is transparent for the mask, as ComfyUI's mask editor saves it.
+    photo.putalpha(ImageOps.invert(mask.convert("L")))
+    photo.save(comfyui.base / "coffee.png")
+    nodes["LoadImage"]["inputs"]["image"] = comfyui.upload(comfyui.base / "coffee.png")
     nodes["ArtMancer_SplitConditions"]["inputs"]["resolution"] = "native"
     nodes["ArtMancer_EncodeConditions"]["inputs"].update(prompt=PROMPT, negative=NEGATIVE)
     nodes["ArtMancer_Stitch"]["inputs"]["match_colors"] = False
@@ -143,7 +161,7 @@ def edit_both_ways(
 def test_the_documented_settings_give_the_published_sigmas(
     comfyui: ComfyUI, tmp_path: Path, side: int, shift: float, steps: int
 ) -> None:
-    scheduler = dict(template_node("LTXVScheduler")["widgets_values_named"], steps=steps)
+    scheduler = dict(widget_values(template_node("LTXVScheduler")), steps=steps)
     request = {"side": side // 8, "shift": shift, "scheduler": scheduler}
     native = native_base.call(comfyui, "sigmas", tmp_path / "sigmas.safetensors", request)
     factor = math.exp(0.5 + 0.4 * ((side // 16) ** 2 - 256) / (8192 - 256))

@@ -121,7 +121,7 @@ def test_the_lama_editor_removes_and_its_report_says_when_patchmatch_did(
     assert torch.equal(result[outside], photo[outside])
     assert not torch.equal(result, photo)
     status = comfyui.get("/artmancer/status")
-    assert status["lama"] is True and status["editors"] == ["auto", "draft", "lama"]
+    assert status["lama"] is True and status["editors"] == ["auto", "draft", "lama", "qwen"]
 
 
 def test_a_damaged_file_fails_with_a_sentence(comfyui: ComfyUI, folder: Path) -> None:

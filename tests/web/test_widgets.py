@@ -567,7 +567,7 @@ def test_the_slider_moves_over_an_edit(
     page.request.post(f"{comfyui.url}/free", data={"free_memory": True})
     page.evaluate(
         """async () => {
-          const answer = await fetch("/api/workflow_templates/artmancer/white_balance.json");
+          const answer = await fetch("/api/workflow_templates/artmancer/5%20White%20balance.json");
           const graph = await answer.json();
           await window.app.loadGraphData(graph, true, true, "white_balance");
           await window.app.queuePrompt(0, 1);
@@ -576,7 +576,7 @@ def test_the_slider_moves_over_an_edit(
     slider = page.locator(".artmancer-picture[role=slider]").first
     slider.locator(".artmancer-words", has_text="before | after").wait_for()
     saved = page.evaluate(f"{GRAPH}.serialize().nodes")
-    template = json.loads((ROOT / "workflows" / "white_balance.json").read_text())["nodes"]
+    template = json.loads((ROOT / "workflows" / "5 White balance.json").read_text())["nodes"]
     values, template_values = (
         [node["widgets_values"] for node in nodes if "EditSampler" in node["type"]]
         for nodes in (saved, template)
@@ -809,7 +809,7 @@ def test_the_settings_page_shows_the_texts_of_the_locale(
 
 
 APP = """async () => {
-  const answer = await fetch("/api/workflow_templates/artmancer/click_to_mask.json");
+  const answer = await fetch("/api/workflow_templates/artmancer/6%20Click%20and%20remove.json");
   const graph = await answer.json();
   const id = (type) => String(graph.nodes.find((node) => node.type === type).id);
   graph.extra = { ...graph.extra, linearMode: false, linearData: {

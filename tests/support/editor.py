@@ -14,6 +14,14 @@ READY = """() => {
   return !!types && "ArtMancer_LoadEditor" in types && window.app?.graph?.nodes.length > 0;
 }"""
 
+RELOADED = """() => {
+  // A page that is loaded again opens the last graph, which may have no nodes.
+  const types = window.LiteGraph?.registered_node_types;
+  const { graph, extensionManager } = window.app ?? {};
+  const opened = graph?.nodes.length > 0 || extensionManager?.workflow?.activeWorkflow;
+  return !!types && "ArtMancer_LoadEditor" in types && !!opened;
+}"""
+
 EMPTY_GRAPH = """async (vue) => {
   const { app } = window;
   await app.ui.settings.setSettingValueAsync("Comfy.VueNodes.Enabled", vue);

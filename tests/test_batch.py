@@ -94,6 +94,22 @@ def test_each_photo_of_a_folder_is_edited_under_its_mask_alone(
     assert "2 photos: 2 edited (2 good)" in capsys.readouterr().out
 
 
+def test_results_inside_the_folder_of_photos_are_no_photos(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert removal(folder, folder / "out", "--json") == 0
+    assert removal(folder, folder / "out", "--json") == 0
+    assert summary(capsys)["photos"] == 2
+
+
+@pytest.mark.parametrize("pattern", ["{name}_mask.png", "{stem", "/masks/*"])
+def test_a_pattern_that_is_none_is_refused(
+    folder: Path, tmp_path: Path, pattern: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert removal(folder, tmp_path / "out", "--masks", pattern) == 1
+    assert f"'{pattern}' is no pattern" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_second_run_edits_what_is_missing_changed_or_failed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -168,7 +184,7 @@ def test_a_list_has_settings_for_each_photo(folder: Path, tmp_path: Path) -> Non
 def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "list.jsonl").write_text(content)
     with pytest.raises(ArtMancerError, match=message):
-        read_photos(tmp_path / "list.jsonl", None, ".png")
+        read_photos(tmp_path / "list.jsonl", tmp_path / "out", None, ".png")
 
 
 def test_results_have_their_own_paths_below_the_folder(tmp_path: Path) -> None:
@@ -182,14 +198,17 @@ def test_results_have_their_own_paths_below_the_folder(tmp_path: Path) -> None:
     ]
     rows = [json.dumps({"input_image": name}) for name in names]
     (tmp_path / "list.jsonl").write_text("\n".join(rows))
-    outputs = [photo.output for photo in read_photos(tmp_path / "list.jsonl", None, ".png")]
+    photos = read_photos(tmp_path / "list.jsonl", tmp_path / "out", None, ".png")
+    outputs = [photo.output for photo in photos]
     assert len({str(output).lower() for output in outputs}) == len(names)
     assert all(output.parts[0] == "edited" and ".." not in output.parts for output in outputs)
     assert outputs[-1] == PurePosixPath("edited/h.org/p/q.png")
 
 
 def test_masks_are_no_photos(folder: Path) -> None:
-    names = [photo.name for photo in read_photos(folder, DEFAULT_MASK_PATTERN, ".png")]
+    names = [
+        photo.name for photo in read_photos(folder, folder / "out", DEFAULT_MASK_PATTERN, ".png")
+    ]
     assert names == ["a [1] photo*.png", "дом/café.jpg"]
 
 

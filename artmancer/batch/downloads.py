@@ -18,9 +18,9 @@ def download(url: str, path: Path) -> None:
     ------
     ArtMancerError : download_failed, image_too_large
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "artmancer"})  # noqa: S310
+    request = urllib.request.Request(url, headers={"User-Agent": "artmancer"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             # One byte more than allowed tells that there is more.
             data = answer.read(MAX_BYTES + 1)
     # ValueError: no valid URL.

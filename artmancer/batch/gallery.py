@@ -19,7 +19,7 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 
 _QUALITY = 60
-"""Quality of a thumbnail's WebP: about 6 kB each, so that 10,000 photos are one file of 160 MB."""
+"""Quality of a thumbnail's WebP. The page holds two of them for each photo."""
 
 _PAGE = Path(__file__).with_name("gallery.html")
 

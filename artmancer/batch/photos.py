@@ -40,11 +40,12 @@ class Photo:
     fields: Mapping[str, Any]
 
 
-def read_photos(source: Path, mask_pattern: str | None, suffix: str) -> list[Photo]:
+def read_photos(source: Path, out: Path, mask_pattern: str | None, suffix: str) -> list[Photo]:
     """List the photos of a folder, a CSV or a JSONL file.
 
     Parameters
     ----------
+    out : the folder of results; if it is in the folder of photos, its files are no photos
     mask_pattern : file name of a photo's mask beside it, as a glob pattern in which {stem} is the
         photo's name without its suffix; None: the photos have no masks
     suffix : suffix of the results, such as ".png"
@@ -55,7 +56,7 @@ def read_photos(source: Path, mask_pattern: str | None, suffix: str) -> list[Pho
     """
     rows: Iterable[tuple[str, dict[str, Any]]]
     if source.is_dir():
-        rows = _folder_rows(source, mask_pattern)
+        rows = _folder_rows(source, out, mask_pattern)
     elif not source.is_file():
         raise ArtMancerError(
             "not_found", f"'{source}' does not exist. Name a folder, a CSV or a JSONL file."
@@ -73,12 +74,16 @@ def read_photos(source: Path, mask_pattern: str | None, suffix: str) -> list[Pho
     return _with_outputs(rows, suffix)
 
 
-def _folder_rows(folder: Path, mask_pattern: str | None) -> list[tuple[str, dict[str, Any]]]:
+def _folder_rows(
+    folder: Path, out: Path, mask_pattern: str | None
+) -> list[tuple[str, dict[str, Any]]]:
     """Return (name, fields) of each photo in a folder and the folders below it."""
+    results = out.resolve()
     files = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in PHOTO_SUFFIXES
+        and results not in path.resolve().parents
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     masks = {path: _mask_of(path, mask_pattern) for path in files} if mask_pattern else {}
@@ -100,10 +105,17 @@ def _mask_of(photo: Path, pattern: str) -> Path | None:
     """Return the mask beside a photo, or None."""
     # A photo's own name may have letters that mean something in a pattern, such as [.
     escaped = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in photo.stem)
+    # What a malformed pattern raises, in str.format and in Path.glob.
+    try:
+        names = list(photo.parent.glob(pattern.format(stem=escaped)))
+    except (KeyError, IndexError, ValueError, NotImplementedError):
+        raise ArtMancerError(
+            "invalid_request",
+            f"'{pattern}' is no pattern of a mask's file name; expected one such as "
+            f"'{DEFAULT_MASK_PATTERN}'. Correct --masks.",
+        ) from None
     found = sorted(
-        path
-        for path in photo.parent.glob(pattern.format(stem=escaped))
-        if path.suffix.lower() in PHOTO_SUFFIXES and path != photo
+        path for path in names if path.suffix.lower() in PHOTO_SUFFIXES and path != photo
     )
     return found[0] if found else None
 

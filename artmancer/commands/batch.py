@@ -238,7 +238,7 @@ def run(options: argparse.Namespace) -> int:
     }
     photos = [
         replace(photo, fields={**shared, **photo.fields})
-        for photo in read_photos(options.source, pattern, f".{options.format}")
+        for photo in read_photos(options.source, options.output, pattern, f".{options.format}")
     ]
     if not photos:
         raise ArtMancerError(

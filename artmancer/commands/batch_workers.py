@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
 
 _FIELDS = {
-    "prompt": "prompt",
     "negative": "negative_prompt",
-    "seed": "seed",
     "steps": "num_inference_steps",
     "cfg": "true_cfg_scale",
     "editor": "editor",
@@ -41,7 +39,7 @@ _FIELDS = {
     "widen": "widen",
     "match_grain": "match_grain",
 }
-"""The field of POST /api/generate for each option that has one."""
+"""The optional field of POST /api/generate for each option that has one."""
 
 _ONLY_HERE = (
     *("grow", "feather", "strength", "transfer", "base", "variant_file", "acceleration"),
@@ -227,19 +225,18 @@ class _Gateway:
 
     def edit(self, photo: Photo, prepared: Any, check: Callable[[], None]) -> Edited:
         options, mask, fields = prepared
-        prompt = fields.pop("prompt", "")
         try:
             task_id = self._submit(
                 check,
                 lambda: self._client.submit(
                     options.image,
-                    prompt,
+                    options.prompt,
                     mask=mask,
                     reference=options.reference,
                     reference_mask=options.reference_mask,
                     task=options.variant,
                     seed=options.seed,
-                    **{name: value for name, value in fields.items() if name != "seed"},
+                    **fields,
                 ),
             )
             response = self._wait(task_id, check)

@@ -136,7 +136,7 @@ def test_a_webhook_outlives_restarts(fake: FakeHost, site: Site, tmp_path: Path)
         site.statuses = statuses
         before = len(site.received)
         with gateway(tmp_path / "data", fake, site):
-            until(lambda: len(site.received) > before)  # noqa: B023
+            until(lambda: len(site.received) > before)  # noqa: B023  # it is called in this turn
     assert {event(request)["data"]["task_id"] for request in site.received} == {job_id}
     assert all(map(signed_well, site.received))
     path = f"/api/generate/result/{job_id}"

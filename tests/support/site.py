@@ -175,4 +175,4 @@ def site_fetcher(
         "timeout": 1.0,
         **more,
     }
-    return Fetcher(hosts, **options)  # type: ignore[arg-type]
+    return Fetcher(hosts, **options)  # type: ignore[arg-type]  # a dict of its own options

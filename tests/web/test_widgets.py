@@ -253,14 +253,19 @@ def test_a_click_hits_the_same_pixel_when_zoomed_and_on_a_sharp_screen(
     page.close()
 
 
-def test_the_points_survive_saving_and_loading(own_picker: Picker) -> None:
-    own_picker.click(270, 60)
-    own_picker.wait_for("Score")
-    page = own_picker.page
+def load_again(page: Any) -> None:
+    """Load the page again, and open the graph that it had."""
     saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     page.reload()
     page.wait_for_function(RELOADED)
     page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
+
+
+def test_the_points_survive_saving_and_loading(own_picker: Picker) -> None:
+    own_picker.click(270, 60)
+    own_picker.wait_for("Score")
+    page = own_picker.page
+    load_again(page)
     assert Picker(page, "Score").prompt == {"points": [[270, 60]], "labels": [1]}
 
 
@@ -268,10 +273,7 @@ def test_the_mask_shows_again_after_a_reload(own_picker: Picker) -> None:
     own_picker.click(270, 60)
     own_picker.wait_for("Score")
     page = own_picker.page
-    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
-    page.reload()
-    page.wait_for_function(RELOADED)
-    page.evaluate("(saved) => window.app.loadGraphData(JSON.parse(saved))", saved)
+    load_again(page)
     again = Picker(page, "Score")
     assert again.is_pink(290, 80) and not again.is_pink(30, 380)
 

@@ -1,7 +1,7 @@
 """Our code at the real size on a GPU that is not there: devices, types, shapes, operations, memory.
 
-Not here, as fake tensors have no data: group offload, whose hooks pin real memory; the step caches
-"first block" and "sea", which compare values; kernels of libraries that are not installed.
+Fake tensors have no data, so some tests leave out a part, which their names tell. Not here: kernels
+of libraries that are not installed.
 
 All 60 blocks of the transformer run where the weights of all have to fit. In other tests there are
 BLOCKS, as their operations and activations are alike.
@@ -17,9 +17,13 @@ import pytest
 pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
 
 import torch
+from diffusers.hooks import group_offloading
+from diffusers.hooks.first_block_cache import FBCHeadBlockHook
+from diffusers.hooks.group_offloading import ModuleGroup
+from diffusers.hooks.sea_cache import SeaCacheSharedState
 from PIL import Image
 from support import real_size
-from support.fake_gpu import FakeGpu, FakeOffloader
+from support.fake_gpu import DEVICE, FakeGpu, FakeOffloader
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -229,6 +233,36 @@ def test_the_step_cache_taylor_runs_on_the_gpu(base: pipeline.Base) -> None:
     assert edit(base, sampling=cached).shape[1] == 512
 
 
+CACHES_THAT_COMPARE: dict[str, tuple[type, str, Any]] = {
+    "first block": (
+        FBCHeadBlockHook,
+        "_should_compute_remaining_blocks",
+        lambda hook, _: hook.state_manager.get_state().head_block_residual is None,
+    ),
+    "sea": (
+        SeaCacheSharedState,
+        "resolve_gate",
+        lambda _, state, metadata, *__: metadata.step_index == 0,
+    ),
+}
+"""Methods of step caches that compare values, and functions in their place: only the first step is
+computed, as if the values of all were equal.
+"""
+
+
+@pytest.mark.parametrize("kind", CACHES_THAT_COMPARE)
+def test_a_step_cache_runs_on_the_gpu_but_for_its_comparison_of_values(
+    base: pipeline.Base, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(*CACHES_THAT_COMPARE[kind])
+    blocks = base.pipeline.transformer.transformer_blocks
+    calls: list[nn.Module] = []
+    blocks[-1].img_mlp.register_forward_hook(lambda module, *_: calls.append(module))
+    cached = Sampling(steps=3, cfg=1.0, step_cache=0.5, step_cache_kind=kind)
+    assert edit(base, sampling=cached).shape[1] == 512
+    assert len(calls) == 1
+
+
 def test_a_cancel_while_weights_move_leaves_nothing_on_the_gpu(
     base: pipeline.Base, gpu: FakeGpu
 ) -> None:
@@ -242,3 +276,42 @@ def test_a_cancel_while_weights_move_leaves_nothing_on_the_gpu(
     gc.collect()
     assert gpu.memory <= before
     assert edit(base).shape == (1, 512, 512, 3)
+
+
+def test_group_offload_with_a_lora_runs_on_the_gpu_but_for_streams_and_pinned_memory(
+    base: pipeline.Base, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = group_offloading.apply_group_offloading
+    sent: list[int] = []
+
+    def apply_without_streams(model: nn.Module, device: torch.device, **options: Any) -> None:
+        apply(model, device, **{**options, "use_stream": False, "low_cpu_mem_usage": False})
+
+    def send(group: ModuleGroup) -> None:
+        sent.append(sum(tensor.nbytes for tensor in gpu.place(tensors(group), DEVICE)))
+
+    def tensors(group: ModuleGroup) -> Iterator[torch.Tensor]:
+        for module in group.modules:
+            yield from (*module.parameters(), *module.buffers())
+        yield from (*group.parameters, *group.buffers)
+
+    monkeypatch.setattr(group_offloading, "apply_group_offloading", apply_without_streams)
+    monkeypatch.setattr(ModuleGroup, "onload_", send)
+    monkeypatch.setattr(
+        ModuleGroup, "offload_", lambda group: gpu.place(tensors(group), torch.device("cpu"))
+    )
+    activate_lora(base, tmp_path)
+    transformer = base.pipeline.transformer
+    for streamed in (transformer, base.pipeline.text_encoder):
+        gpu.to_fake(streamed)
+    # The card holds the VAE and the activations. The prompt is encoded already.
+    edit(base)
+    base.memory.offloader = FakeOffloader(gpu, 4 * GB)
+    image = edit(base)
+    assert base.memory.mode == MEMORY_MODES[2]
+    base.memory.set_mode(MEMORY_MODES[0], 0)
+    assert (image.shape, image.device.type) == ((1, 512, 512, 3), "cpu")
+    assert sum(sent) == memory.model_bytes(transformer)
+    # The largest layer makes six vectors for the modulation of a block.
+    assert max(sent) == 2 * (3072 + 1) * 6 * 3072
+    assert {weight.device.type for weight in transformer.parameters()} == {"cpu"}

@@ -110,11 +110,23 @@ class FakeGpu(TorchDispatchMode):
         self.peak = self.memory
 
     def to_fake(self, model: nn.Module) -> None:
-        """Replace a model's weights on the CPU by weights without data."""
+        """Replace a model's weights and buffers on the CPU by ones without data."""
         for module in model.modules():
             for name, parameter in [*module.named_parameters(recurse=False)]:
                 fake = self._fakes.from_tensor(parameter.detach())
                 setattr(module, name, nn.Parameter(fake, requires_grad=False))
+            for name, buffer in [*module.named_buffers(recurse=False)]:
+                module._buffers[name] = self._fakes.from_tensor(buffer)
+
+    def place(self, tensors: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+        """Set the device of tensors without data in place, as group offload sets their data; return
+        them. They are not counted.
+        """
+        placed = [*tensors]
+        for tensor in placed:
+            assert isinstance(tensor, FakeTensor)
+            tensor.fake_device = device
+        return placed
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

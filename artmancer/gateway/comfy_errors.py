@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import CODES, ArtMancerError
 from .runner import Run
+from .workflows import ENDPOINT_INPUTS
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,16 @@ def refusal(status: int, answer: Any, run: Run) -> ArtMancerError | None:
     """
     for node, errors in (answer.get("node_errors") or {}).items():
         first = errors["errors"][0]
-        inputs = run.graph.get(node, {}).get("inputs", {})
-        name = inputs.get("name", f"node {node}, {errors['class_type']}")
         sentence = first["details"].partition(" - ")[2] or f"{first['message']}: {first['details']}"
         expected = without_paths(sentence)
+        node_class = errors["class_type"]
+        if node_class not in ENDPOINT_INPUTS:
+            return ArtMancerError(
+                "generation_failed",
+                f"ComfyUI refuses node {node}, {node_class}, of the graph: {expected.rstrip('.')}. "
+                "Correct it there.",
+            )
+        name = run.graph[node]["inputs"]["name"]
         details = {"field": name, "expected": expected, "got": "another value"}
         return ArtMancerError("invalid_request", f"{name}: {expected}", details)
     if status == 400:

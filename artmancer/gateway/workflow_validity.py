@@ -1,6 +1,7 @@
 """Checks whether a ComfyUI can run a graph, so that a broken one is not listed as served."""
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .reviewed_nodes import DATA_TYPES
@@ -12,6 +13,9 @@ _UNFOLDING_TYPES = ("COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3")
 
 _PLAIN_TYPES = DATA_TYPES | {"STRING"}
 """Types that never match another. Nodes of other packs may accept more than they say for theirs."""
+
+_NUMBERS: Mapping[str, Callable[[Any], object]] = {"INT": int, "FLOAT": float}
+"""Functions that convert to the types of numbers."""
 
 
 def invalid_reason(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> str | None:
@@ -42,7 +46,11 @@ def invalid_reason(graph: Mapping[str, Any], nodes: Mapping[str, NodeType]) -> s
                     "export the graph again."
                 )
         for name, value in node["inputs"].items():
-            if problem := _link_problem(value, node_type.inputs.get(name), graph, nodes):
+            known = node_type.inputs.get(name)
+            problem = _link_problem(value, known, graph, nodes)
+            if problem is None and known and node["class_type"] not in ENDPOINT_INPUTS:
+                problem = _number_problem(value, known)
+            if problem:
                 return f"'{name}' of node {key}, {node['class_type']}, {problem}"
     return None
 
@@ -87,6 +95,20 @@ def _link_problem(
             f"expects {node_input.type}, and output {value[1]} of node {source}, {source_class}, "
             f"is {outputs[int(value[1])]}. Connect another output."
         )
+    return None
+
+
+def _number_problem(value: Any, node_input: NodeInput) -> str | None:
+    """Return what is wrong with a value that is no link, as the end of a sentence; None: nothing,
+    or no number is expected. ComfyUI converts the value in the same way.
+    """
+    convert = _NUMBERS.get(node_input.type)
+    if convert is None or link_source(value) is not None:
+        return None
+    try:
+        convert(value)
+    except (TypeError, ValueError):
+        return f"expects {node_input.type}, and is {reprlib.repr(value)}. Type a number."
     return None
 
 

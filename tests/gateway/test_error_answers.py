@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import ExifTags, Image
 from support.gateway import (
+    GRAPHS,
     WAIT_TIMEOUT,
     FakeHost,
     Served,
@@ -336,6 +337,27 @@ def test_a_real_comfyuis_errors_have_their_codes(comfyui: Any, tmp_path: Path) -
         answer = served.http.post("/api/image-utils/remove-background", json=body)
         assert error(answer) == (503, "checkpoint_missing")
         assert str(comfyui.base) not in answer.text
+
+
+@pytest.mark.comfyui
+def test_a_mistake_of_the_graph_is_not_called_the_callers(comfyui: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    graph = json.loads((GRAPHS / "white-balance.json").read_text())
+    image = next(key for key, node in graph.items() if node["class_type"].endswith("EndpointImage"))
+    scale = {"image": [image, 0], "upscale_method": "area", "width": -5, "height": 8}
+    graph["98"] = {"class_type": "ImageScale", "inputs": {**scale, "crop": "disabled"}}
+    graph["99"] = {
+        "class_type": "ArtMancer_EndpointResult",
+        "inputs": {"name": "small", "help": "", "value": ["98", 0]},
+    }
+    (folder / "small.json").write_text(json.dumps(graph))
+    graph_settings = settings(tmp_path / "data", comfyui_url=comfyui.url, workflows=folder)
+    with Served(graph_settings) as served:
+        body = {"image": encoded("coffee")}
+        answer = served.connected().http.post("/api/workflows/small", json=body)
+        assert error(answer) == (500, "generation_failed")
+        assert "node 98, ImageScale" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

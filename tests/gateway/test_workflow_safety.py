@@ -322,6 +322,9 @@ def test_the_graphs_of_the_pack_are_valid_and_safe(nodes: dict[str, NodeType], f
         ({"image": ["1", -1]}, "output -1"),
         ({"image": ["5", 0]}, "expects IMAGE"),
         ({}, "missing"),
+        ({"image": ["1", 0], "width": "wide"}, "expects INT, and is 'wide'"),
+        ({"image": ["1", 0], "height": None}, "expects INT, and is None"),
+        ({"image": ["1", 0], "height": "8"}, None),
         ({"image": ["1", 0]}, "of node 6"),
     ],
 )

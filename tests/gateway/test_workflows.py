@@ -123,12 +123,15 @@ def test_the_openapi_document_says_that_a_token_is_needed(fake: FakeHost, tmp_pa
             "Replace it",
         ),
         (
-            lambda graph: graph["99"]["inputs"].update(width="../../etc/passwd"),
+            lambda graph: graph["99"]["inputs"].update(upscale_method="../../etc/passwd"),
             "path on the host",
         ),
-        (lambda graph: graph["99"]["inputs"].update(width="/etc/passwd"), "path on the host"),
         (
-            lambda graph: graph["99"]["inputs"].update(width=[{"a": "C:\\x"}]),
+            lambda graph: graph["99"]["inputs"].update(upscale_method="/etc/passwd"),
+            "path on the host",
+        ),
+        (
+            lambda graph: graph["99"]["inputs"].update(upscale_method=[{"a": "C:\\x"}]),
             "path on the host",
         ),
         (

@@ -114,9 +114,10 @@ def _ensure_read(base: Base, path: Path) -> bool:
         changes = lora_files.read(path, transformer)
         norms = _norms(base, changes)
         low_rank = None
+        dtype = transformer.dtype
         if not any(key.startswith(_FACTORS) for change in changes.values() for key in change):
             low_rank = {
-                layer: _on_cpu(_low_rank(change, transformer.get_submodule(layer)), transformer)
+                layer: _on_cpu(_low_rank(change, transformer.get_submodule(layer)), dtype)
                 for layer, change in changes.items()
                 if "weight" not in change
             }
@@ -125,8 +126,8 @@ def _ensure_read(base: Base, path: Path) -> bool:
     return is_new
 
 
-def _on_cpu(change: Change, transformer: Any) -> Change:
-    return {name: value.to("cpu", transformer.dtype, copy=True) for name, value in change.items()}
+def _on_cpu(change: Change, dtype: torch.dtype) -> Change:
+    return {name: value.to("cpu", dtype, copy=True) for name, value in change.items()}
 
 
 def _ensure_attached(base: Base, path: Path) -> bool:
@@ -195,15 +196,19 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _attach(transformer: Any, changes: dict[str, Change], name: str) -> None:
     """Attach the changes of linear layers to the transformer under this name."""
+    # diffusers walks all modules to tell it.
+    dtype = transformer.dtype
     for layer, change in changes.items():
         if change.keys() & {"lora_A", "bias"}:
-            _attach_lora(transformer, layer, change, name)
+            _attach_lora(transformer, layer, change, name, dtype)
         factors = {key: value for key, value in change.items() if key.startswith(_FACTORS)}
         if factors:
-            _attach_factors(transformer, layer, factors, name)
+            _attach_factors(transformer, layer, factors, name, dtype)
 
 
-def _attach_lora(transformer: Any, layer: str, change: Change, name: str) -> None:
+def _attach_lora(
+    transformer: Any, layer: str, change: Change, name: str, dtype: torch.dtype
+) -> None:
     """Attach a LoRA, a DoRA or the change of a bias to a layer."""
     from peft import LoraConfig
     from peft.tuners.lora.layer import Linear
@@ -218,13 +223,13 @@ def _attach_lora(transformer: Any, layer: str, change: Change, name: str) -> Non
         module = Linear(module, name, config=config, r=rank, lora_alpha=rank)
         setattr(parent, attribute, module)
     if "gain" in low_rank:
-        _attach_gain(transformer, module, low_rank["gain"], name)
+        _attach_gain(module, low_rank["gain"], name, dtype)
     like: Any = module.get_base_layer().weight
     # PEFT rounds to the dtype of the layer's own weight, which may be stored in 8 bits.
-    module.lora_A[name].weight.data = _stored(low_rank["lora_A"], like, transformer)
-    module.lora_B[name].weight.data = _stored(low_rank["lora_B"], like, transformer)
+    module.lora_A[name].weight.data = _stored(low_rank["lora_A"], like, dtype)
+    module.lora_B[name].weight.data = _stored(low_rank["lora_B"], like, dtype)
     if "bias" in low_rank:
-        value = _stored(low_rank["bias"], like, transformer)
+        value = _stored(low_rank["bias"], like, dtype)
         module.lora_B[name].bias = Parameter(value, requires_grad=False)
 
 
@@ -278,12 +283,12 @@ def _position(
     return outside
 
 
-def _stored(value: Tensor, like: Tensor, transformer: Any) -> Tensor:
-    """Return a copy of a file's tensor on the device of `like`, in the transformer's dtype.
+def _stored(value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy of a file's tensor on the device of `like`, in this dtype.
 
     Weights that are mapped from a file change when the file is overwritten.
     """
-    return value.to(like.device, transformer.dtype, copy=True)
+    return value.to(like.device, dtype, copy=True)
 
 
 def _gain(module: Any, change: Change) -> Tensor:
@@ -300,7 +305,7 @@ def _gain(module: Any, change: Change) -> Tensor:
     return gain
 
 
-def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None:
+def _attach_gain(module: Any, gain: Tensor, name: str, dtype: torch.dtype) -> None:
     """Make a LoRA in PEFT's layer a DoRA."""
     from peft.tuners.lora.layer import LoraVariant
 
@@ -316,7 +321,7 @@ def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None
             scaled: Tensor = result + module.scaling[active_adapter] * change
             return scaled
 
-    value = _stored(gain, module.get_base_layer().weight, transformer)
+    value = _stored(gain, module.get_base_layer().weight, dtype)
     module.lora_magnitude_vector[name] = Gain(value)
     module.lora_variant[name] = Dora()
     if "lora_magnitude_vector" not in module.adapter_layer_names:
@@ -324,7 +329,9 @@ def _attach_gain(transformer: Any, module: Any, gain: Tensor, name: str) -> None
         module.adapter_layer_names = (*module.adapter_layer_names, "lora_magnitude_vector")
 
 
-def _attach_factors(transformer: Any, layer: str, factors: Change, name: str) -> None:
+def _attach_factors(
+    transformer: Any, layer: str, factors: Change, name: str, dtype: torch.dtype
+) -> None:
     """Attach a LoKr or a LoHa to a layer."""
     from peft import LoHaConfig, LoKrConfig
     from peft.tuners.loha.layer import Linear as LoHa
@@ -346,7 +353,7 @@ def _attach_factors(transformer: Any, layer: str, factors: Change, name: str) ->
         if name in parameters:
             del parameters[name]
         if key in factors:
-            value = _stored(factors[key], like, transformer)
+            value = _stored(factors[key], like, dtype)
             parameters[name] = Parameter(value, requires_grad=False)
 
 

@@ -77,9 +77,10 @@ class Slots:
         if self.installed and ranks == self.ranks:
             return False
         restore(transformer)
+        dtype = transformer.dtype
         for name, module in list(transformer.named_modules()):
             if isinstance(module, Linear) and (rank := ranks.get(_kind(name), 0)):
-                transformer.set_submodule(name, Slot(module, rank, transformer.dtype))
+                transformer.set_submodule(name, Slot(module, rank, dtype))
         self.ranks = ranks
         self.installed = True
         return True

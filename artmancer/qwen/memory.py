@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import Module, ParameterDict
+from torch.nn import Module
 
 from ..offload import Offloader, model_bytes
 from ..options import MEMORY_MODES
@@ -109,8 +109,9 @@ class Memory:
 
     def _start_streaming(self, model: Module) -> None:
         # Only the transformer runs in every step. Weights that are pinned already stay as they are.
-        pinned = model is self.parts["transformer"] and _can_pin(model)
-        _start_streaming(model, self.offloader.device, pinned)
+        runs_often = model is self.parts["transformer"]
+        level = "block_level" if runs_often else "leaf_level"
+        _start_streaming(model, self.offloader.device, level, runs_often and _can_pin(model))
 
     def _make_room(self, name: str, pixels: int) -> None:
         """Unload the other parts that have to go, and no more: the small VAE does not push out the
@@ -221,32 +222,28 @@ def _can_pin(model: Module) -> bool:
     return size <= total // 2 and size <= available - _SPARE_MEMORY
 
 
-def _start_streaming(model: Module, device: torch.device, pinned: bool) -> None:
-    """Keep a model's weights on the CPU, and send each layer to the device while the layer before
-    it runs. The factors of PEFT's LoKr and LoHa stay on the device: they are in a ParameterDict,
-    which never runs itself.
+def _start_streaming(model: Module, device: torch.device, level: str, pinned: bool) -> None:
+    """Keep a model's weights on the CPU, and send each block or layer to the device while the one
+    before it runs.
 
     Parameters
     ----------
-    pinned : pin all weights once; otherwise each layer is pinned every time it is sent
+    level : "block_level" for a model whose blocks are in a list of its own: the device waits once a
+        block, and layers without a forward, as the factors of PEFT's LoKr and LoHa, come with their
+        block; "leaf_level" for others
+    pinned : pin all weights once; otherwise each block or layer is pinned every time it is sent
     """
     from diffusers.hooks.group_offloading import apply_group_offloading
-    from diffusers.hooks.hooks import HookRegistry
 
     streams = device.type == "cuda"
     apply_group_offloading(
         model,
         device,
-        offload_type="leaf_level",
+        offload_type=level,
+        num_blocks_per_group=1,
         use_stream=streams,
         low_cpu_mem_usage=streams and not pinned,
     )
-    for module in model.modules():
-        if isinstance(module, ParameterDict):
-            registry = HookRegistry.check_if_exists_or_initialize(module)
-            for hook in _HOOKS:
-                registry.remove_hook(hook, recurse=False)
-            module.to(device)
 
 
 def _stop_streaming(model: Module) -> None:

@@ -311,7 +311,8 @@ def test_group_offload_with_a_lora_runs_on_the_gpu_but_for_streams_and_pinned_me
     assert base.memory.mode == MEMORY_MODES[2]
     base.memory.set_mode(MEMORY_MODES[0], 0)
     assert (image.shape, image.device.type) == ((1, 512, 512, 3), "cpu")
-    assert sum(sent) == memory.model_bytes(transformer)
-    # The largest layer makes six vectors for the modulation of a block.
-    assert max(sent) == 2 * (3072 + 1) * 6 * 3072
+    blocks = [memory.model_bytes(block) for block in transformer.transformer_blocks]
+    # diffusers sends what is outside the blocks twice, 0.2 % of all 60.
+    assert sorted(sent[1:]) == sorted(blocks)
+    assert sent[0] == 2 * (memory.model_bytes(transformer) - sum(blocks))
     assert {weight.device.type for weight in transformer.parameters()} == {"cpu"}

@@ -239,11 +239,6 @@ def test_every_format_works_in_the_memory_modes(
     try:
         adapters.activate(base, strengths, in_slots)
         check(base, weights, total)
-        for name, module in base.pipeline.transformer.named_modules():
-            hooks = getattr(module, "_diffusers_hook", None)
-            if hooks and hooks.get_hook("group_offloading"):
-                # Hooks of modules that never run would leave their weights on the CPU.
-                assert "forward" in type(module).__dict__, name
         adapters.activate(base, {}, in_slots)
         check(base, weights, {}, 1e-6)
     finally:

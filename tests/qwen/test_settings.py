@@ -84,9 +84,9 @@ def test_lora_layers_attached_during_group_offload_are_offloaded_too(
     base.memory.set_mode("group offload", 0)
     for lora in loras[:2]:
         adapters.activate(base, {lora: 1.0})
-        for name, layer in base.pipeline.transformer.named_modules():
-            if isinstance(layer, torch.nn.Linear):
-                assert layer._diffusers_hook.get_hook("group_offloading"), name
+        for block in base.pipeline.transformer.transformer_blocks:
+            group = block._diffusers_hook.get_hook("group_offloading").group
+            assert group.modules == [block]
     base.memory.set_mode(MEMORY_MODES[0], 0)
     hooks = [
         getattr(layer, "_diffusers_hook", None) for layer in base.pipeline.transformer.modules()
@@ -133,6 +133,8 @@ def test_group_offload_pins_the_transformer_where_the_memory_allows(
     base.memory.set_mode("group offload", 0)
     encoder, transformer = (options[id(base.memory.parts[name])] for name in memory.PARTS[:2])
     assert encoder["use_stream"] and transformer["use_stream"]
+    # Of the transformer, a block is sent while the one before it runs.
+    assert (transformer["offload_type"], transformer["num_blocks_per_group"]) == ("block_level", 1)
     assert transformer["low_cpu_mem_usage"] is not pinned
     # The encoder runs once for a prompt.
     assert encoder["low_cpu_mem_usage"] is True

@@ -76,8 +76,7 @@ def match_rim(edited: Tensor, original: Tensor, mask: Tensor, width: int = 16) -
             target = smooth_old[ring][:, channel, None]
             gain, offset, slope_x, slope_y = _fit_rim(features, target)
             new[..., channel] = gain * new[..., channel] + offset + slope_x * x + slope_y * y
-    lowest, highest = zip(value_range(edited), value_range(original), strict=True)
-    return matched.clamp_(min(lowest), max(highest))
+    return matched.clamp_(*value_range(edited, original))
 
 
 @dataclass(frozen=True)

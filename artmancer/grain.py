@@ -89,7 +89,7 @@ def match_grain(
         inside = mask > 0
         ring = ~inside & (mask_ops.distance(inside.float()) <= _RING)
         photo, target = window.view(image[index]), window.view(grained[index])
-        low, high = value_range(photo)
+        low, high = value_range(photo, target)
         registration = registrations[index] if registrations else None
         patch = enlarge(edited[index], window.shift(-top, -left), region, registration)
         strength = _sharpening(photo, patch, ring, region.scale)

@@ -962,9 +962,9 @@ def _enlarge_change(change: Tensor, mask: Tensor, inside: Window, region: Region
 
 def _add_change(target: Tensor, change: Tensor, patch: Tensor, fade: Fade) -> None:
     """Add the change around the mask to the target, and paste the patch inside the mask, all
-    [h, w, 3], in place.
+    [h, w, 3], in place. Values stay in the range of both.
     """
-    low, high = value_range(target)
+    low, high = value_range(target, patch)
     for rows in _strips(target):
         photo, inside = target[rows], fade.mask[rows].unsqueeze(-1).to(target)
         step = torch.lerp(change[rows], patch[rows] - photo, inside)

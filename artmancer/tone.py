@@ -12,9 +12,11 @@ _KNEE = 200 / 255
 """Curved value of 1: most of the 256 levels are kept for 0..1, which displays show."""
 
 
-def value_range(image: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest value of an image; at most 0, and at least 1."""
-    return min(0.0, float(image.amin())), max(1.0, float(image.amax()))
+def value_range(*images: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value of all images; at most 0, and at least 1."""
+    lowest = min(float(image.amin()) for image in images)
+    highest = max(float(image.amax()) for image in images)
+    return min(0.0, lowest), max(1.0, highest)
 
 
 @dataclass(frozen=True)

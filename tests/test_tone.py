@@ -117,6 +117,16 @@ def test_a_resampled_crop_keeps_values_above_1(side: int) -> None:
     assert (result - photo).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("side", [96, 256])
+def test_a_change_beyond_the_photos_range_fades_out_around_the_mask(side: int) -> None:
+    photo, mask = 0.3 * smooth_picture(300, 300, 150, 0), disc(300, 300, 150, 150, 60)
+    crop = region.crop(photo, mask, longest_side=side, feather=24)
+    for change in (3.0, -2.0):
+        result = region.stitch(crop.image + change, photo, crop.region, crop.image)
+        expected = photo + mask_ops.feather(mask, 24).unsqueeze(-1) * change
+        assert (result - expected).abs().max() < 0.05
+
+
 def test_a_white_balance_keeps_the_light_of_a_lamp() -> None:
     photo, _ = lamp()
     cast = photo * torch.tensor([1.2, 1.0, 0.8])
@@ -140,16 +150,23 @@ def test_an_insertion_keeps_the_photos_values_beside_the_object() -> None:
     assert torch.allclose(beside, photo[0, 85:155, 105:120])
 
 
-def insert_a_lamp(editor: Editor | None = None, **options: Any) -> EditResult:
+def insert_a_lamp(
+    editor: Editor | None = None, resolution: str = "native", match_grain: bool = False
+) -> EditResult:
     """Return the insertion of an object of 4 into a photo of 0.3."""
     photo, box = torch.full((1, 240, 300, 3), 0.3), torch.zeros(1, 240, 300)
     box[:, 80:160, 100:200] = 1
-    conditions = prepare(photo, box, reference=torch.full((1, 40, 50, 3), 4.0), **options)
-    return edit(editor or DraftEditor("insertion"), conditions)
+    reference = torch.full((1, 40, 50, 3), 4.0)
+    conditions = prepare(photo, box, reference=reference, resolution=resolution)
+    return edit(editor or DraftEditor("insertion"), conditions, match_grain=match_grain)
 
 
-def test_the_draft_inserts_the_values_of_an_hdr_reference() -> None:
-    result = insert_a_lamp()
+@pytest.mark.parametrize("match_grain", [False, True])
+@pytest.mark.parametrize("resolution", ["native", "512"])
+def test_the_draft_inserts_the_values_of_an_hdr_reference(
+    resolution: str, match_grain: bool
+) -> None:
+    result = insert_a_lamp(None, resolution, match_grain)
     assert torch.allclose(result.image[0, 90:150, 110:190], torch.tensor(4.0), atol=0.05)
     assert torch.allclose(result.image[0, :60], torch.tensor(0.3))
     assert not [note for note in result.report.notes if "clipped" in note]

@@ -1,7 +1,6 @@
 """The tone curve for HDR images, and edits of HDR and float images."""
 
 import math
-from typing import Any
 
 import pytest
 import torch

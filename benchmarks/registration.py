@@ -62,7 +62,9 @@ MAX_RATIO = 1.5
 """Largest ratio of our error to that with the known movement."""
 
 MAX_SHARE = 15.0
-"""Largest share of registration in the draft's stitch stage, in percent."""
+"""Largest share of registration in the draft's stitch stage, in percent. An edit that moved costs
+more, which has no limit: two fifths of it are the resampling that moves it back.
+"""
 
 Picture = NDArray[np.float32]
 
@@ -436,7 +438,11 @@ def costs(rounds: int = 9) -> Iterator[Row]:
 
     size = "x".join(str(length) for length in crop.region.size)
     shift = f"{size}: phase correlation, with the way back"
-    calls = {shift: lambda: undo_shift(moved, before, outside)}
+    resampling = f"{size}: the way back alone"
+    calls = {
+        shift: lambda: undo_shift(moved, before, outside),
+        resampling: lambda: registration.undo(moved, movement),
+    }
     kinds = {"the draft": drafted, "an edit that moved": moved}
     for kind, edited in kinds.items():
         calls[f"{size}: stitch stage of {kind}"] = stitch(edited)
@@ -444,10 +450,10 @@ def costs(rounds: int = 9) -> Iterator[Row]:
     times = fastest(calls, rounds)
     for name, milliseconds in times.items():
         yield Row(f"{name}, processor time", milliseconds, "ms")
-    for kind in kinds:
+    for kind, limit in zip(kinds, (MAX_SHARE, None), strict=True):
         share = 100 * times[f"{size}: registration of {kind}"]
         share /= times[f"{size}: stitch stage of {kind}"]
-        yield Row(f"{size}: share of registration in the stitch of {kind}", share, "%", MAX_SHARE)
+        yield Row(f"{size}: share of registration in the stitch of {kind}", share, "%", limit)
 
 
 def fastest(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -521,11 +527,12 @@ def main() -> int:
     made = itertools.chain.from_iterable(cases(side, options.cases) for side in SIDES)
     results = [measure(case) for case in made]
     soft = [measure(case) for case in cases(SIDES[0], options.cases, soft=True)]
+    name = f"blurred photos, {len(soft)} cases"
     rows = [
         *limits(results),
-        Row(
-            f"blurred photos, {len(soft)} cases: made worse", worse(soft, lambda r: r.ours), "%", 0
-        ),
+        Row(f"{name}: made worse", worse(soft, lambda result: result.ours), "%", 0),
+        # No limit: where the judge cannot tell, an edit that moved stays as it came.
+        Row(f"{name}: ratio to the known movement, worst", max(ratios(soft)), "x"),
         *costs(),
     ]
     text = f"{table(rows)}\n\n{errors_table(results, soft)}\n\n{worst_cases(results)}\n"

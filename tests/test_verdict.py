@@ -1,5 +1,8 @@
 """Verdicts on edits whose faults are known, because they are made."""
 
+import re
+from collections.abc import Callable
+
 import cv2
 import pytest
 import torch
@@ -156,6 +159,38 @@ def test_an_object_in_other_colors_is_still_there() -> None:
     edited = blend(BACKGROUND, PICTURE[..., [2, 0, 1]], OBJECT)
     assert "still there" in names(edited)
     assert "still there" not in names(PICTURE, "insertion", BACKGROUND)
+
+
+def left_half(mask: Tensor) -> Tensor:
+    half = mask.clone()
+    half[..., SIDE // 2 :] = 0
+    return half
+
+
+def top_half(mask: Tensor) -> Tensor:
+    return left_half(mask.movedim(1, 2)).movedim(2, 1)
+
+
+@pytest.mark.parametrize("half", [left_half, top_half])
+def test_a_half_of_the_object_may_be_left(half: Callable[[Tensor], Tensor]) -> None:
+    edited = blend(BACKGROUND, PICTURE, half(OBJECT)) + grain(1, 2)
+    findings = {finding.name: finding.sentence for finding in judge(seen(edited), "removal")}
+    assert "part left" in findings
+    share = int(re.search(r"about (\d+) % of it", findings["part left"])[1])
+    assert share == pytest.approx(50, abs=12)
+    assert "part left" not in names(edited, "insertion", BACKGROUND)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [disc(SIDE, SIDE, 90, 100, 18), OBJECT - disc(SIDE, SIDE, 96, 96, 20)],
+    ids=["a small object", "a ring"],
+)
+def test_the_wall_that_a_loose_mask_covers_is_no_part_of_the_object(shape: Tensor) -> None:
+    wall = (0.55 + 0.1 * smooth_picture(SIDE, SIDE, 60, 1) + grain(3, 1)).clamp(0, 1)
+    before = blend(wall, PICTURE, shape)
+    assert names(wall + grain(1, 2), before=before) == set()
+    assert "part left" in names(blend(wall, before, left_half(shape)), before=before)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ not need torch's memory.
 from __future__ import annotations
 
 import binascii
+import errno
 import io
 import os
 import struct
@@ -47,6 +48,9 @@ MAX_PIXELS = 2**27
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 """Suffixes of files whose pixels change when they are written."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk that is full."""
 
 SUFFIXES = {
     ".png": "PNG",
@@ -303,6 +307,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in DISK_FULL:
+            raise ArtMancerError(
+                "storage_full", f"The disk of '{path}' is full. Free some space."
+            ) from None
         raise ArtMancerError(
             "invalid_request", f"'{path}' cannot be written ({error}). Choose another file."
         ) from None

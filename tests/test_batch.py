@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,10 +23,12 @@ from filelock import FileLock
 from PIL import Image
 from support.gateway import FakeHost, Served, settings
 from support.paths import ROOT
+from support.small_disk import read_only, remount, small_disk
 
 from artmancer import cli, images, mask_ops
-from artmancer.batch.photos import DEFAULT_MASK_PATTERN, read_photos
-from artmancer.batch.results_file import ResultsFile
+from artmancer.batch.photos import DEFAULT_MASK_PATTERN, Photo, read_photos
+from artmancer.batch.results_file import ResultsFile, locked
+from artmancer.batch.run import Edited, Run
 from artmancer.batch.sorting import sort_into_folders
 from artmancer.errors import ArtMancerError
 
@@ -285,6 +287,95 @@ def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path, monkeypatch) -> No
         results.add({"photo": "b", "status": "done"})
     monkeypatch.undo()
     assert list(ResultsFile(tmp_path).entries) == ["a"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a small disk of its own."""
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_one_sentence_and_the_next_run_goes_on(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    for number in range(12):
+        save_photo(folder / f"{number}.png", number)
+        noise = np.random.default_rng(number).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+        mask = Image.new("L", (400, 400))
+        mask.paste(255, (38, 28, 58, 48))
+        mask.save(folder / f"{number}_mask.png")
+    assert removal(folder, disk / "out") == 1
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("artmancer: The disk of") and message.count("\n") == 0
+    stored = entries_of(disk / "out")
+    assert 0 < len(stored) < 12 and {entry["status"] for entry in stored.values()} == {"done"}
+    assert all(images.load(disk / "out" / entry["output"]) for entry in stored.values())
+    assert len(list((disk / "out" / "edited").iterdir())) <= len(stored) + 1
+    assert remount(disk, "size=64M")
+    assert removal(folder, disk / "out", "--json") == 0
+    assert summary(capsys)["unchanged"] == len(stored)
+    assert len(entries_of(disk / "out")) == 12
+
+
+class Disturber:
+    """A worker for which something happens to the folder of results at its third edit."""
+
+    jobs = 1
+
+    def __init__(self, happen: Callable[[], Any]) -> None:
+        self.edits = 0
+        self.happen = happen
+
+    def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Path:
+        return paths["input_image"]
+
+    def edit(self, photo: Photo, prepared: Path, check: Callable[[], None]) -> Edited:
+        self.edits += 1
+        if self.edits == 3:
+            self.happen()
+
+        def save(path: Path) -> None:
+            with images.whole_file(path) as partial:
+                shutil.copy(prepared, partial)
+
+        return Edited(save, {"verdict": "good", "verdict_reasons": []})
+
+
+@pytest.mark.parametrize("what", ["removed", "made read-only", "replaced"])
+def test_a_folder_that_takes_no_more_results_ends_the_run(
+    many: Path, tmp_path: Path, disk: Path, what: str
+) -> None:
+    out = disk / "out"
+    photos = read_photos(many, out, DEFAULT_MASK_PATTERN, ".png")
+
+    def run(happen: Callable[[], Any]) -> Disturber:
+        worker = Disturber(happen)
+        with locked(out) as work:
+            Run(worker, ResultsFile(out), work, lambda photo: {}, lambda *_: None).edit(photos)
+        return worker
+
+    def remove() -> None:
+        shutil.rmtree(out)
+        if what == "replaced":
+            out.mkdir()
+
+    if what == "made read-only":
+        with (
+            read_only(out) as make_read_only,
+            pytest.raises(ArtMancerError, match="cannot be written to any more"),
+        ):
+            run(make_read_only)
+        assert {entry["status"] for entry in entries_of(out).values()} == {"done"}
+    else:
+        with pytest.raises(ArtMancerError, match="was removed"):
+            run(remove)
+        assert not list(out.rglob("*.*"))
+    run(lambda: None)
+    assert len(entries_of(out)) == 12
 
 
 def test_links_follow_the_verdict_and_a_persons_own_file_stays(tmp_path: Path) -> None:

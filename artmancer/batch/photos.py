@@ -39,6 +39,11 @@ class Photo:
     output: PurePosixPath
     fields: Mapping[str, Any]
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The path or URL of each image, by field."""
+        return {name: str(self.fields[name]) for name in IMAGE_FIELDS if name in self.fields}
+
 
 def read_photos(source: Path, out: Path, mask_pattern: str | None, suffix: str) -> list[Photo]:
     """List the photos of a folder, a CSV or a JSONL file.

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import ArtMancerError
+from ..images import DISK_FULL
 
 RESULTS_FILE = "results.jsonl"
 
@@ -22,10 +23,21 @@ WORK_FOLDER = ".artmancer"
 DOWNLOAD = "download-"
 """Start of the names of downloaded images in WORK_FOLDER."""
 
+
 Entry = dict[str, Any]
 """A line of the file: "photo", "output", "status" ("done" or "failed"), "inputs", "parameters",
 "seed", "verdict", "verdict_reasons", "report", "error", "seconds", "finished".
 """
+
+
+class RunEnded(Exception):
+    """No further photo can be edited or stored, for example because the gateway is gone or the disk
+    is full.
+    """
+
+    def __init__(self, reason: ArtMancerError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class ResultsFile:
@@ -159,6 +171,51 @@ def _line(entry: Entry) -> bytes:
 def now() -> str:
     """Return the time as text, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Let the block write below the folder of results.
+
+    Raises
+    ------
+    RunEnded : the disk is full, or the folder was removed or made read-only. The block's other
+        errors are raised as they are: they belong to one photo
+    """
+    _check_folder(folder)
+    try:
+        yield
+    except (OSError, ArtMancerError) as error:
+        is_full = (
+            error.errno in DISK_FULL if isinstance(error, OSError) else error.code == "storage_full"
+        )
+        if is_full:
+            raise _run_ended(
+                "storage_full",
+                f"The disk of '{folder}' is full. Free some space, and run the command again: it "
+                "goes on where it stopped.",
+            ) from None
+        _check_folder(folder)
+        raise
+
+
+def _check_folder(folder: Path) -> None:
+    problem = None
+    # Without its own file, a folder of the same name is another one.
+    if not (folder / WORK_FOLDER).is_dir():
+        problem = "was removed"
+    elif not os.access(folder, os.W_OK):
+        problem = "cannot be written to any more"
+    if problem:
+        raise _run_ended(
+            "invalid_request",
+            f"The folder '{folder}' {problem}. Correct this, and run the command again: it edits "
+            "what is missing.",
+        )
+
+
+def _run_ended(code: str, message: str) -> RunEnded:
+    return RunEnded(ArtMancerError(code, message))
 
 
 @contextmanager

@@ -19,8 +19,17 @@ from typing import Any, Protocol
 from ..errors import ArtMancerError
 from .downloads import download
 from .gallery import save_thumbnail
-from .photos import IMAGE_FIELDS, Photo, is_url
-from .results_file import DOWNLOAD, Entry, ResultsFile, fingerprint, now
+from .photos import Photo, is_url
+from .results_file import (
+    DOWNLOAD,
+    RESULTS_FILE,
+    Entry,
+    ResultsFile,
+    RunEnded,
+    fingerprint,
+    now,
+    storing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +42,6 @@ _POLL_SECONDS = 0.5
 
 class Stopped(Exception):
     """The run is stopped: this photo is not edited."""
-
-
-class NoWorker(Exception):
-    """No photo can be edited, for example because the gateway is gone."""
-
-    def __init__(self, reason: ArtMancerError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Worker(Protocol):
         ------
         ArtMancerError : the edit failed
         Stopped : from `check`
-        NoWorker : no photo can be edited
+        RunEnded : no photo can be edited
         """
 
 
@@ -152,7 +153,7 @@ class Run:
 
         Raises
         ------
-        ArtMancerError : no photo can be edited
+        ArtMancerError : no photo can be edited, or no result can be stored
         """
         threads = self._worker.jobs + WAITING_PHOTOS
         running: set[Future[None]] = set()
@@ -179,31 +180,33 @@ class Run:
         with _Files(photo, self._work) as files:
             try:
                 parameters = self._parameters(photo)
-                if self._results.is_current(photo.name, parameters, files.sources):
+                if self._results.is_current(photo.name, parameters, photo.sources):
                     with self._lock:
                         self.tally.current += 1
                         self._on_photo(None, self.tally)
                     return
                 entry |= {"parameters": parameters, "seed": parameters.get("seed")}
                 self._start_edit(photo, files, entry)
-            except (Stopped, NoWorker) as stopped:
+            except (Stopped, RunEnded) as stopped:
                 with self._lock:
                     self.tally.left += 1
-                if isinstance(stopped, NoWorker):
+                if not isinstance(stopped, Stopped):
                     raise
                 return
             # Also a fault of a library with one odd photo ends that photo, and not the run.
             except Exception as error:  # noqa: BLE001
                 self._fail(entry, error)
             entry |= {"seconds": round(time.monotonic() - start, 3), "finished": now()}
-            self._results.add(entry)
+            with storing(self._results.folder):
+                self._results.add(entry)
         with self._lock:
             self._count(entry)
             self._on_photo(entry, self.tally)
 
     def _start_edit(self, photo: Photo, files: "_Files", entry: Entry) -> None:
         """Edit a photo and store its result; add to its line of the results file."""
-        paths = files.open()
+        with storing(self._results.folder):
+            paths = files.open()
         entry["inputs"] = files.fingerprints()
         save_thumbnail(self._work, photo.name, "before", paths["input_image"])
         prepared = self._worker.prepare(photo, paths)
@@ -213,8 +216,9 @@ class Run:
             with self._busy:
                 edited = self._worker.edit(photo, prepared, self._check)
         target = self._results.folder / photo.output
-        target.parent.mkdir(parents=True, exist_ok=True)
-        edited.save(target)
+        with storing(self._results.folder):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            edited.save(target)
         save_thumbnail(self._work, photo.name, "after", target)
         report = dict(edited.report)
         entry |= {
@@ -257,16 +261,10 @@ class Run:
 class _Files:
     """The files of a photo's images. URLs are downloaded when they are opened, and removed at the
     end of the block.
-
-    Attributes
-    ----------
-    sources : the path or URL of each image, by field
     """
 
     def __init__(self, photo: Photo, folder: Path) -> None:
-        self.sources = {
-            name: str(photo.fields[name]) for name in IMAGE_FIELDS if name in photo.fields
-        }
+        self._sources = photo.sources
         self._folder = folder
         self._downloads: list[Path] = []
         self._paths: dict[str, Path] = {}
@@ -286,7 +284,7 @@ class _Files:
         ------
         ArtMancerError : not_found, download_failed, image_too_large
         """
-        for name, source in self.sources.items():
+        for name, source in self._sources.items():
             path = Path(source)
             if is_url(source):
                 path = self._folder / f"{DOWNLOAD}{threading.get_ident()}-{name}"
@@ -303,7 +301,9 @@ class _Files:
         """Describe each image, by field; see results_file.fingerprint."""
         return {
             name: fingerprint(source, path.read_bytes() if is_url(source) else None)
-            for (name, source), path in zip(self.sources.items(), self._paths.values(), strict=True)
+            for (name, source), path in zip(
+                self._sources.items(), self._paths.values(), strict=True
+            )
         }
 
 
@@ -338,10 +338,10 @@ def _ended(running: set[Future[None]]) -> set[Future[None]]:
     for future in done:
         try:
             future.result()
-        except NoWorker as error:
+        except RunEnded as error:
             raise error.reason from None
         except OSError as error:
             raise ArtMancerError(
-                "storage_full", f"The results cannot be written ({error}). Free space on the disk."
+                "invalid_request", f"{RESULTS_FILE} cannot be written ({error}). Look at its disk."
             ) from None
     return left

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from . import edit
 from .arguments import Subparsers, whole_number, write_line
 
 if TYPE_CHECKING:
-    from ..batch.results_file import Entry
+    from ..batch.results_file import Entry, ResultsFile
     from ..batch.run import Run, Tally, Worker
 
 OBJECT, NO_MASKS = "object", "none"
@@ -77,7 +77,8 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 _NOT_OF_THE_EDIT = {
     *("source", "output", "masks", "format", "jobs", "sort", "server", "token", "json"),
-    *("comfyui_url", "comfyui_base", "cpu", "run", "error", *_IMAGE_OPTIONS.values()),
+    *("comfyui_url", "comfyui_base", "cpu", "run", "error", "max_containers", "price"),
+    *_IMAGE_OPTIONS.values(),
 }
 """Names in a namespace on which the pixels of a result do not depend. Images are compared by their
 content.
@@ -98,6 +99,20 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "source", type=Path, metavar="INPUT", help="a folder, a .csv or a .jsonl file"
     )
+    parser.add_argument(
+        "--server", metavar="URL", help="edit on this gateway (default: on this machine)"
+    )
+    parser.add_argument("--token", help="the gateway's token (default: $ARTMANCER_API_TOKEN)")
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(1, MAX_JOBS),
+        help=f"with --server: photos edited at a time (default {DEFAULT_JOBS})",
+    )
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that do not depend on where the photos are edited."""
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="OUT", help="the folder of results"
     )
@@ -120,15 +135,6 @@ def add_parser(commands: Subparsers) -> None:
         default="links",
         help="links: OUT/good, OUT/look and OUT/failed have links to the results; column: the "
         "verdict is in results.jsonl and index.html only",
-    )
-    parser.add_argument(
-        "--server", metavar="URL", help="edit on this gateway (default: on this machine)"
-    )
-    parser.add_argument("--token", help="the gateway's token (default: $ARTMANCER_API_TOKEN)")
-    parser.add_argument(
-        "--jobs",
-        type=whole_number(1, MAX_JOBS),
-        help=f"with --server: photos edited at a time (default {DEFAULT_JOBS})",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     edit.add_references(parser)
@@ -225,7 +231,25 @@ def _unknown_field(name: str) -> ArtMancerError:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Edit all photos that are missing, changed or failed."""
+    """Edit all photos that are missing, changed or failed, here or on a gateway."""
+    from .batch_workers import make_worker
+
+    photo_options = PhotoOptions(options)
+    return edit_photos(options, photo_options, make_worker(options, photo_options))
+
+
+def edit_photos(
+    options: argparse.Namespace,
+    photo_options: PhotoOptions,
+    worker: "Worker",
+    announce: "Callable[[list[Photo], ResultsFile], None] | None" = None,
+) -> int:
+    """Edit all photos that are missing, changed or failed; return the exit code.
+
+    Parameters
+    ----------
+    announce : called with all photos and the results of earlier runs before the first edit
+    """
     pattern = options.masks or DEFAULT_MASK_PATTERN
     if options.masks in (OBJECT, NO_MASKS) or (
         options.masks is None and options.variant == "white_balance"
@@ -250,33 +274,46 @@ def run(options: argparse.Namespace) -> int:
     from ..batch.results_file import ResultsFile, locked
 
     with locked(options.output) as work:
-        return _run(options, photos, ResultsFile(options.output), work)
+        results = ResultsFile(options.output)
+        if announce:
+            announce(photos, results)
+        tally = _run(options, photos, results, work, photo_options, worker)
+    if tally.left:
+        return 130
+    return 1 if tally.errors else 0
 
 
-def _run(options: argparse.Namespace, photos: list[Photo], results: Any, work: Path) -> int:
+def _run(
+    options: argparse.Namespace,
+    photos: list[Photo],
+    results: "ResultsFile",
+    work: Path,
+    photo_options: PhotoOptions,
+    worker: "Worker",
+) -> "Tally":
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from ..batch.gallery import write_gallery
+    from ..batch.results_file import RunEnded, storing
     from ..batch.run import Run
-    from .batch_workers import make_worker
 
-    photo_options = PhotoOptions(options)
-    worker: Worker = make_worker(options, photo_options)
     progress = _Progress(len(photos), hidden=options.json)
     batch = Run(worker, results, work, photo_options.parameters, progress.show)
     start = time.monotonic()
     with logging_redirect_tqdm(), progress, _interruptible(batch):
         batch.edit(photos)
     seconds = time.monotonic() - start
-    results.drop_old_lines()
     entries = [results.entries[photo.name] for photo in photos if photo.name in results.entries]
-    if options.sort == "links":
-        _sort(options.output, entries)
-    gallery = write_gallery(options.output, work, entries)
+    try:
+        with storing(options.output):
+            results.drop_old_lines()
+            if options.sort == "links":
+                _sort(options.output, entries)
+            gallery = write_gallery(options.output, work, entries)
+    except RunEnded as ended:
+        raise ended.reason from None
     _write_summary(batch.tally, seconds, gallery, options)
-    if batch.tally.left:
-        return 130
-    return 1 if batch.tally.errors else 0
+    return batch.tally
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import images
 from ..batch.photos import Photo
-from ..batch.run import Edited, NoWorker, Stopped, Worker
+from ..batch.results_file import RunEnded
+from ..batch.run import Edited, Stopped, Worker
 from ..client import Client
 from ..client.patience import POLL_SECONDS
 from ..errors import ArtMancerError
@@ -59,22 +60,9 @@ def make_worker(options: argparse.Namespace, photo_options: PhotoOptions) -> Wor
     """Return the place where the photos are edited."""
     if options.server is None:
         return _Here(photo_options)
-    defaults = _defaults()
-    given = [name for name in _ONLY_HERE if vars(options)[name] != defaults[name]]
-    if given:
-        raise ArtMancerError(
-            "invalid_request",
-            f"--{given[0].replace('_', '-')} is no option of a gateway. Leave it out, or leave out "
-            "--server.",
-        )
+    requests = EditRequests(options, photo_options)
     token = options.token or os.environ.get("ARTMANCER_API_TOKEN")
-    return _Gateway(photo_options, Client(options.server, token), options.jobs or DEFAULT_JOBS)
-
-
-def _defaults() -> dict[str, Any]:
-    parser = argparse.ArgumentParser()
-    edit.add_options(parser, variant_required=False)
-    return {**vars(parser.parse_args([])), "editor": None}
+    return _Gateway(requests, Client(options.server, token), options.jobs or DEFAULT_JOBS)
 
 
 class _Here:
@@ -117,7 +105,7 @@ class _Here:
                     # Where none was loaded before, no other photo will have one either.
                     if self._editors:
                         raise
-                    raise NoWorker(error) from None
+                    raise RunEnded(error) from None
             return self._editors[key]
 
     def edit(self, photo: Photo, prepared: Any, check: Callable[[], None]) -> Edited:
@@ -139,7 +127,7 @@ class _Here:
 def _check_comfyui(options: argparse.Namespace, finds_mask: bool) -> None:
     """Refuse a model set where a ComfyUI would have to be started for each photo."""
     if options.comfyui_url is None:
-        raise NoWorker(
+        raise RunEnded(
             ArtMancerError(
                 "comfyui_unavailable",
                 f"The model set '{options.editor}' runs in ComfyUI. Name a running one with "
@@ -194,26 +182,49 @@ def _load_segmenter() -> Any:
     return fastsam.load(path) if path else GrabCut()
 
 
-class _Gateway:
-    """Edits on a gateway, several at a time."""
+class EditRequests:
+    """Makes the request of POST /api/generate for each photo.
 
-    def __init__(self, photo_options: PhotoOptions, client: Client, jobs: int) -> None:
-        self.jobs = jobs
+    Raises
+    ------
+    ArtMancerError : invalid_request where the command has an option that is no field
+    """
+
+    def __init__(self, options: argparse.Namespace, photo_options: PhotoOptions) -> None:
         self._options = photo_options
-        self._client = client
-        self._defaults = _defaults()
         self._finder = _ObjectFinder()
-
-    def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Any:
-        options = self._options.of(photo, paths)
-        given = [name for name in _ONLY_HERE if vars(options)[name] != self._defaults[name]]
-        if given:
+        parser = argparse.ArgumentParser()
+        edit.add_options(parser, variant_required=False)
+        self._defaults = {**vars(parser.parse_args([])), "editor": None}
+        if name := self._option_without_field(options):
             raise ArtMancerError(
-                "invalid_request", f"The gateway has no field '{given[0]}'. Remove it."
+                "invalid_request",
+                f"--{name.replace('_', '-')} is no option of a gateway. Leave it out, or edit on "
+                "this machine.",
             )
-        mask: Path | bytes | None = options.mask
+
+    def _option_without_field(self, options: argparse.Namespace) -> str | None:
+        """Return an option that was given and has no field; None: there is none."""
+        given = (name for name in _ONLY_HERE if vars(options)[name] != self._defaults[name])
+        return next(given, None)
+
+    def of(
+        self, photo: Photo, paths: Mapping[str, Path]
+    ) -> tuple[dict[str, Path | bytes], dict[str, Any]]:
+        """Return a photo's images and its other fields, both by field.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request, object_not_found
+        """
+        options = self._options.of(photo, paths)
+        if name := self._option_without_field(options):
+            raise ArtMancerError(
+                "invalid_request", f"The gateway has no field '{name}'. Remove it."
+            )
+        files: dict[str, Path | bytes] = dict(paths)
         if finds_object(options, photo):
-            mask = _encode(self._finder.mask(images.load(options.image).image))
+            files["mask_image"] = _encode(self._finder.mask(images.load(options.image).image))
         fields = {
             field: vars(options)[name]
             for name, field in _FIELDS.items()
@@ -221,27 +232,41 @@ class _Gateway:
         }
         if options.brush_mask:
             fields["mask_tool_type"] = "brush"
-        return options, mask, fields
+        fields |= {
+            "prompt": options.prompt,
+            "task_type": options.variant.replace("_", "-"),
+            "seed": options.seed,
+        }
+        return files, fields
+
+
+class _Gateway:
+    """Edits on a gateway, several at a time."""
+
+    def __init__(self, requests: EditRequests, client: Client, jobs: int) -> None:
+        self.jobs = jobs
+        self._requests = requests
+        self._client = client
+
+    def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Any:
+        return self._requests.of(photo, paths)
 
     def edit(self, photo: Photo, prepared: Any, check: Callable[[], None]) -> Edited:
-        options, mask, fields = prepared
+        files, fields = prepared
         try:
             task_id = self._submit(
                 check,
                 lambda: self._client.submit(
-                    options.image,
-                    options.prompt,
-                    mask=mask,
-                    reference=options.reference,
-                    reference_mask=options.reference_mask,
-                    task=options.variant,
-                    seed=options.seed,
+                    files["input_image"],
+                    mask=files.get("mask_image"),
+                    reference=files.get("reference_image"),
+                    reference_mask=files.get("reference_mask_R"),
                     **fields,
                 ),
             )
             response = self._wait(task_id, check)
         except ConnectionError as error:
-            raise NoWorker(ArtMancerError("comfyui_unavailable", str(error))) from None
+            raise RunEnded(ArtMancerError("comfyui_unavailable", str(error))) from None
         return Edited(response.save, response.report)
 
     def _submit(self, check: Callable[[], None], submit: Callable[[], str]) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ArtMancerError
+from ..images import DISK_FULL
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         logger.warning("could not write in %s: %s", folder, error)
         is_full = (
-            error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if isinstance(error, OSError)
-            else "is full" in str(error)
+            error.errno in DISK_FULL if isinstance(error, OSError) else "is full" in str(error)
         )
         raise _full(folder) if is_full else _not_writable(folder, error) from error
 

@@ -14,52 +14,16 @@ from typing import Any
 import pytest
 from support.fake_comfyui import HELD_STEPS
 from support.gateway import GRAPHS, FakeHost, Served, encoded, error, removal, settings, until
+from support.small_disk import Filler, remount, small_disk
 
 from artmancer.gateway import comfy_runner, local_jobs, upload_store
-
-DISK_BYTES = 4 * 2**20
-"""Size of the small disk."""
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a small disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)],
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("this user cannot mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-class Filler:
-    """A file that fills a disk.
-
-    Parameters
-    ----------
-    folder : the disk
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "filler"
-
-    def fill(self) -> None:
-        """Fill the disk to its last byte."""
-        with self.file.open("wb", buffering=0) as file:
-            for size in (2**16, 1):
-                try:
-                    while file.write(b"x" * size):
-                        pass
-                except OSError:
-                    pass
-
-    def free(self) -> None:
-        """Make room again."""
-        self.file.unlink()
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
 def health(served: Served) -> dict[str, Any]:
@@ -161,7 +125,7 @@ def test_a_folder_that_cannot_be_written_is_named(fake: FakeHost, quick: Served)
 
 @pytest.mark.slow
 def test_starting_in_a_folder_that_cannot_be_written_ends_in_one_sentence(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert remount(disk, "ro")
     for folder in (disk, disk / "data", Path("/proc/artmancer/data")):
         started = subprocess.run(
             [sys.executable, "-m", "artmancer", "serve", "--port", "0"],

@@ -62,6 +62,9 @@ app = modal.App(APP)
 PORT = 8188
 """Port of ComfyUI on the loopback of its container."""
 
+DEFAULT_MAX_CONTAINERS = 4
+"""Workers of a lane that run at a time at most."""
+
 
 def number_setting(name: str, default: int) -> int:
     """Read a setting from the environment of `modal deploy`."""
@@ -139,7 +142,7 @@ def deploy_worker(lane: str, gpu: str, max_inputs: int) -> Any:
         startup_timeout=900,
         retries=modal.Retries(max_retries=3, initial_delay=0.0),
         min_containers=number_setting(f"{lane}_MIN", 0),
-        max_containers=number_setting(f"{lane}_MAX", 4),
+        max_containers=number_setting(f"{lane}_MAX", DEFAULT_MAX_CONTAINERS),
         scaledown_window=number_setting(f"{lane}_WINDOW", 120),
         enable_memory_snapshot=True,
         experimental_options={"enable_gpu_snapshot": True} if GPU_SNAPSHOT else {},
@@ -150,11 +153,18 @@ def deploy_worker(lane: str, gpu: str, max_inputs: int) -> Any:
 
 # The GPU runs one edit at a time. With three orders in a container, the next order's images are
 # uploaded to ComfyUI and the last order's result is sent while the GPU works.
-@deploy_worker("HEAVY", "A100-80GB", max_inputs=3)
+EDITS_PER_CONTAINER = 3
+
+
+@deploy_worker("HEAVY", "A100-80GB", max_inputs=EDITS_PER_CONTAINER)
 class Heavy(_Worker):
     """Edits."""
 
     lane = "heavy"
+
+    @modal.method()
+    async def edit(self, order: dict[str, Any]) -> dict[str, Any]:
+        return await self.worker.edit(order)
 
 
 @deploy_worker("LIGHT", "T4", max_inputs=20)
@@ -251,6 +261,21 @@ def upload(dir: str = "./checkpoints") -> None:
     print_lines(lines)
     if not success:
         sys.exit(1)
+
+
+@app.local_entrypoint()
+def batch(*arguments: str) -> None:
+    """Edit the photos of a folder, a CSV or a JSONL file; docs/batch.md is the guide."""
+    from artmancer import cli
+    from artmancer.hosting.batch import make_parser
+
+    parser = make_parser(
+        lambda containers: Heavy.with_options(max_containers=containers)().edit.map.aio,
+        lambda: ModalRemote({}),
+        number_setting("HEAVY_MAX", DEFAULT_MAX_CONTAINERS),
+        EDITS_PER_CONTAINER,
+    )
+    sys.exit(cli.run(parser.parse_args(arguments)))
 
 
 @app.local_entrypoint()

@@ -15,7 +15,11 @@ from .errors import ArtMancerError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; `arguments` default to the process's own."""
-    options = make_parser().parse_args(arguments)
+    return run(make_parser().parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command of parsed arguments and return its exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         code: int = options.run(options)

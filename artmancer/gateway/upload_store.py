@@ -23,6 +23,21 @@ _GRACE_SECONDS = 60.0
 """Age below which an image is never removed: its job may be about to be accepted."""
 
 
+def describe(data: bytes, field: str) -> tuple[str, tuple[int, int]]:
+    """Return the name that an image file is stored under, and its width and height, upright.
+
+    Parameters
+    ----------
+    field : what a message calls the image
+
+    Raises
+    ------
+    ArtMancerError : invalid_image, image_too_large, from its header
+    """
+    kind, width, height = images.inspect(data, name=field)
+    return f"{hashlib.sha256(data).hexdigest()}.{kind.lower()}", (width, height)
+
+
 class UploadStore:
     """Images in a folder on this machine.
 
@@ -57,9 +72,8 @@ class UploadStore:
         )
 
     def _keep(self, data: bytes, field: str) -> str:
-        kind, width, height = images.inspect(data, name=field)
-        name = f"{hashlib.sha256(data).hexdigest()}.{kind.lower()}"
-        self._sizes[name] = width, height
+        name, size = describe(data, field)
+        self._sizes[name] = size
         self._write(name, data)
         return name
 

@@ -1,6 +1,7 @@
 """The `Remote` interface to Modal: calls of workers, and data that all containers share."""
 
 import asyncio
+import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,10 +24,10 @@ SHARED = "artmancer-jobs"
 """Name of the modal.Dict with job records, progress, uploaded images and the workers' state."""
 
 RESULTS = "artmancer-results"
-"""Name of the modal.Volume with debug sessions, and with results that are too large for a call's
-answer.
-"""
+"""Name of the modal.Volume with debug sessions, and with images that are too large for a call."""
 
+VOLUME_BYTES = 4 * 2**20
+"""Size from which an image goes to the volume instead of into a call or its answer, in bytes."""
 
 _TRIES = 8
 """Tries of a request to Modal, in all."""
@@ -42,6 +43,9 @@ _REQUEST_TIMEOUT = 20.0
 
 _FREE_TIMEOUT = 120.0
 """Timeout of `free` in seconds: it may wait for a worker that is busy."""
+
+_STORE_TIMEOUT = 300.0
+"""Timeout of `store` in seconds: a photo may have hundreds of megabytes."""
 
 _REQUEST_ERRORS = (
     exception.AuthError,
@@ -141,6 +145,16 @@ class Remote(Protocol):
         """
         ...
 
+    async def store(self, name: str, data: bytes) -> None:
+        """Upload a file to the volume of results, where `fetch` finds it. A day after the last
+        file, workers remove its folder.
+
+        Parameters
+        ----------
+        name : "FOLDER/FILE_NAME"
+        """
+        ...
+
 
 async def retry(request: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
     """Send a request to Modal, again if it fails.
@@ -226,6 +240,9 @@ class RetryingRemote:
     async def fetch(self, name: str) -> bytes:
         return await retry(lambda: self._remote.fetch(name))
 
+    async def store(self, name: str, data: bytes) -> None:
+        await retry(lambda: self._remote.store(name, data), _STORE_TIMEOUT)
+
 
 class ModalRemote:
     """The Remote of an app on Modal.
@@ -279,3 +296,7 @@ class ModalRemote:
 
     async def fetch(self, name: str) -> bytes:
         return b"".join([part async for part in self._results.read_file.aio(name)])
+
+    async def store(self, name: str, data: bytes) -> None:
+        async with self._results.batch_upload(force=True) as batch:
+            batch.put_file(io.BytesIO(data), f"/{name}")

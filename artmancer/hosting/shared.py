@@ -27,6 +27,10 @@ class SharedUploadStore(UploadStore):
             self._shared.add(name)
         return name
 
+    async def receive(self, name: str, data: bytes) -> None:
+        """Store an image that came with its job, for this container alone."""
+        await asyncio.to_thread(self._write, name, data)
+
     async def path(self, name: str) -> Path:
         if NAME.fullmatch(name) and not self.find(name):
             data = await self._remote.get(f"picture:{name}")

@@ -24,13 +24,10 @@ from ..gateway.results import result_name
 from ..gateway.runner import Outputs, Run, RunLost, Step
 from . import calls
 from .preload import START
-from .remote import Remote, RetryingRemote, Unavailable, retry
+from .remote import VOLUME_BYTES, Remote, RetryingRemote, Unavailable, retry
 from .shared import SharedUploadStore
 
 logger = logging.getLogger(__name__)
-
-VOLUME_BYTES = 4 * 2**20
-"""Size from which a result image goes to the volume instead of into the call's answer, in bytes."""
 
 DEBUG_SESSIONS = "debug"
 """Folder of debug sessions on the volume of results."""
@@ -184,13 +181,35 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self._process.kill()
 
-    async def run(self, order: Mapping[str, Any], call: str) -> dict[str, Any]:
+    async def edit(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Edit a photo of a batch; see batch.ModalEdits.
+
+        Parameters
+        ----------
+        order : from modal_jobs.make_order, with the images that it needs in "pictures", bytes by
+            name; None: it is on the volume, in the folder "folder"
+
+        Returns
+        -------
+        As `run`, and "job", the id of the job
+
+        Raises
+        ------
+        WorkerLost, Unavailable, FileNotFoundError : Modal runs the call again
+        """
+        for name, data in order["pictures"].items():
+            if data is None:
+                data = await self._remote.fetch(f"{order['folder']}/{name}")
+            await self._uploads.receive(name, data)
+        return {"job": order["record"]["id"], **await self.run(order, None)}
+
+    async def run(self, order: Mapping[str, Any], call: str | None) -> dict[str, Any]:
         """Run a filled graph, if this call may; see calls.py.
 
         Parameters
         ----------
         order : from modal_jobs.make_order
-        call : id of this call
+        call : id of this call; None: a batch's, for whose jobs no call is stored
 
         Returns
         -------
@@ -245,7 +264,7 @@ class Worker:
         images = await self._images_to_return(job, outputs)
         return {"values": dict(outputs.values), "images": images}
 
-    async def _admit(self, job_id: str, call: str) -> int:
+    async def _admit(self, job_id: str, call: str | None) -> int:
         """Wait until a gateway has stored that this call may run a job; return how often it was
         started before.
 

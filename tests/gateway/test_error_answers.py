@@ -376,7 +376,7 @@ def test_a_bug_in_the_gateway_is_counted_and_readable_for_an_allowed_page(
     with Served(settings(tmp_path, comfyui_url=fake.url)) as served:
         served.connected()
         # The route draws a seed up to it.
-        monkeypatch.setattr("artmancer.gateway.routes.generate.MAX_SEED", None)
+        monkeypatch.setattr("artmancer.gateway.edit_request.MAX_SEED", None)
         answer = served.http.post(
             "/api/generate",
             json=removal(seed=None),

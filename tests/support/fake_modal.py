@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.managers import BaseManager
 from pathlib import Path
@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception
 
+from artmancer.gateway.jobs import HEAVY
 from artmancer.gateway.settings import Settings
 from artmancer.hosting import calls
 from artmancer.hosting.remote import CallFailed, CallTimeout, Unfinished
@@ -47,6 +48,9 @@ RUN_FAKE_COMFYUI = (sys.executable, str(FAKE_COMFYUI), "{port}", "{folder}/event
 
 _DROP_SECONDS = 0.05
 """Seconds between two checks of a worker for calls to drop."""
+
+_OUTPUT_SECONDS = 0.01
+"""Seconds between two looks of a map for the end of a call."""
 
 _TAKE_TIMEOUT = 0.2
 """Longest wait of a worker for its next call, in seconds."""
@@ -333,6 +337,11 @@ class StandIn:
     async def fetch(self, name: str) -> bytes:
         return bytes(await self._request((self.results / name).read_bytes))
 
+    async def store(self, name: str, data: bytes) -> None:
+        path = self.results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await self._request(path.write_bytes, data)
+
 
 def connect(port: int, results: Path, failures: Failures) -> StandIn:
     """Return a StandIn that uses the board behind a port."""
@@ -363,6 +372,8 @@ class FakeModal:
     timeouts : timeout of a call in seconds, by lane
     prepare : let workers also prepare for a snapshot of memory, which takes long
     share : part of the requests of gateways and workers that fail, 0..1
+    call_share : part of the calls that raise, 0..1: one half before they run, the other half
+        after it
     seed : seed of these failures; each gateway and each worker adds a number of its own
     store_seconds : calls.STORE_SECONDS of the workers
 
@@ -378,11 +389,13 @@ class FakeModal:
         timeouts: Mapping[str, float] | None = None,
         prepare: bool = False,
         share: float = 0.0,
+        call_share: float = 0.0,
         seed: int = 0,
         store_seconds: float = calls.STORE_SECONDS,
     ) -> None:
         self.folder = folder
         self.share = share
+        self.call_share = call_share
         self.failures: list[RandomFailures] = []
         self.seeds = itertools.count(seed)
         self.store_seconds = store_seconds
@@ -418,6 +431,43 @@ class FakeModal:
         gateway_settings = settings(folder, **options)
         return Served(gateway_settings, gateway_app(self.remote(failures), gateway_settings))
 
+    async def map(
+        self,
+        orders: AsyncIterator[dict[str, Any]],
+        /,
+        *,
+        order_outputs: bool,
+        return_exceptions: bool,
+    ) -> AsyncIterator[Any]:
+        """Run the workers' method `edit` for each order, as Function.map.aio does. Every tenth
+        output comes twice.
+        """
+        assert not order_outputs and return_exceptions
+        outputs: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def call(order: dict[str, Any]) -> None:
+            entry = self.board.calls[self.board.spawn(HEAVY, order)]
+            while not entry.ended.is_set():
+                await asyncio.sleep(_OUTPUT_SECONDS)
+            is_done = entry.state == "done"
+            outputs.put_nowait(
+                entry.value if is_done else RuntimeError(entry.reason or entry.state)
+            )
+
+        async def feed() -> None:
+            calls = [asyncio.create_task(call(order)) async for order in orders]
+            await asyncio.gather(*calls)
+            outputs.put_nowait(None)
+
+        feeding = asyncio.create_task(feed())
+        number = 0
+        while (output := await outputs.get()) is not None:
+            number += 1
+            yield output
+            if number % 10 == 0 and not isinstance(output, Exception):
+                yield output
+        await feeding
+
     def _keep_worker(self, lane: str) -> None:
         while not self.closing:
             name = f"{lane}-{next(self.numbers)}"
@@ -432,6 +482,7 @@ class FakeModal:
                 self.prepare,
                 self.command,
                 self._random_failures(),
+                RandomFailures(self.call_share, next(self.seeds)),
                 self.store_seconds,
                 log=folder / "worker.log",
             )
@@ -465,11 +516,12 @@ def run_worker(
     prepare: bool,
     command: list[str],
     failures: RandomFailures,
+    call_failures: RandomFailures,
     store_seconds: float,
 ) -> None:
     """Run a worker in this process."""
     calls.STORE_SECONDS = store_seconds
-    asyncio.run(work(lane, port, folder, results, prepare, command, failures))
+    asyncio.run(work(lane, port, folder, results, prepare, command, failures, call_failures))
 
 
 async def work(
@@ -480,6 +532,7 @@ async def work(
     prepare: bool,
     command: list[str],
     failures: RandomFailures,
+    call_failures: RandomFailures,
 ) -> None:
     """Take calls from the board behind a port until the worker's ComfyUI has exited."""
     from artmancer.hosting.worker import Worker
@@ -514,8 +567,15 @@ async def work(
     await worker.start()
     running: dict[str, asyncio.Task[None]] = {}
 
+    async def call_method(call_id: str, order: dict[str, Any]) -> dict[str, Any]:
+        call_failures.before()
+        # A call of a batch has its images in it.
+        value = await (worker.edit(order) if "pictures" in order else worker.run(order, call_id))
+        call_failures.after()
+        return value
+
     async def run(call_id: str, order: dict[str, Any]) -> None:
-        (value,) = await asyncio.gather(worker.run(order, call_id), return_exceptions=True)
+        (value,) = await asyncio.gather(call_method(call_id, order), return_exceptions=True)
         if isinstance(value, BaseException):
             await asyncio.to_thread(remote.board.fail, call_id, name, repr(value))
         else:

@@ -1,7 +1,6 @@
 """/api/generate: edits, at once or as background jobs."""
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,9 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
 from ... import images
-from ...checks import check_lama_variant, check_mask_given
 from ...errors import ArtMancerError
-from ...options import MAX_SEED
-from ...recipes import CONDITION_SIZES, RECIPES
 from .. import schemas
-from ..image_field import ImageUrl
+from ..edit_request import WORKFLOW, read_edit
 from ..jobs import UPLOAD_ERROR, UPLOADED, Job, check_done
 from ..results import in_format
 from ..schemas import GenerateRequest
@@ -23,9 +19,6 @@ from . import answers
 from .dependencies import FastJsonRoute, GatewayDependency, SenderDependency
 
 router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRoute)
-
-WORKFLOW = "generate"
-"""Name of the workflow that these routes run."""
 
 _HEADER_BYTES = 2**16
 """Leading bytes of a PNG that hold its width and height."""
@@ -132,27 +125,12 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
     """Submit the edit that a request describes, unless the same request made it before."""
     if earlier := await gateway.claimed(sender):
         return earlier
-    conditional_images = request.conditional_images or []
-    first_image = conditional_images[0] if conditional_images else None
-    mask = request.mask_image or first_image
-    variant = _variant(request, mask)
-    check_mask_given(variant, mask is not None)
-    _check_prompt(request, variant)
+    edit = read_edit(request)
+    settings = edit.settings
     gateway.check_delivery("webhook_url", request.webhook_url)
     gateway.check_delivery("upload_url", request.upload_url)
-    if request.editor == "lama":
-        check_lama_variant(variant)
-    sent: dict[str, str | ImageUrl | None] = {
-        "input_image": request.input_image,
-        "mask_image": mask,
-        "reference_image": request.reference_image,
-        "reference_mask_R": request.reference_mask_R,
-    }
-    for index, image in enumerate(conditional_images[1:], 1):
-        sent[f"extra_{index}"] = image
-    settings = _settings(request, variant)
     parameters = {
-        "task_type": variant,
+        "task_type": edit.variant,
         "seed": settings["seed"],
         # A report has them too, and those that follow the recipe.
         **{name: settings[name] for name in _ECHOED if settings[name] not in (None, "")},
@@ -164,7 +142,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         parameters["output_format"] = request.output_format
         if "output_quality" not in parameters["ignored"]:
             parameters["output_quality"] = request.output_quality
-    names = {field: await gateway.keep(field, image) for field, image in sent.items()}
+    names = {field: await gateway.keep(field, image) for field, image in edit.images.items()}
     width, height = gateway.uploads.size(str(names["input_image"]))
     debug = bool(request.enable_debug)
     return await gateway.submit(
@@ -192,73 +170,6 @@ def _ignored_fields(request: GenerateRequest) -> list[str]:
     if request.output_quality is not None and request.output_format in (None, "png"):
         without_effect.append("output_quality")
     return without_effect + answers.unknown_fields(request)
-
-
-def _settings(request: GenerateRequest, variant: str) -> dict[str, Any]:
-    """Return the workflow's inputs besides the images; None keeps the workflow's default, which
-    follows the recipe.
-    """
-    seed = request.seed
-    if seed is None:
-        seed = secrets.randbelow(MAX_SEED + 1)
-    cfg = request.true_cfg_scale
-    if cfg is None:
-        cfg = request.guidance_scale
-    size: str | float | None = request.condition_size
-    megapixels = None
-    if size is not None and size not in CONDITION_SIZES:
-        size, megapixels = "megapixels", size
-    return {
-        "task_type": variant,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "seed": seed,
-        "num_inference_steps": request.num_inference_steps,
-        "true_cfg_scale": cfg,
-        "editor": request.editor or "auto",
-        "width": request.width,
-        "height": request.height,
-        "max_megapixels": 1.0 if request.input_quality == "resized" else None,
-        "brush_mask": request.mask_tool_type == "brush" or None,
-        "recipe": request.recipe,
-        "frame": request.frame,
-        "condition_size": size,
-        "condition_megapixels": megapixels,
-        "context": request.context,
-        "resolution": request.resolution,
-        "fill_holes": request.fill_holes,
-        "widen": request.widen,
-        "regions": request.regions,
-        "match_grain": request.match_grain,
-    }
-
-
-def _check_prompt(request: GenerateRequest, variant: str) -> None:
-    """Refuse an edit that nothing describes: without a prompt, where no recipe can bring one.
-
-    Raises
-    ------
-    ArtMancerError : invalid_request
-    """
-    if request.prompt or variant == "white_balance":
-        return
-    # Without a recipe in the request, the checkpoint's counts, which only ComfyUI knows.
-    if variant == "removal" and (request.recipe is None or RECIPES[request.recipe].prompt):
-        return
-    raise ArtMancerError(
-        "invalid_request",
-        f"The prompt is empty; expected the {variant} in words. Send a prompt.",
-        {"field": "prompt", "expected": "a text of 1 to 4000 characters", "got": ""},
-    )
-
-
-def _variant(request: GenerateRequest, mask: str | ImageUrl | None) -> str:
-    """Return the variant that a request names, else the one that its images suggest."""
-    if request.task_type:
-        return request.task_type.replace("-", "_")
-    if request.reference_image:
-        return "insertion"
-    return "removal" if mask else "white_balance"
 
 
 async def _job(gateway: Gateway, task_id: str) -> Job:

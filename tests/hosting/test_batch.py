@@ -1,14 +1,17 @@
 """A batch on Modal: each photo once, whatever happens to calls and workers."""
 
 import json
+import pickle
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from modal_proto import api_pb2
 from PIL import Image
 from support.fake_modal import FakeModal, StandIn
+from support.modal_server import ModalServer
 
 from artmancer import cli
 from artmancer.hosting import batch
@@ -87,8 +90,9 @@ def remote(tmp_path: Path) -> StandIn:
     return StandIn(None, tmp_path / "volume")
 
 
+@pytest.mark.slow
 def test_each_photo_is_edited_once_while_calls_raise_and_a_worker_is_killed(tmp_path: Path) -> None:
-    source, out = save_photos(tmp_path / "in", 30), tmp_path / "out"
+    source, out = save_photos(tmp_path / "in", 20), tmp_path / "out"
     with FakeModal(tmp_path / "modal", share=0.05, call_share=0.1) as modal:
         killing = threading.Timer(0.5, modal.kill, ["heavy"])
         killing.start()
@@ -97,11 +101,11 @@ def test_each_photo_is_edited_once_while_calls_raise_and_a_worker_is_killed(tmp_
                 break
         killing.join()
     entries = entries_of(out)
-    assert len(entries) == 30
+    assert len(entries) == 20
     for name, entry in entries.items():
         assert entry["status"] == "done", entry
         assert (out / entry["output"]).read_bytes() == (source / name).read_bytes()
-    assert len(list((out / "edited").iterdir())) == 30
+    assert len(list((out / "edited").iterdir())) == 20
 
 
 def test_large_images_go_over_the_volume(
@@ -186,3 +190,56 @@ def test_a_run_says_what_it_costs_as_soon_as_edits_were_measured(
     save_photos(source, 6)
     assert run(fake_map(done), remote, source, out) == 0
     assert "With --price" in capsys.readouterr().out
+
+
+class MapServer(ModalServer):
+    """A server that runs a map: a photo gives itself, and the last input fails."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.outputs: list[api_pb2.FunctionGetOutputsItem] = []
+        self.failing = inputs - 1
+        self.answers["FunctionMap"] = api_pb2.FunctionMapResponse(function_call_id="fc-map")
+        self.answers["FunctionPutInputs"] = self.take_inputs
+        self.answers["FunctionGetOutputs"] = self.give_outputs
+
+    def take_inputs(self, request: Any) -> Any:
+        for item in request.inputs:
+            (order,), _ = pickle.loads(item.input.args)
+            status, value = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, done(order)
+            if item.idx == self.failing:
+                status, value = api_pb2.GenericResult.GENERIC_STATUS_FAILURE, RuntimeError("lost")
+            result = api_pb2.GenericResult(status=status, data=pickle.dumps(value))
+            self.outputs.append(
+                api_pb2.FunctionGetOutputsItem(
+                    idx=item.idx,
+                    input_id=f"in-{item.idx}",
+                    result=result,
+                    data_format=api_pb2.DATA_FORMAT_PICKLE,
+                )
+            )
+        return api_pb2.FunctionPutInputsResponse(
+            inputs=[
+                api_pb2.FunctionPutInputsResponseItem(idx=item.idx, input_id=f"in-{item.idx}")
+                for item in request.inputs
+            ]
+        )
+
+    def give_outputs(self, request: Any) -> Any:
+        outputs, self.outputs = self.outputs, []
+        return api_pb2.FunctionGetOutputsResponse(outputs=outputs, last_entry_id="1-0")
+
+
+@pytest.mark.slow
+def test_modals_own_client_runs_the_map_on_workers_of_the_apps_own(tmp_path: Path) -> None:
+    source, out = save_photos(tmp_path / "in", 4), tmp_path / "out"
+    server = MapServer(4)
+    arguments = ["--input", str(source), "--output", str(out), "--max-containers", "7"]
+    process = server.modal("run", "modal_comfy.py::batch", *arguments, "--task", "removal")
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "4 photos: 3 edited (3 good), 1 could not be edited" in process.stdout
+    states = sorted(entry["status"] for entry in entries_of(out).values())
+    assert states == ["done", "done", "done", "failed"]
+    (bound,) = server.requests["FunctionBindParams"]
+    assert bound.function_options.concurrency_limit == 7
+    assert len(server.requests["FunctionMap"]) == 1

@@ -1,6 +1,7 @@
 """ModalRemote with Modal's own client, against a server that answers as Modal's."""
 
 import asyncio
+import hashlib
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -141,3 +142,11 @@ def test_a_value_that_is_there_is_not_replaced(server: ModalServer, is_new: bool
     assert asyncio.run(ModalRemote({}).put_new("call:1", "fc-1")) is is_new
     (request,) = server.requests["DictUpdate"]
     assert request.if_not_exists
+
+
+def test_a_file_is_stored_on_the_volume(server: ModalServer) -> None:
+    asyncio.run(ModalRemote({}).store("batch-1/photo.png", b"pixels"))
+    (request,) = server.requests["VolumePutFiles"]
+    (file,) = request.files
+    assert file.filename == "/batch-1/photo.png"
+    assert file.sha256_hex == hashlib.sha256(b"pixels").hexdigest()

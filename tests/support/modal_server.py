@@ -35,7 +35,8 @@ class ModalServer:
     Attributes
     ----------
     requests : every request, by the name of its method
-    answers : answers of a test's own, by the name of the method; an exception is raised
+    answers : answers of a test's own, by the name of the method; an exception is raised, and a
+        function gets the request
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,7 @@ class ModalServer:
         if answer := self.answers.get(name):
             if isinstance(answer, Exception):
                 raise answer
-            return answer
+            return answer(request) if callable(answer) else answer
         number = next(self._ids)
         special = {
             "ClientHello": lambda: api_pb2.ClientHelloResponse(
@@ -116,6 +117,18 @@ class ModalServer:
                 pipelined_inputs=[api_pb2.FunctionPutInputsResponseItem(input_id=f"in-{number}")],
             ),
             "DictGetOrCreate": lambda: api_pb2.DictGetOrCreateResponse(dict_id=f"di-{number}"),
+            "FunctionBindParams": lambda: api_pb2.FunctionBindParamsResponse(
+                bound_function_id=f"fu-{number}",
+                handle_metadata=api_pb2.FunctionHandleMetadata(
+                    function_name="Heavy.*",
+                    method_handle_metadata={
+                        name: api_pb2.FunctionHandleMetadata(
+                            function_name=f"Heavy.{name}", use_method_name=name
+                        )
+                        for name in ("run", "free", "edit")
+                    },
+                ),
+            ),
             "ClassCreate": lambda: api_pb2.ClassCreateResponse(class_id=f"cs-{number}"),
             # Without app_done the client requests the logs again, and waits ten seconds at its end.
             "AppGetLogs": lambda: api_pb2.TaskLogsBatch(app_done=True),

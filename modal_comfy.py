@@ -77,6 +77,12 @@ ComfyUI on the GPU.
 """
 
 
+def settings_for_all() -> dict[str, str]:
+    """Return the environment variables of `modal deploy` that every container gets."""
+    names = ("ARTMANCER_FETCH_HOSTS", "ARTMANCER_PUBLIC_URL")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 class _Worker:
     """A ComfyUI on loopback, and the methods that Modal calls."""
 
@@ -87,6 +93,8 @@ class _Worker:
     @modal.enter(snap=True)
     def prepare(self) -> None:
         from artmancer.gateway.comfy_process import command
+        from artmancer.gateway.service import make_fetcher
+        from artmancer.gateway.settings import Settings
         from artmancer.hosting.worker import Worker
 
         folder = Path("/root/worker")
@@ -102,6 +110,7 @@ class _Worker:
             PORT,
             folder,
             Path(LARGE_RESULTS),
+            fetcher=make_fetcher(Settings()),
             sync=results.commit.aio,
             on_dead=modal.experimental.stop_fetching_inputs.aio,
         )
@@ -146,7 +155,7 @@ def deploy_worker(lane: str, gpu: str, max_inputs: int) -> Any:
         scaledown_window=number_setting(f"{lane}_WINDOW", 120),
         enable_memory_snapshot=True,
         experimental_options={"enable_gpu_snapshot": True} if GPU_SNAPSHOT else {},
-        env={"ARTMANCER_GPU_SNAPSHOT": str(int(GPU_SNAPSHOT))},
+        env={"ARTMANCER_GPU_SNAPSHOT": str(int(GPU_SNAPSHOT)), **settings_for_all()},
     )
     return lambda cls: as_class(modal.concurrent(max_inputs=max_inputs)(cls))
 
@@ -184,7 +193,6 @@ token = modal.Secret.from_name("artmancer", required_keys=["ARTMANCER_API_TOKEN"
 GATEWAY_SETTINGS = (
     "ALLOWED_ORIGINS",
     "DEBUG",
-    "ARTMANCER_FETCH_HOSTS",
     "ARTMANCER_PAGE",
     "ARTMANCER_MAX_WAITING",
 )
@@ -200,7 +208,7 @@ def deploy_gateway(role: str) -> Any:
         memory=1024,
         volumes=volumes,
         secrets=[token],
-        env={"ARTMANCER_ROLE": role, **settings},
+        env={"ARTMANCER_ROLE": role, **settings, **settings_for_all()},
         timeout=600,
         min_containers=number_setting("WEB_MIN", 0),
         max_containers=number_setting("WEB_MAX", 4),
@@ -214,7 +222,7 @@ def make_gateway() -> Any:
     from artmancer.hosting.web import web_app
 
     return web_app(
-        ModalRemote({"heavy": Heavy(), "light": Light()}),
+        ModalRemote({"heavy": Heavy(), "light": Light()}, deliver),
         Path(CHECKPOINTS),
         Path(LARGE_RESULTS),
         results.reload.aio,
@@ -230,6 +238,28 @@ def fastapi_app_heavy() -> Any:
 @deploy_gateway("light")
 def fastapi_app_light() -> Any:
     return make_gateway()
+
+
+# A call of this function waits for the end of a job with a webhook, and posts it. The container is
+# small, and runs only while a webhook waits.
+@app.function(
+    image=image,
+    cpu=0.125,
+    memory=512,
+    secrets=[token],
+    env=settings_for_all(),
+    timeout=24 * 3600,
+    retries=modal.Retries(max_retries=3, initial_delay=1.0),
+)
+@modal.concurrent(max_inputs=100)
+async def deliver(job_id: str) -> None:
+    from artmancer.gateway.service import make_fetcher
+    from artmancer.gateway.settings import Settings
+    from artmancer.hosting.delivery import deliver as deliver_webhook
+
+    settings = Settings(data=container.DATA)
+    call = str(modal.current_function_call_id())
+    await deliver_webhook(job_id, call, ModalRemote({}), settings, make_fetcher(settings))
 
 
 # Commands: `modal run modal_comfy.py::NAME`. `setup` runs on Modal, the others on the deployer's

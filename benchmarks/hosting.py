@@ -34,6 +34,8 @@ from support.shapes import scene
 
 from artmancer.gateway import comfy_process
 from artmancer.gateway.jobs import JobRecord, LaneName
+from artmancer.gateway.service import make_fetcher
+from artmancer.gateway.settings import Settings
 from artmancer.gateway.workflows import WorkflowFolder
 from artmancer.hosting import calls, container
 from artmancer.hosting.modal_jobs import make_order
@@ -252,6 +254,7 @@ async def _start(folder: Path, prepare: bool) -> Mapping[str, float]:
             port,
             folder / "worker",
             folder / "results",
+            fetcher=make_fetcher(Settings()),
             sync=_nothing,
             on_dead=_nothing,
         )

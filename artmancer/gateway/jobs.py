@@ -208,14 +208,10 @@ class Jobs(Protocol):
     Attributes
     ----------
     lanes : the lanes that jobs are accepted for
-    delivers : it sends webhooks, and results to URLs
     """
 
     @property
     def lanes(self) -> Collection[LaneName]: ...
-
-    @property
-    def delivers(self) -> bool: ...
 
     async def run(self) -> None:
         """Work until cancelled."""

@@ -24,8 +24,6 @@ from .jobs import (
     HEAVY,
     LIGHT,
     MAX_ATTEMPTS,
-    UPLOAD_ERROR,
-    UPLOADED,
     Claim,
     Job,
     JobRecord,
@@ -36,10 +34,11 @@ from .jobs import (
     unknown_job,
 )
 from .limits import check_claim, check_new_id, check_queue
-from .results import RESULTS, ResultFolder, in_format
+from .results import RESULTS, ResultFolder
 from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
+from .url_upload import upload_result
 from .webhooks import Webhooks, make_webhook
 
 logger = logging.getLogger(__name__)
@@ -54,9 +53,6 @@ _RETRY_SECONDS = 0.1
 
 _WATCH_SECONDS = 1.0
 """Seconds between two looks for timeouts and unsaved ends of jobs."""
-
-_UPLOAD_PAUSES = (0.0, 1.0, 5.0)
-"""Seconds before each try to upload a result."""
 
 _WRITE_RETRY_SECONDS = 60.0
 """Seconds for which results are kept in memory and written again while the disk refuses them."""
@@ -120,8 +116,6 @@ class LocalJobs:
     runners : runners of the lanes "heavy" and "light", which may be one; default: the settings'
         ComfyUIs
     """
-
-    delivers = True
 
     def __init__(
         self,
@@ -403,24 +397,9 @@ class LocalJobs:
         """Send a job's image to the URL of its request, and end the job. It is done even where the
         URL does not take the image, which its answer then holds.
         """
-        url = job.record.context["upload"]
         stored = self._results.folder / job.id / written["image"]["pictures"][0]
-        error = ""
-        for pause in _UPLOAD_PAUSES:
-            await asyncio.sleep(pause)
-            try:
-                path = await in_format(job, stored)
-                content = await asyncio.to_thread(path.read_bytes)
-                headers = {"Content-Type": f"image/{path.suffix[1:]}"}
-                status = await self._fetcher.send("PUT", url, "upload_url", content, headers)
-                error = "" if 200 <= status < 300 else f"The host answered with status {status}."
-            except (ConnectionError, ArtMancerError) as failure:
-                error = f"The image was not uploaded: {str(failure).rstrip('.')}."
-            if not error or job.ended:
-                break
-        written[UPLOADED] = {"value": not error}
-        if error:
-            written[UPLOAD_ERROR] = {"value": error}
+        values = await upload_result(self._fetcher, job, stored, lambda: job.ended)
+        written |= {name: {"value": value} for name, value in values.items()}
         if not job.ended:
             job.finish(written)
             self._end(job)

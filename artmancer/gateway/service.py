@@ -141,8 +141,6 @@ class Gateway:
         """
         if url is None:
             return
-        if not self.jobs.delivers:
-            raise invalid(field, "expected none: a gateway on Modal sends nothing to URLs", "a URL")
         self.fetcher.check(url, field)
         if field == "webhook_url" and self.settings.webhook_secret is None:
             raise invalid(field, "expected none: ARTMANCER_WEBHOOK_SECRET is not set", "a URL")

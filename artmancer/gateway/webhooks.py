@@ -71,6 +71,50 @@ def make_webhook(job: Job, public_url: str) -> Webhook | None:
     return Webhook(f"msg_{job.id}", url, to_json(body).decode(), created, 0, created)
 
 
+async def send_webhook(fetcher: Fetcher, webhook: Webhook, secret: str) -> bool:
+    """Send a webhook once; return whether its receiver took it, or wants no more of it.
+
+    Parameters
+    ----------
+    secret : signs it; "whsec_" and base64
+    """
+    try:
+        status = await fetcher.send(
+            "POST", webhook.url, "webhook_url", webhook.body.encode(), _headers(webhook, secret)
+        )
+        outcome = f"status {status}"
+    except (ConnectionError, ArtMancerError) as error:
+        status, outcome = 0, str(error)
+    logs.log_event(
+        logger, "webhook sent", webhook=webhook.id, tries=webhook.attempts + 1, outcome=outcome
+    )
+    return 200 <= status < 300 or status == _GONE
+
+
+def pause_after(attempts: int) -> float:
+    """Return the seconds between a try and the next.
+
+    Parameters
+    ----------
+    attempts : tries before it
+    """
+    return PAUSES[min(attempts, len(PAUSES) - 1)]
+
+
+def _headers(webhook: Webhook, secret: str) -> dict[str, str]:
+    """Return the headers of one sending, which sign the body and the time."""
+    from standardwebhooks import Webhook as Signer
+
+    # The receiver compares the time with its own clock.
+    now = datetime.fromtimestamp(int(time.time()), timezone.utc)
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": webhook.id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Signer(secret).sign(webhook.id, now, webhook.body),
+    }
+
+
 class Webhooks:
     """Sends the webhooks of the database.
 
@@ -134,20 +178,9 @@ class Webhooks:
 
     async def _send(self, webhook: Webhook) -> None:
         """Send a webhook once, and store what became of it."""
-        try:
-            status = await self._fetcher.send(
-                "POST", webhook.url, "webhook_url", webhook.body.encode(), self._headers(webhook)
-            )
-            outcome = f"status {status}"
-        except (ConnectionError, ArtMancerError) as error:
-            status, outcome = 0, str(error)
-        pause = PAUSES[min(webhook.attempts, len(PAUSES) - 1)]
-        due = self._clock.now() + pause
-        is_last = due > webhook.created + GIVE_UP_SECONDS
-        logs.log_event(
-            logger, "webhook sent", webhook=webhook.id, tries=webhook.attempts + 1, outcome=outcome
-        )
-        if 200 <= status < 300 or status == _GONE or is_last:
+        is_settled = await send_webhook(self._fetcher, webhook, str(self._secret))
+        due = self._clock.now() + pause_after(webhook.attempts)
+        if is_settled or due > webhook.created + GIVE_UP_SECONDS:
             await self._stored(lambda: self._store.remove_webhook(webhook.id))
         else:
             await self._stored(lambda: self._store.retry_webhook(webhook.id, due))
@@ -162,17 +195,3 @@ class Webhooks:
                 await asyncio.sleep(_RETRY_STORE_SECONDS)
             else:
                 return
-
-    def _headers(self, webhook: Webhook) -> dict[str, str]:
-        """Return the headers of one sending, which sign the body and the time."""
-        from standardwebhooks import Webhook as Signer
-
-        # The receiver compares the time with its own clock.
-        now = datetime.fromtimestamp(int(time.time()), timezone.utc)
-        signer = Signer(str(self._secret))
-        return {
-            "Content-Type": "application/json",
-            "webhook-id": webhook.id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": signer.sign(webhook.id, now, webhook.body),
-        }

@@ -32,6 +32,9 @@ ENVIRONMENT = {
 }
 """Environment variables of the image."""
 
+DATA = Path("/tmp/artmancer")
+"""Folder of a gateway's files in its container."""
+
 COMFYUI_ARGUMENTS = ("--disable-dynamic-vram", "--disable-cuda-malloc")
 """Options of ComfyUI in a worker. Both features must be set up before torch is imported, and
 preload.py imports torch before ComfyUI starts. The editor needs neither feature.

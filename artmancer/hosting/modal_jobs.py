@@ -78,8 +78,6 @@ class ModalJobs:
     """
 
     lanes: tuple[LaneName, ...] = (HEAVY, LIGHT)
-    # No container has to run when a job ends.
-    delivers = False
 
     def __init__(
         self,
@@ -206,6 +204,9 @@ class ModalJobs:
     async def _start(self, record: JobRecord, order: Mapping[str, Any]) -> str:
         """Spawn a call for a stored job, and store which it is; see calls.py."""
         try:
+            if record.context.get("webhook"):
+                # First: it also tells of a job that this gateway does not start.
+                await self._remote.announce(record.id)
             call = await self._remote.spawn(record.lane, order)
             stored = await calls.settle_call(self._remote, record.id, call)
         except Unavailable:

@@ -108,6 +108,10 @@ class Remote(Protocol):
         """
         ...
 
+    async def announce(self, job_id: str) -> None:
+        """Start a call that sends a job's webhook when the job has ended; see delivery.py."""
+        ...
+
     async def cancel(self, call_id: str) -> None:
         """Cancel a call, waiting or running; a call that has ended is no error."""
         ...
@@ -218,6 +222,10 @@ class RetryingRemote:
             lambda: self._remote.result(call_id, timeout), timeout + _REQUEST_TIMEOUT
         )
 
+    async def announce(self, job_id: str) -> None:
+        # Of two calls for a job, one ends by itself; see delivery.py.
+        await retry(lambda: self._remote.announce(job_id))
+
     async def cancel(self, call_id: str) -> None:
         await retry(lambda: self._remote.cancel(call_id))
 
@@ -251,12 +259,14 @@ class ModalRemote:
     ----------
     workers : instances of the app's own worker classes, by lane. They belong to the app that runs
         this container, deployed or served; modal.Cls.from_name would find the deployed one only
+    deliver : the app's own function that runs delivery.deliver
     """
 
-    def __init__(self, workers: Mapping[str, Any]) -> None:
+    def __init__(self, workers: Mapping[str, Any], deliver: Any = None) -> None:
         self._shared = modal.Dict.from_name(SHARED, create_if_missing=True)
         self._results = modal.Volume.from_name(RESULTS, create_if_missing=True)
         self._workers = workers
+        self._deliver = deliver
 
     async def spawn(self, lane: "LaneName", order: Mapping[str, Any]) -> str:
         call = await self._workers[lane].run.spawn.aio(dict(order))
@@ -274,6 +284,9 @@ class ModalRemote:
         # Modal raises what the worker raised, which may be anything.
         except Exception as error:
             raise CallFailed(f"{type(error).__name__}: {error}") from error
+
+    async def announce(self, job_id: str) -> None:
+        await self._deliver.spawn.aio(job_id)
 
     async def cancel(self, call_id: str) -> None:
         await modal.FunctionCall.from_id(call_id).cancel.aio()

@@ -14,6 +14,7 @@ from ..gateway.settings import Settings
 from ..gateway.workflows import WorkflowFolder
 from ..options import EDITORS
 from ..variants import CHECKPOINT_FILES
+from . import container
 from .modal_jobs import ModalJobs
 from .model_volume import BASE, Inventory, LocalVolume, take_inventory
 from .remote import Remote, RetryingRemote, Unavailable, retry
@@ -37,7 +38,7 @@ def web_app(
     reload, commit : see SharedDebugSessions; of the volume of results
     settings : default: from the environment, with a data folder of this container's own
     """
-    settings = settings or Settings(data=Path("/tmp/artmancer"))
+    settings = settings or Settings(data=container.DATA)
 
     def build(settings: Settings) -> Gateway:
         settings.data.mkdir(parents=True, exist_ok=True)

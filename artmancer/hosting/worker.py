@@ -19,9 +19,11 @@ from ..errors import ArtMancerError
 from ..gateway import logs
 from ..gateway.comfy_runner import ComfyRunner
 from ..gateway.debug_sessions import DebugSessions
+from ..gateway.fetch import Fetcher
 from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_too_often
 from ..gateway.results import result_name
 from ..gateway.runner import Outputs, Run, RunLost, Step
+from ..gateway.url_upload import upload_result
 from . import calls
 from .preload import START
 from .remote import VOLUME_BYTES, Remote, RetryingRemote, Unavailable, retry
@@ -69,6 +71,7 @@ class Worker:
     command : starts ComfyUI on `port`: Python, main.py, arguments
     folder : folder for files that are needed as long as the worker runs
     results : folder for large results and debug sessions, which other containers can read
+    fetcher : sends results to the URLs of their requests
     sync : makes the files in `results` visible to the other containers
     on_dead : called when ComfyUI has exited; from then on the worker accepts no orders
 
@@ -86,6 +89,7 @@ class Worker:
         folder: Path,
         results: Path,
         *,
+        fetcher: Fetcher,
         sync: Callable[[], Awaitable[None]],
         on_dead: Callable[[], Awaitable[None]],
     ) -> None:
@@ -94,6 +98,7 @@ class Worker:
         self._remote = RetryingRemote(remote)
         self._folder = folder
         self._results = results
+        self._fetcher = fetcher
         self._sync = sync
         self._on_dead = on_dead
         self._command = command
@@ -261,8 +266,17 @@ class Worker:
             raise
         finally:
             reporter.stop()
-        images = await self._images_to_return(job, outputs)
-        return {"values": dict(outputs.values), "images": images}
+        values = dict(outputs.values)
+        if record.context.get("upload"):
+            values |= await self._upload(job, outputs.images["image"][0])
+        return {"values": values, "images": await self._images_to_return(job, outputs)}
+
+    async def _upload(self, job: Job, image: bytes) -> dict[str, Any]:
+        """Send a job's image to the URL of its request; see url_upload.upload_result."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / result_name("image", 0)
+            await asyncio.to_thread(path.write_bytes, image)
+            return await upload_result(self._fetcher, job, path)
 
     async def _admit(self, job_id: str, call: str | None) -> int:
         """Wait until a gateway has stored that this call may run a job; return how often it was

@@ -9,7 +9,7 @@ import pytest
 from support.gateway import FakeHost, Served, error, removal, settings, until
 from support.site import HOST, Site, site_fetcher
 
-from artmancer.gateway import local_jobs
+from artmancer.gateway import url_upload
 from artmancer.gateway.app import create_app
 from artmancer.gateway.service import local_gateway
 
@@ -23,7 +23,7 @@ def site() -> Site:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_jobs, "_UPLOAD_PAUSES", (0.0, 0.05, 0.1))
+    monkeypatch.setattr(url_upload, "_PAUSES", (0.0, 0.05, 0.1))
 
 
 def gateway(data: Path, fake: FakeHost, site: Site) -> Served:
@@ -102,9 +102,3 @@ def test_a_url_of_another_host_is_refused(served: Served) -> None:
     answer = served.http.post("/api/generate", json=body)
     assert error(answer) == (422, "invalid_request")
     assert answer.json()["details"]["field"] == "upload_url"
-
-
-def test_on_modal_it_is_refused(modal_served: Served) -> None:
-    answer = modal_served.http.post("/api/generate/async", json=removal(upload_url=URL))
-    assert error(answer) == (422, "invalid_request")
-    assert "Modal" in answer.json()["detail"]

@@ -181,9 +181,3 @@ def test_without_a_secret_a_webhook_is_refused(fake: FakeHost, site: Site, tmp_p
 def test_a_wrong_secret_stops_the_start(secret: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="24 to 64 bytes"):
         settings(tmp_path, webhook_secret=secret)
-
-
-def test_on_modal_a_webhook_is_refused(modal_served: Served) -> None:
-    answer = modal_served.http.post("/api/generate/async", json=removal(webhook_url=URL))
-    assert error(answer) == (422, "invalid_request")
-    assert "Modal" in answer.json()["detail"]

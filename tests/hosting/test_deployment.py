@@ -92,6 +92,14 @@ def test_the_gateways_are_cheap_and_public(deployed: Deployed) -> None:
     assert volumes == {"artmancer-checkpoints", "artmancer-results"}
 
 
+def test_webhooks_have_a_small_function_with_the_secret(deployed: Deployed) -> None:
+    deliver = deployed.functions["deliver"]
+    assert deliver.timeout_secs == 24 * 3600 and deliver.retry_policy.retries
+    assert deliver.max_concurrent_inputs == 100
+    assert not deliver.resources.gpu_config.gpu_type and not deliver.webhook_config.type
+    assert set(deployed.functions["fastapi_app_heavy"].secret_ids) & set(deliver.secret_ids)
+
+
 def test_environment_variables_change_the_settings() -> None:
     changed = Deployed(
         ARTMANCER_HEAVY_MIN="1",
@@ -100,6 +108,7 @@ def test_environment_variables_change_the_settings() -> None:
         ARTMANCER_PROXY_AUTH="1",
         ARTMANCER_GPU_SNAPSHOT="1",
         ALLOWED_ORIGINS="https://a.example",
+        ARTMANCER_FETCH_HOSTS="b.example",
     )
     heavy, light = changed.functions["Heavy"], changed.functions["Light"]
     assert heavy.autoscaler_settings.min_containers == 1
@@ -108,7 +117,10 @@ def test_environment_variables_change_the_settings() -> None:
     assert heavy.experimental_options["enable_gpu_snapshot"] == "True"
     assert changed.functions["fastapi_app_light"].webhook_config.requires_proxy_auth
     secrets = [dict(request.env_dict) for request in changed.requests["SecretGetOrCreate"]]
-    assert {"ARTMANCER_ROLE": "light", "ALLOWED_ORIGINS": "https://a.example"} in secrets
+    hosts = {"ARTMANCER_FETCH_HOSTS": "b.example"}
+    assert {"ARTMANCER_ROLE": "light", "ALLOWED_ORIGINS": "https://a.example", **hosts} in secrets
+    # Also the workers, which send results to URLs, and the function that sends webhooks.
+    assert {"ARTMANCER_GPU_SNAPSHOT": "1", **hosts} in secrets and hosts in secrets
 
 
 def test_the_image_is_pinned_and_its_steps_that_change_least_come_first(

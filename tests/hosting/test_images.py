@@ -234,6 +234,7 @@ from pathlib import Path
 
 import modal_comfy
 from artmancer.gateway import comfy_process
+from artmancer.gateway.fetch import Fetcher
 from artmancer.gateway.jobs import JobRecord
 from artmancer.gateway.settings import Settings
 from artmancer.gateway.workflows import WorkflowFolder
@@ -263,7 +264,8 @@ async def main(root, port, photo, mask, result):
     start += ["--extra-model-paths-config", str(paths), *container.COMFYUI_ARGUMENTS]
     memory = Memory()
     worker = Worker(
-        "heavy", memory, start, port, folder, root / "results", sync=nothing, on_dead=nothing
+        "heavy", memory, start, port, folder, root / "results",
+        fetcher=Fetcher([], 0), sync=nothing, on_dead=nothing,
     )
     worker.prepare()
     await worker.start()

@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception
 
+from artmancer.gateway.fetch import Fetcher
 from artmancer.gateway.jobs import HEAVY
 from artmancer.gateway.settings import Settings
 from artmancer.hosting import calls
@@ -91,6 +92,7 @@ class Board:
     shared : the shared Dict
     starts : job ids in the order in which their calls started
     dead : names of the workers that died
+    announced : (job id, call id) of the calls that send webhooks. Tests run them
     """
 
     def __init__(self, timeouts: Mapping[str, float]) -> None:
@@ -100,6 +102,7 @@ class Board:
         self.lock = threading.Condition()
         self.starts: list[str] = []
         self.dead: set[str] = set()
+        self.announced: list[tuple[str, str]] = []
 
     def spawn(self, lane: str, order: dict[str, Any]) -> str:
         call_id = f"fc-{uuid.uuid4().hex}"
@@ -107,6 +110,9 @@ class Board:
             self.calls[call_id] = Call(lane, order)
             self.lock.notify_all()
         return call_id
+
+    def announce(self, job_id: str) -> None:
+        self.announced.append((job_id, f"fc-{uuid.uuid4().hex}"))
 
     def result(self, call_id: str, timeout: float) -> tuple[str, Any]:
         call = self.calls[call_id]
@@ -310,6 +316,9 @@ class StandIn:
         if state == "failed":
             raise CallFailed(value)
         return dict(value)
+
+    async def announce(self, job_id: str) -> None:
+        await self._request(self.board.announce, job_id)
 
     async def cancel(self, call_id: str) -> None:
         await self._request(self.board.cancel, call_id)
@@ -559,6 +568,7 @@ async def work(
         comfyui_port,
         folder,
         results,
+        fetcher=Fetcher([], 0),
         sync=sync,
         on_dead=on_dead,
     )

@@ -232,7 +232,7 @@ def test_images_come_from_urls_and_leave_no_files(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         rows = [
-            {"input_image": f"{url}/photo.png", "mask_image": f"{url}/photo_mask.png"},
+            {"input_image": {"url": f"{url}/photo.png"}, "mask_image": f"{url}/photo_mask.png"},
             {"input_image": f"{url}/gone.png", "mask_image": f"{url}/photo_mask.png"},
         ]
         (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -376,6 +376,31 @@ def test_a_folder_that_takes_no_more_results_ends_the_run(
         assert not list(out.rglob("*.*"))
     run(lambda: None)
     assert len(entries_of(out)) == 12
+
+
+def test_a_second_ctrl_c_ends_the_edits_that_run(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    photos = read_photos(many, out, DEFAULT_MASK_PATTERN, ".png")
+    runs: list[Run] = []
+
+    class Endless(Disturber):
+        def edit(self, photo: Photo, prepared: Path, check: Callable[[], None]) -> Edited:
+            if self.edits:
+                # As the command does at each Ctrl-C.
+                runs[0].stop()
+                check()
+                runs[0].stop()
+                while True:
+                    check()
+            return super().edit(photo, prepared, check)
+
+    with locked(out) as work:
+        results = ResultsFile(out)
+        run = Run(Endless(lambda: None), results, work, lambda photo: {}, lambda *_: None)
+        runs.append(run)
+        run.edit(photos)
+    assert run.tally.left == 11 and run.tally.errors == 0
+    assert [entry["status"] for entry in entries_of(out).values()] == ["done"]
 
 
 def test_links_follow_the_verdict_and_a_persons_own_file_stays(tmp_path: Path) -> None:

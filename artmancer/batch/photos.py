@@ -165,7 +165,9 @@ def _unreadable(path: Path, expected: str, problem: object) -> ArtMancerError:
 def _numbered(source: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name each row after its photo, and resolve its paths against the list's folder."""
     seen: Counter[str] = Counter()
-    for number, row in enumerate(rows, 1):
+    for number, fields in enumerate(rows, 1):
+        # As in a request over HTTP.
+        row = {name: _by_url(value) for name, value in fields.items()}
         photo = row.get("input_image")
         if not isinstance(photo, str):
             raise ArtMancerError(
@@ -182,6 +184,11 @@ def _numbered(source: Path, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[st
                 for field, value in row.items()
             },
         )
+
+
+def _by_url(value: Any) -> Any:
+    """Return the URL of {"url": URL}; any other value stays as it is."""
+    return value["url"] if isinstance(value, dict) and value.keys() == {"url"} else value
 
 
 def _resolve(folder: Path, image: Any) -> Any:

@@ -14,6 +14,7 @@ from support.gateway import Served, settings
 from support.site import HOST, Site, site_fetcher
 
 from artmancer.gateway import url_upload, webhooks
+from artmancer.hosting import container
 from artmancer.hosting.delivery import deliver
 from artmancer.hosting.worker import Worker
 
@@ -102,6 +103,25 @@ def test_a_cancelled_job_is_posted(
     assert gateway.http.post(f"/api/generate/async/cancel/{job_id}").json()["success"]
     asyncio.run(delivery(modal, site, tmp_path, job_id, call))
     assert json.loads(site.received[-1].body)["type"] == "job.cancelled"
+
+
+def test_the_deployed_function_sends_it(
+    modal: FakeModal,
+    gateway: Served,
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import modal_comfy
+
+    monkeypatch.setattr(modal_comfy, "ModalRemote", lambda _: modal.remote(NoFailures()))
+    monkeypatch.setattr(container, "DATA", tmp_path / "deliver")
+    monkeypatch.setattr("artmancer.gateway.service.make_fetcher", lambda _: site_fetcher(site))
+    monkeypatch.setenv("ARTMANCER_WEBHOOK_SECRET", SECRET)
+    job_id = gateway.submit(webhook_url=HOOK)
+    asyncio.run(modal_comfy.deliver.local(job_id))
+    (received,) = site.received
+    assert json.loads(received.body)["data"]["task_id"] == job_id
 
 
 def test_a_job_without_a_webhook_announces_none(modal: FakeModal, gateway: Served) -> None:

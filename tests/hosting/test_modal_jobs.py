@@ -170,7 +170,7 @@ def test_each_web_function_serves_the_gateway_of_its_role(
 ) -> None:
     import modal_comfy
 
-    monkeypatch.setattr(modal_comfy, "ModalRemote", lambda _: modal.remote())
+    monkeypatch.setattr(modal_comfy, "ModalRemote", lambda *_: modal.remote())
     monkeypatch.setattr(modal_comfy, "CHECKPOINTS", str(tmp_path))
     monkeypatch.setenv("ARTMANCER_API_TOKEN", "s3cret")
     for role, function in (

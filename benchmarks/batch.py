@@ -122,7 +122,7 @@ def own_seconds(folder: Path, count: int) -> float:
 
 @dataclass
 class Batch:
-    """What was measured of a batch.
+    """Measurements of a batch.
 
     Attributes
     ----------

@@ -22,10 +22,11 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from support.gateway import FakeHost, Served, settings
-from support.paths import ROOT
+from support.paths import EXAMPLES, ROOT
 from support.small_disk import read_only, remount, small_disk
 
 from artmancer import cli, images, mask_ops
+from artmancer.batch import gallery
 from artmancer.batch.photos import DEFAULT_MASK_PATTERN, Photo, read_photos
 from artmancer.batch.results_file import ResultsFile, locked
 from artmancer.batch.run import Edited, Run
@@ -529,6 +530,22 @@ def test_an_option_that_a_gateway_lacks_is_refused(
     options = ["--server", "http://127.0.0.1:9", "--grow", 4]
     assert removal(many, tmp_path / "out", *options) == 1
     assert "--grow is no option of a gateway" in capsys.readouterr().err
+
+
+def test_the_gallery_of_many_photos_is_small(tmp_path: Path, monkeypatch) -> None:
+    entries = []
+    for name in ("a.png", "b.png", "c.png"):
+        shutil.copy(EXAMPLES / "astronaut.png", tmp_path / name)
+        for stage in gallery.STAGES:
+            gallery.save_thumbnail(tmp_path, name, stage, tmp_path / name)
+        done = {"status": "done", "verdict": "good", "verdict_reasons": [], "report": None}
+        entries.append({"photo": name, "output": name, "error": None, **done})
+    whole = gallery.write_gallery(tmp_path, tmp_path, entries).stat().st_size
+    monkeypatch.setattr(gallery, "MANY_PHOTOS", 2)
+    page = gallery.write_gallery(tmp_path, tmp_path, entries).read_text()
+    assert page.count("data:image/webp;base64,") == 6
+    page_alone = len(gallery.write_gallery(tmp_path, tmp_path, []).read_text())
+    assert len(page) - page_alone < 3 * 6000 < (whole - page_alone) / 3
 
 
 @pytest.mark.browser

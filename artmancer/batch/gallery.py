@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +19,15 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 
 _QUALITY = 60
-"""Quality of a thumbnail's WebP. The page holds two of them for each photo."""
+"""Quality of a thumbnail's WebP. The page holds two of them for each photo: 25 kB."""
+
+MANY_PHOTOS = 1000
+"""Photos from which the thumbnails in the page are smaller, 5 kB a photo, so that a browser opens
+it.
+"""
+
+_SMALL_SIDE, _SMALL_QUALITY = 96, 40
+"""Longest side and quality of these thumbnails."""
 
 _PAGE = Path(__file__).with_name("gallery.html")
 
@@ -54,7 +62,9 @@ def write_gallery(folder: Path, work: Path, entries: Iterable[Entry]) -> Path:
     ----------
     work : the folder of the thumbnails
     """
-    rows = [_row(work, entry) for entry in entries]
+    entries = list(entries)
+    encode = _small_data_url if len(entries) > MANY_PHOTOS else _data_url
+    rows = [_row(work, entry, encode) for entry in entries]
     # Whatever a name holds, it cannot end the script element.
     data = json.dumps(rows, ensure_ascii=True).replace("<", "\\u003c")
     page = _PAGE.read_text(encoding="utf-8")
@@ -66,8 +76,13 @@ def write_gallery(folder: Path, work: Path, entries: Iterable[Entry]) -> Path:
     return path
 
 
-def _row(work: Path, entry: Entry) -> dict[str, object]:
-    """Return what the page shows of a photo."""
+def _row(work: Path, entry: Entry, encode: Callable[[Path], str | None]) -> dict[str, object]:
+    """Return what the page shows of a photo.
+
+    Parameters
+    ----------
+    encode : returns the URL of a thumbnail in the page; None: there is none
+    """
     report = entry["report"] or {}
     reasons = [*entry["verdict_reasons"]] or [*(report.get("notes") or [])]
     return {
@@ -78,7 +93,7 @@ def _row(work: Path, entry: Entry) -> dict[str, object]:
         "drift": report.get("drift_px"),
         "spill": report.get("spill"),
         "seconds": entry.get("seconds"),
-        **{stage: _data_url(_thumbnail(work, entry["photo"], stage)) for stage in STAGES},
+        **{stage: encode(_thumbnail(work, entry["photo"], stage)) for stage in STAGES},
     }
 
 
@@ -91,3 +106,18 @@ def _data_url(path: Path) -> str | None:
     if not path.is_file():
         return None
     return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _small_data_url(path: Path) -> str | None:
+    """Return the URL of a smaller thumbnail, which later runs find beside the other."""
+    small_path = path.with_suffix(".small.webp")
+    if path.is_file() and not _is_newer(small_path, path):
+        with suppress(*_UNREADABLE), Image.open(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+            small.save(small_path, "WEBP", quality=_SMALL_QUALITY)
+    return _data_url(small_path)
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns >= other.stat().st_mtime_ns

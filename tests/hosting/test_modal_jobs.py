@@ -25,7 +25,6 @@ from artmancer.hosting import container, model_volume
 def test_every_container_of_the_gateway_knows_every_job(modal: FakeModal, tmp_path: Path) -> None:
     with modal.gateway(tmp_path / "a") as first, modal.gateway(tmp_path / "b") as second:
         job_id = first.submit(prompt="slow 0.5")
-        assert second.status(job_id)["status"] in ("queued", "processing")
         with second.http.stream("GET", f"/api/generate/stream/{job_id}") as stream:
             events = [json.loads(line[6:]) for line in stream.iter_lines() if line]
         assert events[-1]["status"] == "done" and events[-1]["result"]

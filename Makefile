@@ -56,6 +56,7 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/batch.py
+	$(BIN)/python benchmarks/batch_modal.py
 	$(BIN)/python benchmarks/fetch.py
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/hosting.py

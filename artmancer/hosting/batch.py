@@ -40,8 +40,8 @@ from .remote import VOLUME_BYTES, Remote, RetryingRemote, Unavailable
 
 T = TypeVar("T")
 
-MAX_CONTAINERS = 1000
-"""Largest value of --max-containers."""
+MAX_CONTAINERS = 100
+"""Largest value of --max-containers: each adds six threads and the images of six photos."""
 
 _ROUNDS = 2
 """Photos on their way, for each that a worker can take: while it is edited, the next one waits."""
@@ -109,7 +109,7 @@ def make_parser(
         "--max-containers",
         type=whole_number(1, MAX_CONTAINERS),
         default=containers,
-        help="workers that run at a time at most (default: $ARTMANCER_HEAVY_MAX, else 4)",
+        help=f"workers that run at a time at most (default {containers}, $ARTMANCER_HEAVY_MAX)",
     )
     parser.add_argument(
         "--price",

@@ -302,24 +302,21 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_the_next_run_goes_on(
     tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
-    for number in range(12):
-        save_photo(folder / f"{number}.png", number)
-        noise = np.random.default_rng(number).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    for number in range(5):
+        save_photo(folder / f"{number}.png", number, (640, 640))
+        noise = np.random.default_rng(number).integers(0, 255, (640, 640, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
-        mask = Image.new("L", (400, 400))
-        mask.paste(255, (38, 28, 58, 48))
-        mask.save(folder / f"{number}_mask.png")
     assert removal(folder, disk / "out") == 1
     message = capsys.readouterr().err.strip()
     assert message.startswith("artmancer: The disk of") and message.count("\n") == 0
     stored = entries_of(disk / "out")
-    assert 0 < len(stored) < 12 and {entry["status"] for entry in stored.values()} == {"done"}
+    assert 0 < len(stored) < 5 and {entry["status"] for entry in stored.values()} == {"done"}
     assert all(images.load(disk / "out" / entry["output"]) for entry in stored.values())
     assert len(list((disk / "out" / "edited").iterdir())) <= len(stored) + 1
     assert remount(disk, "size=64M")
     assert removal(folder, disk / "out", "--json") == 0
     assert summary(capsys)["unchanged"] == len(stored)
-    assert len(entries_of(disk / "out")) == 12
+    assert len(entries_of(disk / "out")) == 5
 
 
 class Disturber:

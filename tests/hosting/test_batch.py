@@ -1,7 +1,10 @@
 """A batch on Modal: each photo once, whatever happens to calls and workers."""
 
+import asyncio
 import json
+import os
 import pickle
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from support.fake_modal import FakeModal, StandIn
 from support.modal_server import ModalServer
 
 from artmancer import cli
+from artmancer.batch.run import Run
 from artmancer.hosting import batch
 from artmancer.hosting.batch import Map, make_parser
 
@@ -157,6 +161,37 @@ def test_modal_that_does_not_answer_ends_the_run_with_a_sentence_and_the_next_go
     assert run(fake_map(done), remote, source, out) == 0
     second = entries_of(out)
     assert len(second) == 12 and {name: second[name] for name in first} == first
+
+
+def test_a_second_ctrl_c_waits_for_no_call(
+    tmp_path: Path,
+    remote: StandIn,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, out = save_photos(tmp_path / "in", 9), tmp_path / "out"
+    stopped = threading.Event()
+
+    def stop(batch: Run, original: Callable[[Run], None] = Run.stop) -> None:
+        original(batch)
+        stopped.set()
+
+    monkeypatch.setattr(Run, "stop", stop)
+
+    async def silent(
+        orders: AsyncIterator[dict[str, Any]], /, *, order_outputs: bool, return_exceptions: bool
+    ) -> AsyncIterator[Any]:
+        yield done(await anext(orders))
+        os.kill(os.getpid(), signal.SIGINT)
+        # Of two signals at once, Python delivers one.
+        await asyncio.to_thread(stopped.wait)
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+
+    assert run(silent, remote, source, out) == 130
+    assert "9 photos: 1 edited (1 good), 8 left" in capsys.readouterr().out
+    assert run(fake_map(done), remote, source, out) == 0
+    assert len(entries_of(out)) == 9
 
 
 def test_a_row_with_a_mistake_is_refused_before_it_is_sent(tmp_path: Path, remote: StandIn) -> None:

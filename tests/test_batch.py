@@ -215,6 +215,47 @@ def test_masks_are_no_photos(folder: Path) -> None:
     assert names == ["a [1] photo*.png", "дом/café.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{stem}_mask.*", ("a_mask.png", "a [1]_mask.PNG", "ab_mask.webp")),
+        ("mask-{stem}.png", ("mask-a.png", "mask-a [1].png", "mask-ab.png")),
+        ("*{stem}-?.png", ("xa-1.png", "a [1]-2.png", "y ab-3.png")),
+        ("../masks/{stem}.*", ("../masks/a.png", "../masks/a [1].jpg", "../masks/ab.png")),
+    ],
+)
+def test_a_mask_is_found_by_its_pattern(
+    tmp_path: Path, pattern: str, names: tuple[str, ...]
+) -> None:
+    photos = ("a.jpg", "a [1].jpg", "ab.jpg")
+    for name in (*photos, *names, "a.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "masks").mkdir(exist_ok=True)
+    found = read_photos(tmp_path / "in", tmp_path / "out", pattern, ".png")
+    masks = {photo.name: photo.sources.get("mask_image") for photo in found}
+    expected = dict(zip(photos, names, strict=True))
+    assert {name: Path(str(masks[name])).resolve() for name in photos} == {
+        name: (tmp_path / "in" / mask).resolve() for name, mask in expected.items()
+    }
+    assert len(found) == 3
+
+
+def test_each_folder_is_listed_a_few_times_at_most(tmp_path: Path, monkeypatch) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}.png").touch()
+        (tmp_path / f"{number}_mask.png").touch()
+    listed: list[object] = []
+    for name in ("listdir", "scandir"):
+        original = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, original=original: listed.append(path) or original(path)
+        )
+    assert len(read_photos(tmp_path, tmp_path / "out", DEFAULT_MASK_PATTERN, ".png")) == 200
+    assert len(listed) < 10
+
+
 def test_the_main_object_of_each_photo_can_be_the_mask(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     disc = np.hypot(*np.mgrid[-60:60, -80:80]) < 30

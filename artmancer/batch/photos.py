@@ -1,7 +1,11 @@
 """The photos of a batch: from a folder, a CSV, or a JSONL file."""
 
 import csv
+import fnmatch
+import glob
 import json
+import os
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,7 +95,8 @@ def _folder_rows(
         and results not in path.resolve().parents
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    masks = {path: _mask_of(path, mask_pattern) for path in files} if mask_pattern else {}
+    find = _Masks(mask_pattern).of if mask_pattern else None
+    masks = {path: find(path) for path in files} if find else {}
     is_mask = {mask for mask in masks.values() if mask}
     return [
         (
@@ -106,23 +111,59 @@ def _folder_rows(
     ]
 
 
-def _mask_of(photo: Path, pattern: str) -> Path | None:
-    """Return the mask beside a photo, or None."""
-    # A photo's own name may have letters that mean something in a pattern, such as [.
-    escaped = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in photo.stem)
-    # What a malformed pattern raises, in str.format and in Path.glob.
-    try:
-        names = list(photo.parent.glob(pattern.format(stem=escaped)))
-    except (KeyError, IndexError, ValueError, NotImplementedError):
-        raise ArtMancerError(
-            "invalid_request",
-            f"'{pattern}' is no pattern of a mask's file name; expected one such as "
-            f"'{DEFAULT_MASK_PATTERN}'. Correct --masks.",
-        ) from None
-    found = sorted(
-        path for path in names if path.suffix.lower() in PHOTO_SUFFIXES and path != photo
-    )
-    return found[0] if found else None
+class _Masks:
+    """The masks beside photos. Each folder is listed once.
+
+    Parameters
+    ----------
+    pattern : see read_photos
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._prefix = pattern.partition("{stem}")[0]
+        self._names: dict[Path, list[str]] = {}
+
+    def of(self, photo: Path) -> Path | None:
+        """Return the mask of a photo, or None.
+
+        Raises
+        ------
+        ArtMancerError : invalid_request
+        """
+        # What a malformed pattern raises, in str.format and in Path.glob.
+        try:
+            pattern = self._pattern.format(stem=glob.escape(photo.stem))
+            if "/" in pattern:
+                paths = list(photo.parent.glob(pattern))
+            else:
+                names = fnmatch.filter(self._candidates(photo), pattern)
+                paths = [photo.with_name(name) for name in names]
+        except (KeyError, IndexError, ValueError, NotImplementedError):
+            raise ArtMancerError(
+                "invalid_request",
+                f"'{self._pattern}' is no pattern of a mask's file name; expected one such as "
+                f"'{DEFAULT_MASK_PATTERN}'. Correct --masks.",
+            ) from None
+        found = sorted(
+            path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES and path != photo
+        )
+        return found[0] if found else None
+
+    def _candidates(self, photo: Path) -> list[str]:
+        """Return the files beside a photo whose names begin as its mask's does."""
+        folder = photo.parent
+        if folder not in self._names:
+            self._names[folder] = sorted(os.listdir(folder), key=os.path.normcase)
+        names = self._names[folder]
+        if glob.has_magic(self._prefix):
+            return names
+        prefix = os.path.normcase(self._prefix + photo.stem)
+        first = bisect_left(names, prefix, key=os.path.normcase)
+        last = first
+        while last < len(names) and os.path.normcase(names[last]).startswith(prefix):
+            last += 1
+        return names[first:last]
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from ..endpoint_protocol import UPLOAD_FOLDER
 from ..errors import ArtMancerError
 from .comfy_errors import failure, refusal, unavailable, without_paths
 from .runner import ComfyStatus, NodeType, Outputs, Run, RunLost, Step
+from .waiting import within
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class ComfyRunner:
         """Receive events until the connection ends."""
         url = f"{self.url}/ws?clientId={self._identity}"
         connecting = self._http.ws_connect(url, heartbeat=_HEARTBEAT, max_msg_size=0)
-        async with await asyncio.wait_for(connecting, _CONNECT_TIMEOUT) as socket:
+        async with await within(connecting, _CONNECT_TIMEOUT) as socket:
             await self._on_connect()
             checking = asyncio.create_task(self._keep_checking(socket))
             try:

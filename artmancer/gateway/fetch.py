@@ -19,6 +19,7 @@ import httpx
 
 from ..errors import ArtMancerError
 from .request_errors import invalid
+from .waiting import within
 
 Origin = tuple[str, str, int]
 """Scheme, host in lower case, and port of a URL."""
@@ -201,7 +202,7 @@ class Fetcher:
         url = self.check(text, field)
         async with self._slots:
             try:
-                return await asyncio.wait_for(self._get(url, field), self._timeout)
+                return await within(self._get(url, field), self._timeout)
             except asyncio.TimeoutError:
                 raise _no_file(field, f"it did not come within {self._timeout:g} s") from None
 
@@ -224,7 +225,7 @@ class Fetcher:
                 return response.status_code
 
         try:
-            return await asyncio.wait_for(answer(), self._timeout)
+            return await within(answer(), self._timeout)
         except asyncio.TimeoutError:
             raise ConnectionError(f"no answer within {self._timeout:g} s") from None
         except httpx.HTTPError as error:

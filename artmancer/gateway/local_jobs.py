@@ -39,6 +39,7 @@ from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
 from .url_upload import upload_result
+from .waiting import within
 from .webhooks import Webhooks, make_webhook
 
 logger = logging.getLogger(__name__)
@@ -245,7 +246,7 @@ class LocalJobs:
                 if job.ended:
                     return
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(changed.wait(), interval)
+                    await within(changed.wait(), interval)
         finally:
             watchers.discard(changed)
             if not watchers:
@@ -258,7 +259,7 @@ class LocalJobs:
         lane = self.lanes[job.lane]
         ended = self._waiters.setdefault(job.id, asyncio.Event())
         try:
-            await asyncio.wait_for(ended.wait(), lane.timeout)
+            await within(ended.wait(), lane.timeout)
         except asyncio.TimeoutError:
             unfinished = self._get(job.id)
             if unfinished.storing:

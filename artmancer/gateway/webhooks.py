@@ -24,6 +24,7 @@ from .fetch import Fetcher
 from .job_store import JobStore, Webhook
 from .jobs import Job
 from .schemas import JobStatus
+from .waiting import within
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Webhooks:
                 self._changed.clear()
                 wait = self._start_due() if self._secret else _LONGEST_WAIT
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
+                    await within(self._changed.wait(), wait)
         finally:
             for task in self._sending.values():
                 task.cancel()

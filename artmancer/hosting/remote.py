@@ -10,6 +10,8 @@ import modal
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception
 
+from ..gateway.waiting import within
+
 if TYPE_CHECKING:
     from ..gateway.jobs import LaneName
 
@@ -176,7 +178,7 @@ async def retry(request: Callable[[], Awaitable[T]], timeout: float | None = Non
     tries = 0
     while True:
         try:
-            return await _within(request(), timeout or _REQUEST_TIMEOUT)
+            return await within(request(), timeout or _REQUEST_TIMEOUT)
         except (Unfinished, CallFailed, FileNotFoundError):
             raise
         # Modal's client also raises plain exceptions, for example where its queue is full.
@@ -187,22 +189,6 @@ async def retry(request: Callable[[], Awaitable[T]], timeout: float | None = Non
                 logger.warning("Modal does not answer: %s", reason)
                 raise Unavailable(reason) from error
         await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (tries - 1), _LONGEST_PAUSE))
-
-
-async def _within(request: Awaitable[T], timeout: float) -> T:
-    """Wait for a request, as asyncio.wait_for does.
-
-    Before Python 3.12, asyncio.wait_for ignores a cancellation that comes when the request has just
-    ended. Then the gateway's task would not stop.
-    """
-    task = asyncio.ensure_future(request)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout)
-    finally:
-        task.cancel()
-    if not done:
-        raise asyncio.TimeoutError
-    return task.result()
 
 
 class RetryingRemote:

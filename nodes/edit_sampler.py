@@ -205,7 +205,6 @@ class EditSampler(io.ComfyNode):
         blend_mask: Tensor | None = None,
         match_grain: bool = False,
     ) -> io.NodeOutput:
-        progress = node_progress()
         overrides = Overrides(
             steps or editor.steps,
             cfg or None,
@@ -219,20 +218,21 @@ class EditSampler(io.ComfyNode):
                 "compile": compile,
             },
         )
-        result = edit(
-            editor,
-            with_blend_mask(conditions, blend_mask),
-            prompt=prompt,
-            seed=seed,
-            sampling=overrides.sampling(conditions.recipe),
-            match=match_colors,
-            transfer=transfer,
-            widen=widen,
-            match_grain=match_grain,
-            progress=progress,
-        )
-        report = result.report
-        progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
+        with node_progress() as progress:
+            result = edit(
+                editor,
+                with_blend_mask(conditions, blend_mask),
+                prompt=prompt,
+                seed=seed,
+                sampling=overrides.sampling(conditions.recipe),
+                match=match_colors,
+                transfer=transfer,
+                widen=widen,
+                match_grain=match_grain,
+                progress=progress,
+            )
+            report = result.report
+            progress(1, 1, f"{report.editor}: {sum(report.seconds.values()):.1f} s")
         previews = save_before_after(conditions.image, result.image)
         return io.NodeOutput(
             result.image, json.dumps(report.as_dict(), indent=2), result.spill, ui=previews

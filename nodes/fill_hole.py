@@ -64,7 +64,7 @@ class FillHole(io.ComfyNode):
         mask = mask_ops.clean(mask.to(image)).expand(len(image), -1, -1)
         check_finite(image, "image")
         lama = load_lama() if method in (AUTO, "lama") else None
-        progress = node_progress()
-        filled = fill.fill(image, mask, 0, progress, method=method, lama=lama)
-        progress(1, 1, "filled")
+        with node_progress() as progress:
+            filled = fill.fill(image, mask, 0, progress, method=method, lama=lama)
+            progress(1, 1, "filled")
         return io.NodeOutput(filled)

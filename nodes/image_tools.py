@@ -221,10 +221,10 @@ class ShadowMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, reach: float) -> io.NodeOutput:
-        progress = node_progress()
-        shadow_mask = shadow.propose(tools.opaque(image), mask, reach, progress)
-        share = float((shadow_mask > 0.5).float().mean())
-        progress(1, 1, f"shadow: {share:.1%} of the photo" if share else "no shadow found")
+        with node_progress() as progress:
+            shadow_mask = shadow.propose(tools.opaque(image), mask, reach, progress)
+            share = float((shadow_mask > 0.5).float().mean())
+            progress(1, 1, f"shadow: {share:.1%} of the photo" if share else "no shadow found")
         mask = mask.to(shadow_mask).expand_as(shadow_mask)
         return io.NodeOutput(torch.maximum(mask, shadow_mask), shadow_mask)
 

@@ -113,12 +113,15 @@ class EncodeConditions(io.ComfyNode):
         size = resolve_condition_size(condition_size, condition_megapixels)
         area = condition_pixels(size, RECIPES[conditions.recipe])
         texts = (prompt or conditions.default_prompt, negative)
-        progress = node_progress()
         parts = conditions.parts
-        encoded = [
-            _encode_part(clip, vae, part, area, texts, part_progress(progress, index, len(parts)))
-            for index, part in enumerate(parts)
-        ]
+        with node_progress() as progress:
+            encoded = [
+                _encode_part(
+                    clip, vae, part, area, texts, part_progress(progress, index, len(parts))
+                )
+                for index, part in enumerate(parts)
+            ]
+            progress(1, 1, "encoded")
         return io.NodeOutput(*map(list, zip(*encoded, strict=True)))
 
 
@@ -229,27 +232,27 @@ class Stitch(io.ComfyNode):
                 "the mask, or a multiple of it. Connect the list from Encode Conditions' sampler, "
                 "or choose together as Split Conditions' regions.",
             )
-        progress = node_progress()
         blend_masks: list[Tensor | None] = blend_mask or [None]
         crops = iter(edited)
         results = []
-        # Of several edits of the same conditions, for example by seed, each is a result.
-        for index, item in enumerate(conditions * (len(edited) // expected)):
-            images = list(islice(crops, len(item.parts)))
-            editor = PrecomputedEdit(
-                images, _item(variant, index), f"ComfyUI/{_item(variant, index)}", item.recipe
-            )
-            result = edit(
-                editor,
-                with_blend_mask(item, _item(blend_masks, index)),
-                match=_item(match_colors, index),
-                transfer=_item(transfer, index),
-                widen=_item(widen or [False], index),
-                match_grain=_item(match_grain or [False], index),
-                progress=progress,
-            )
-            results.append(result)
-        progress(1, 1, "stitched")
+        with node_progress() as progress:
+            # Of several edits of the same conditions, for example by seed, each is a result.
+            for index, item in enumerate(conditions * (len(edited) // expected)):
+                images = list(islice(crops, len(item.parts)))
+                editor = PrecomputedEdit(
+                    images, _item(variant, index), f"ComfyUI/{_item(variant, index)}", item.recipe
+                )
+                result = edit(
+                    editor,
+                    with_blend_mask(item, _item(blend_masks, index)),
+                    match=_item(match_colors, index),
+                    transfer=_item(transfer, index),
+                    widen=_item(widen or [False], index),
+                    match_grain=_item(match_grain or [False], index),
+                    progress=progress,
+                )
+                results.append(result)
+            progress(1, 1, "stitched")
         reports = [json.dumps(_report(result.report).as_dict(), indent=2) for result in results]
         previews = save_before_after(conditions[0].image, results[0].image)
         return io.NodeOutput(

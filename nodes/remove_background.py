@@ -152,23 +152,23 @@ class RemoveBackground(io.ComfyNode):
         bg_removal_model: Any = None,
     ) -> io.NodeOutput:
         backdrop = None if background == ALPHA else matting.color(color)
-        progress = node_progress()
         options = {"alpha_matting": alpha_matting, "decontaminate": decontaminate}
-        if image.shape[-1] == 4 and (image[..., 3] < 1).any():
-            cutout = matting.Cutout(image[..., :3], image[..., 3], "alpha of the image", "", "")
-        elif bg_removal_model is not None:
-            photo = image[..., :3]
-            cutout = matting.cut_out_by_masks(
-                "ComfyUI's background removal model",
-                photo,
-                bg_removal_model.encode_image(photo),
-                progress=progress,
-                **options,
-            )
-        else:
-            cutout = load_remover(_resolve_auto(model)).cut_out(
-                image[..., :3], device=device, progress=progress, **options
-            )
-        progress(1, 1, f"cut out by {cutout.model}")
+        with node_progress() as progress:
+            if image.shape[-1] == 4 and (image[..., 3] < 1).any():
+                cutout = matting.Cutout(image[..., :3], image[..., 3], "alpha of the image", "", "")
+            elif bg_removal_model is not None:
+                photo = image[..., :3]
+                cutout = matting.cut_out_by_masks(
+                    "ComfyUI's background removal model",
+                    photo,
+                    bg_removal_model.encode_image(photo),
+                    progress=progress,
+                    **options,
+                )
+            else:
+                cutout = load_remover(_resolve_auto(model)).cut_out(
+                    image[..., :3], device=device, progress=progress, **options
+                )
+            progress(1, 1, f"cut out by {cutout.model}")
         subject = cutout.with_alpha() if backdrop is None else cutout.over(backdrop)
         return io.NodeOutput(subject, cutout.mask, json.dumps(cutout.as_dict(), indent=2))

@@ -38,19 +38,23 @@ def _refined(
     if name is None:
         return masks, {"note": "There is no BiRefNet model in models/rembg to refine the mask."}
     remover = load_remover(name)
-    progress = node_progress()
 
-    def subject(image: Tensor) -> Tensor:
+    with node_progress() as progress:
+
         def refining(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
             progress(done, total, "refining the mask")
 
-        return remover.cut_out(image, decontaminate=False, progress=refining).mask
+        def subject(image: Tensor) -> Tensor:
+            return remover.cut_out(image, decontaminate=False, progress=refining).mask
 
-    try:
-        refined = [refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)]
-    except ArtMancerError as error:
-        return masks, {"note": f"{name} could not refine the mask. {error}"}
-    progress(1, 1, f"refined by {name}")
+        try:
+            refined = [
+                refine(photo, mask, subject) for photo, mask in zip(photos, masks, strict=True)
+            ]
+        except ArtMancerError as error:
+            progress(1, 1, "not refined")
+            return masks, {"note": f"{name} could not refine the mask. {error}"}
+        progress(1, 1, f"refined by {name}")
     unrefined = sum(mask is None for mask in refined)
     report = {"refined_by": name if unrefined < len(masks) else None}
     if unrefined:

@@ -219,32 +219,39 @@ class SplitConditions(io.ComfyNode):
             regions=regions,
         )
         images = RECIPES[choices.recipe].images_for(reference is not None)
-        progress = node_progress()
-        progress(0, 1, f"{', '.join(images)} at {choices.resolution}")
-        conditions = prepare(
-            image,
-            mask,
-            reference=reference,
-            reference_mask=reference_mask,
-            fill=fill,
-            context=context,
-            grow=grow,
-            fill_holes=fill_holes,
-            feather=feather,
-            brushed=brush_mask,
-            lama=load_lama() if "fill" in images and fill is None else None,
-            silhouette=silhouette,
-            shadow=shadow_hint,
-            context_mask=context_mask,
-            context_pixels=context_pixels,
-            progress=progress,
-            **choices._asdict(),
-        )
+        with node_progress() as progress:
+            conditions = prepare(
+                image,
+                mask,
+                reference=reference,
+                reference_mask=reference_mask,
+                fill=fill,
+                context=context,
+                grow=grow,
+                fill_holes=fill_holes,
+                feather=feather,
+                brushed=brush_mask,
+                lama=load_lama() if "fill" in images and fill is None else None,
+                silhouette=silhouette,
+                shadow=shadow_hint,
+                context_mask=context_mask,
+                context_pixels=context_pixels,
+                progress=progress,
+                **choices._asdict(),
+            )
+            progress(1, 1, _summary(conditions))
         outputs = [
             [_shown(part, name) for part in conditions.parts]
             for name in ("mask", "background", "object")
         ]
         return io.NodeOutput(*outputs, conditions)
+
+
+def _summary(conditions: Conditions) -> str:
+    """Return what was made, in a line: the size of each part's crop, and the images' names."""
+    sizes = [part.crop.region.size for part in conditions.parts]
+    crops = ", ".join(f"{width}x{height}" for height, width in sizes)
+    return f"{', '.join(conditions.images)} at {crops}"
 
 
 def _shown(conditions: Conditions, name: str) -> Tensor:

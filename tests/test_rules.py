@@ -268,6 +268,29 @@ def test_every_node_has_a_help_page_with_its_picture() -> None:
         assert picture and (page.parent / picture[1]).is_file(), name
 
 
+def test_help_pages_name_templates_that_have_the_node() -> None:
+    graphs = {path.stem: path.read_text() for path in (ROOT / "workflows").glob("*.json")}
+    for name in NODES:
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        line = re.search(r"^Templates?: (.*?)\. \[", page, re.M) or ["", ""]
+        named = re.findall(r"\*([^*]+)\*", line[1])
+        titles = {title: [full for full in graphs if full.startswith(title)] for title in named}
+        assert all(len(found) == 1 for found in titles.values()), (name, titles)
+        listed = {full for found in titles.values() for full in found}
+        if line[1].startswith("all"):
+            listed = graphs.keys() - listed
+        assert listed == {full for full, graph in graphs.items() if f'"{name}"' in graph}, name
+
+
+def test_every_node_says_what_it_did_in_its_last_progress_text() -> None:
+    """ComfyUI leaves the last text on the node, and a stage that is over would stay there."""
+    for path in (ROOT / "nodes").rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text())):
+            if isinstance(block, ast.With) and "node_progress()" in ast.unparse(block.items[0]):
+                last = ast.unparse(block.body[-1])
+                assert last.startswith("progress(1, 1, "), f"{path.name}:{block.lineno}: {last}"
+
+
 def test_an_installed_package_has_every_module_and_every_graph() -> None:
     setuptools = PROJECT["tool"]["setuptools"]
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in modules("artmancer")}

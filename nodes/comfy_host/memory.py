@@ -57,7 +57,10 @@ def load_base(base: str, precision: str) -> pipeline.Base:
     keep_only([key])
 
     def load() -> pipeline.Base:
-        return pipeline.load(folder, precision, ComfyOffloader(), node_progress())
+        with node_progress() as progress:
+            loaded = pipeline.load(folder, precision, ComfyOffloader(), progress)
+            progress(1, 1, f"loaded {base}")
+        return loaded
 
     return keep_loaded(key, lambda: pipeline.shared(folder, name, load))
 
@@ -65,7 +68,14 @@ def load_base(base: str, precision: str) -> pipeline.Base:
 def load_segmenter(name: str) -> fastsam.FastSAM:
     """Load Smart Mask's model with this name."""
     path = folders.segmenters()[name]
-    return keep_loaded(path, lambda: fastsam.load(path, ComfyOffloader(), node_progress()))
+
+    def load() -> fastsam.FastSAM:
+        with node_progress() as progress:
+            segmenter = fastsam.load(path, ComfyOffloader(), progress)
+            progress(1, 1, f"loaded {name}")
+        return segmenter
+
+    return keep_loaded(path, load)
 
 
 def load_remover(name: str) -> matting.Remover:

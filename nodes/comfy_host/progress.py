@@ -1,5 +1,8 @@
 """Progress on the running node, previews, and cancelling."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from comfy import latent_formats, model_management, utils
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.utils import get_executing_context
@@ -10,22 +13,30 @@ from torch import Tensor
 from ...artmancer.progress import Progress
 
 
-def node_progress() -> Progress:
+@contextmanager
+def node_progress() -> Iterator[Progress]:
     """Make a Progress that shows on the running node. Where the user has cancelled, it raises
     ComfyUI's own exception, within one step.
+
+    ComfyUI leaves the last text on the node: report at the end what was done. Where the work is
+    cancelled or fails, the text of a stage is replaced by one that says so.
     """
     bar: utils.ProgressBar | None = None
     previewers = _previewers()
     text = ""
 
-    def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
-        nonlocal bar, text
-        model_management.throw_exception_if_processing_interrupted()
+    def show(new: str) -> None:
+        nonlocal text
         context = get_executing_context()
-        if stage != text and context:
+        if new != text and context:
             server = PromptServer.instance
-            server.send_progress_text(stage, context.node_id, server.client_id)
-            text = stage
+            server.send_progress_text(new, context.node_id, server.client_id)
+            text = new
+
+    def update(done: int, total: int, stage: str, latents: Tensor | None = None) -> None:
+        nonlocal bar
+        model_management.throw_exception_if_processing_interrupted()
+        show(stage)
         bar = bar or utils.ProgressBar(total)
         preview = None
         previewer = previewers.get(latents.shape[1]) if latents is not None else None
@@ -33,7 +44,16 @@ def node_progress() -> Progress:
             preview = previewer.decode_latent_to_preview_image("JPEG", latents)
         bar.update_absolute(done, total, preview)
 
-    return update
+    try:
+        yield update
+    except model_management.InterruptProcessingException:
+        if text:
+            show("cancelled")
+        raise
+    except Exception:
+        if text:
+            show("failed")
+        raise
 
 
 def _previewers() -> dict[int, Latent2RGBPreviewer]:

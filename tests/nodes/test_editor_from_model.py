@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from support import native_base, tiny_qwen
 from support.comfyui import ComfyUI, Event, Run
@@ -120,6 +120,7 @@ def error_message(comfyui: ComfyUI, nodes: Graph) -> str:
     nodes = {**nodes, "preview": node("PreviewImage", images=["edit", 0])}
     result = comfyui.run(nodes)
     assert result.outcome == "execution_error", result.events[-1]
+    assert result.last_texts.get("edit", "failed") == "failed", "not a stage"
     return str(result.events[-1]["data"]["exception_message"])
 
 
@@ -223,6 +224,55 @@ def test_two_editors_with_their_own_loras_are_those_of_diffusers_and_switch(
         images, _ = run(models, nodes, tmp_path, "ours", "photo")
     (again,) = inside(images, "ours")
     assert torch.equal(again, first)
+
+
+def test_a_lora_with_guidance_is_that_of_diffusers(
+    models: ComfyUI, lora_names: list[str], tmp_path: Path
+) -> None:
+    guided = {"steps": 2, "cfg": 3.0}
+    nodes = {
+        **graph(models),
+        "lora": with_lora(lora_names[0]),
+        "editor": editor_node("lora"),
+        "ours": edit(**guided),
+        "diffusers": diffusers_editor(checkpoint=lora_names[0]),
+        "theirs": edit("diffusers", **guided),
+        "bare editor": editor_node("model"),
+        "bare": edit("bare editor", **guided),
+    }
+    images, _ = run(models, nodes, tmp_path, "ours", "theirs", "bare", "photo")
+    ours, theirs, bare = inside(images, "ours", "theirs", "bare")
+    assert (ours - theirs).abs().max() <= 0.2
+    assert (ours - bare).abs().mean() > 2, "the LoRA counts"
+
+
+def test_islands_apart_are_the_edits_of_each_island_with_the_next_seed(
+    models: ComfyUI, tmp_path: Path
+) -> None:
+    nodes = graph(models)
+    left, right = (17, 42, 33, 58), (117, 42, 133, 58)
+    for name, marks in {"left": [left], "right": [right], "both": [left, right]}.items():
+        mask = Image.new("L", (150, 100))
+        for mark in marks:
+            ImageDraw.Draw(mask).ellipse(mark, fill=255)
+        path = tmp_path / f"{name}.png"
+        mask.save(path)
+        upload = models.upload(path)
+        nodes[f"mask {name}"] = node("LoadImageMask", image=upload, channel="red")
+        split = {**nodes["split"]["inputs"], "mask": [f"mask {name}", 0], "regions": "apart"}
+        nodes[f"split {name}"] = node("ArtMancer_SplitConditions", **split)
+    seeds = {"both": 7, "left": 7, "right": 8}
+    for name, seed in seeds.items():
+        nodes[name] = edit(conditions=[f"split {name}", 3], seed=seed, steps=2, cfg=2.0)
+    images, _ = run(models, nodes, tmp_path, *seeds, "photo")
+    changed = {name: (images[name] != images["photo"]).any(-1) for name in seeds}
+    assert not (changed["left"] & changed["right"]).any()
+    assert torch.equal(changed["both"], changed["left"] | changed["right"]), "nothing else"
+    for name in ("left", "right"):
+        assert images[name][changed[name]].std() > 20, "the edit shows"
+        difference = images["both"][changed[name]] - images[name][changed[name]]
+        # Only how the sampling is summed differs.
+        assert difference.abs().max() <= 0.01
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_generate_removes_an_object_and_changes_no_byte_outside_the_mask(
     assert report["editor"] == "draft/removal"
     assert report["seed"] == 7
     assert run.of("progress"), "progress is shown"
+    assert re.fullmatch(r"mask, background, object at \d+x\d+", run.last_texts["12"])
+    assert re.fullmatch(r"draft/removal: \d+\.\d s", run.last_texts["13"])
 
     output = tmp_path / "output.png"
     command = ["edit", str(EXAMPLES / "astronaut.png"), f"--mask={ASTRONAUT_MASK}"]
@@ -468,6 +470,7 @@ def test_a_cancel_ends_a_running_edit_within_a_step(comfyui: ComfyUI) -> None:
     progress = run.of("progress")[-1]
     assert progress["value"] <= 1
     assert progress["max"] == 40
+    assert run.last_texts["13"] == "cancelled"
     after = comfyui.run(removal(comfyui, task_type="removal", seed=3))
     assert after.outcome == "execution_success", "the next run is not affected"
 

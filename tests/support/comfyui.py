@@ -52,6 +52,7 @@ class Run:
     outputs : outputs by node id
     previews : images shown while it ran, as JPEG
     texts : progress texts shown on a node
+    last_texts : the last of them by node id, which ComfyUI leaves on the node
     """
 
     prompt_id: str
@@ -59,6 +60,7 @@ class Run:
     outputs: dict[str, Any] = field(default_factory=dict)
     previews: list[bytes] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    last_texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def outcome(self) -> str:
@@ -71,7 +73,9 @@ class Run:
         if kind == 1:
             self.previews.append(message[8:])
         elif kind == 3:
-            self.texts.append(message[8 + length :].decode())
+            node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
+            self.texts.append(text)
+            self.last_texts[node] = text
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Return the data of all events of a type."""

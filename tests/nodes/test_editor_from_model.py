@@ -250,9 +250,19 @@ def test_islands_apart_are_the_edits_of_each_island_with_the_next_seed(
     models: ComfyUI, tmp_path: Path
 ) -> None:
     nodes = graph(models)
-    left, right = (17, 42, 33, 58), (117, 42, 133, 58)
+    # Wide enough for two crops side by side.
+    nodes["wide"] = node(
+        "ImageScale",
+        image=["photo", 0],
+        upscale_method="bilinear",
+        width=450,
+        height=100,
+        crop="disabled",
+    )
+    nodes["split"]["inputs"]["image"] = ["wide", 0]
+    left, right = (42, 42, 58, 58), (392, 42, 408, 58)
     for name, marks in {"left": [left], "right": [right], "both": [left, right]}.items():
-        mask = Image.new("L", (150, 100))
+        mask = Image.new("L", (450, 100))
         for mark in marks:
             ImageDraw.Draw(mask).ellipse(mark, fill=255)
         path = tmp_path / f"{name}.png"
@@ -264,8 +274,8 @@ def test_islands_apart_are_the_edits_of_each_island_with_the_next_seed(
     seeds = {"both": 7, "left": 7, "right": 8}
     for name, seed in seeds.items():
         nodes[name] = edit(conditions=[f"split {name}", 3], seed=seed, steps=2, cfg=2.0)
-    images, _ = run(models, nodes, tmp_path, *seeds, "photo")
-    changed = {name: (images[name] != images["photo"]).any(-1) for name in seeds}
+    images, _ = run(models, nodes, tmp_path, *seeds, "wide")
+    changed = {name: (images[name] != images["wide"]).any(-1) for name in seeds}
     assert not (changed["left"] & changed["right"]).any()
     assert torch.equal(changed["both"], changed["left"] | changed["right"]), "nothing else"
     for name in ("left", "right"):

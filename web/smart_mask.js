@@ -35,6 +35,9 @@ const OPACITY = 0.55;
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 
+/** Tell whether an image is a copy that ComfyUI's MaskEditor saved, with a painted mask: the photo is the same. */
+const isPaintedCopy = (url) => url.includes("subfolder=clipspace");
+
 const numbers = (list, count) => Array.isArray(list) && list.length === count && list.every(Number.isFinite);
 
 /** Read the clicks from the node's prompt. Invalid parts are skipped; they stay in the prompt until the next click. */
@@ -92,8 +95,10 @@ async function fetchEnd(jobId) {
 class Picker {
   constructor(node) {
     this.node = node;
-    // The image: the URL of the connected loader's file, the image element, and [width, height] of the photo.
+    // The image: the URL of the connected loader's file, the last one that there was, the image element, and
+    // [width, height] of the photo.
     this.loaderUrl = null;
+    this.lastUrl = null;
     this.image = null;
     this.size = null;
     // The mask as a canvas to draw over the image.
@@ -141,7 +146,10 @@ class Picker {
     // The panel of a node's inputs would take the element out of the node.
     const options = { serialize: false, hideOnZoom: false, hideInPanel: true };
     options.getMinHeight = () => HEIGHT + 2 * MARGIN;
-    node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options).serialize = false;
+    const widget = node.addDOMWidget("picture", "ArtMancer_SmartMask", this.element, options);
+    widget.serialize = false;
+    // What ComfyUI's App mode calls it.
+    widget.label = "object";
     node.expandToFitContent();
     this.listen();
     passToCanvas(this.element);
@@ -235,6 +243,8 @@ class Picker {
     if (url === this.loaderUrl) return;
     this.loaderUrl = url;
     if (!url) return;
+    if (this.lastUrl && url !== this.lastUrl && !isPaintedCopy(url)) this.forgetClicks();
+    this.lastUrl = url;
     const image = await load(url).catch(() => null);
     if (!image || url !== this.loaderUrl) return;
     this.tint = null;
@@ -432,6 +442,13 @@ class Picker {
     const { points, labels, bbox } = clicks;
     const empty = !points.length && !bbox;
     this.set(empty ? "" : JSON.stringify({ points, labels, ...(bbox && { bbox }) }), 0);
+  }
+
+  /** Remove the clicks without a run: they were on another photo. */
+  forgetClicks() {
+    this.history = [];
+    this.prompt.value = "";
+    this.candidate.value = 0;
   }
 
   set(text, candidate) {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 from support.comfyui import ComfyUI
 from support.editor import EMPTY_GRAPH, repeat_until, settle
 from support.paths import ROOT
@@ -104,6 +105,23 @@ def test_the_templates_are_listed_with_their_thumbnails(page: Any, comfyui: Comf
     for name in TEMPLATES:
         thumbnail = page.request.get(f"{comfyui.url}/api/workflow_templates/artmancer/{name}.jpg")
         assert thumbnail.status == 200 and thumbnail.headers["content-type"] == "image/jpeg"
+
+
+def test_every_template_has_its_own_square_thumbnail() -> None:
+    """ComfyUI shows thumbnails in a square, and others with bars."""
+    pictures = {name: Image.open(ROOT / "workflows" / f"{name}.jpg") for name in TEMPLATES}
+    assert all(picture.width == picture.height for picture in pictures.values())
+    for one, other in combinations(TEMPLATES, 2):
+        difference = ImageChops.difference(*(pictures[name].convert("L") for name in (one, other)))
+        assert ImageStat.Stat(difference).mean[0] > 8, (one, other)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_templates_note_is_readable_in_both_renderers(name: str) -> None:
+    """ComfyUI's Vue renderer writes code blue on blue."""
+    nodes = json.loads((ROOT / "workflows" / f"{name}.json").read_text())["nodes"]
+    notes = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    assert notes and not any("`" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -206,8 +224,7 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     assert sorted(missing) == NEEDS_MODELS.get(name, [])
     if not missing:
         assert not any(node["errors"] for node in nodes), nodes
-    if name != "9 ComfyUI's KSampler":  # 16 nodes, for people who know ComfyUI
-        assert page.evaluate(READABLE), "on a small screen: no node out of sight, words drawn"
+    assert page.evaluate(READABLE), "on a small screen: no node out of sight, words drawn"
     note = min(nodes, key=lambda node: node["top"])
     assert note["type"] == "MarkdownNote", "a note on top"
     assert not overlapping(page)

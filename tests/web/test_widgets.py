@@ -278,6 +278,37 @@ def test_the_mask_shows_again_after_a_reload(own_picker: Picker) -> None:
     assert again.is_pink(290, 80) and not again.is_pink(30, 380)
 
 
+def choose_photo(page: Any, name: str) -> None:
+    """Choose a file in Load Image."""
+    page.evaluate(
+        f"""(name) => {{
+          const load = {GRAPH}.nodes.find((node) => node.comfyClass === "LoadImage");
+          const file = load.widgets.find((widget) => widget.name === "image");
+          file.value = name;
+          file.callback?.(name);
+        }}""",
+        name,
+    )
+
+
+def test_another_photo_has_no_clicks(picker_in_both: Picker, comfyui: ComfyUI) -> None:
+    picker = picker_in_both
+    picker.click(270, 60)
+    picker.wait_for("Score")
+    painted = comfyui.base / "input" / "clipspace"
+    painted.mkdir(exist_ok=True)
+    shutil.copy(EXAMPLES / "coffee_painted.png", painted / "clipspace-painted-masked-1.png")
+    shutil.copy(EXAMPLES / "astronaut.png", comfyui.base / "input")
+    choose_photo(picker.page, "clipspace/clipspace-painted-masked-1.png [input]")
+    picker.wait_for("Click: the object.")
+    assert picker.prompt["points"] == [[270, 60]], "the same photo, with a painted mask"
+    choose_photo(picker.page, "astronaut.png")
+    picker.page.wait_for_function(
+        f"() => !{PICK}.widgets.find((widget) => widget.name === 'prompt').value"
+    )
+    picker.wait_for("Click: the object.")
+
+
 def test_no_text_lies_over_the_photo(picker_in_both: Picker) -> None:
     picker = picker_in_both
     picker.page.evaluate(f"{PICK}.setSize([600, 560])")

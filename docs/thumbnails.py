@@ -154,7 +154,7 @@ def click() -> Image.Image:
 
 
 def say_what() -> Image.Image:
-    return with_words(square(example("astronaut")), "space shuttle")
+    return with_words(square(example("astronaut").crop(SHUTTLE)), "space shuttle")
 
 
 def many_photos() -> Image.Image:

@@ -171,16 +171,26 @@ def get(name: str, paths: Mapping[str, Path]) -> ModelSet:
 
 
 def read(path: Path) -> ModelSet:
-    """Read a set and check its form, but not whether the files exist.
+    """Read a set's file and check its form; see `parse`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path.stem, error.strerror) from None
+    return parse(path.stem, data)
+
+
+def parse(name: str, data: bytes) -> ModelSet:
+    """Parse the content of a set's file and check its form, but not whether the files exist.
 
     Raises
     ------
     ArtMancerError : generation_failed
     """
-    content = _Content(path.stem, _parse(path))
+    content = _Content(name, _parse_json(name, data))
     content.check_keys(ModelSet.__dataclass_fields__.keys() - {"name"})
-    model_set = ModelSet(
-        path.stem,
+    return ModelSet(
+        name,
         unet=content.file_name("unet", "unet"),
         clip=content.file_name("clip", "clip"),
         vae=content.file_name("vae", "vae"),
@@ -189,7 +199,6 @@ def read(path: Path) -> ModelSet:
         recipes={key: part.choice(key, RECIPES) for key, part in content.variants("recipes")},
         acceleration=_acceleration(content.part("acceleration")),
     )
-    return model_set
 
 
 def _acceleration(content: "_Content | None") -> Acceleration | None:
@@ -203,8 +212,8 @@ def _acceleration(content: "_Content | None") -> Acceleration | None:
     )
 
 
-def _parse(path: Path) -> Any:
-    """Parse a set's file; a key that occurs twice is refused."""
+def _parse_json(name: str, data: bytes) -> Any:
+    """Parse the JSON of a set's file; a key that occurs twice is refused."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -213,14 +222,15 @@ def _parse(path: Path) -> Any:
         return content
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES // 1024} KB")
         return json.loads(data, object_pairs_hook=unique)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise _invalid(path.stem, f"cannot be read ({reason})", "Correct the file.") from None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, reason: object) -> ArtMancerError:
+    return _invalid(name, f"cannot be read ({reason})", "Correct the file.")
 
 
 class _Content:

@@ -2,6 +2,8 @@
 
     base_model/                   Qwen-Image-Edit, in diffusers format
     insertion_cp.safetensors ...  the variants' checkpoints, here or in checkpoints/
+    home.json ...                 model sets, and in the folders of ComfyUI's names their files:
+    diffusion_models/  text_encoders/  vae/  loras/
     inpaint/                      LaMa, for removals
     fastsam/  rembg/              the light worker's models
 
@@ -17,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from .. import models
+from .. import model_sets, models
+from ..errors import ArtMancerError
 from ..folders import LAMA_FILE
 from ..safetensors_header import file_parts, read_header
 from ..variants import CHECKPOINT_FILES
@@ -35,6 +38,14 @@ artmancer:
     artmancer: |
         .
         {OLD_CHECKPOINTS}
+    diffusion_models: |
+        diffusion_models
+        unet
+    text_encoders: |
+        text_encoders
+        clip
+    vae: vae
+    loras: loras
     inpaint: {LAMA}
     fastsam: {FASTSAM}
     rembg: {REMBG}
@@ -81,6 +92,7 @@ class Inventory:
     base : True if the base model is complete
     checkpoints : path of each variant's checkpoint; None if it is missing
     lama, fastsam, rembg : file names in the folders LAMA, FASTSAM and REMBG
+    model_sets : by name of a model set the reason why it cannot be loaded; "": none
     missing : a line of text for each missing model, with the command that adds it
     broken : a line of text for each checkpoint that cannot be used, with the reason
     """
@@ -90,6 +102,7 @@ class Inventory:
     lama: tuple[str, ...]
     fastsam: tuple[str, ...]
     rembg: tuple[str, ...]
+    model_sets: Mapping[str, str]
     missing: tuple[str, ...]
     broken: tuple[str, ...]
 
@@ -101,13 +114,14 @@ class Inventory:
             "lama": ", ".join(self.lama) or None,
             "fastsam": ", ".join(self.fastsam) or None,
             "rembg": ", ".join(self.rembg) or None,
+            "model sets": ", ".join(self.model_sets) or "none",
         }
         width = max(map(len, table))
         editor = "Qwen-Image-Edit" if self.base else "the draft editor"
         segmenter = "FastSAM" if self.fastsam else "GrabCut"
         return [
             *(f"{name.ljust(width)}  {file or 'missing'}" for name, file in table.items()),
-            *(f"broken: {line}" for line in self.broken),
+            *(f"broken: {line}" for line in (*self.broken, *filter(None, self.model_sets.values()))),
             *(f"missing: {line}" for line in self.missing),
             f"Edits are made by {editor}. Objects are found by {segmenter}.",
         ]
@@ -148,9 +162,49 @@ def take_inventory(volume: Volume) -> Inventory:
         lama=names_by_folder[LAMA],
         fastsam=names_by_folder[FASTSAM],
         rembg=names_by_folder[REMBG],
+        model_sets=_set_problems(volume, sizes),
         missing=tuple(missing),
         broken=tuple(broken),
     )
+
+
+def _set_problems(volume: Volume, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Map the names of the model sets on the volume to the reasons why they cannot be loaded; "":
+    none.
+    """
+    files = {
+        kind: {
+            name: Path(folder, name)
+            for folder in folders
+            # Workers have no loader for GGUF files.
+            for name in _set_file_names(folder, sizes)
+            if not name.endswith(model_sets.GGUF)
+        }
+        for kind, folders in model_sets.FILE_FOLDERS.items()
+    }
+    problems = {}
+    for path, name in _set_names(sizes).items():
+        try:
+            content = b"".join(volume.read(path)) if sizes[path] <= model_sets.MAX_BYTES else b""
+            model_sets.check_files(model_sets.parse(name, content), files)
+            problems[name] = ""
+        except ArtMancerError as error:
+            problems[name] = str(error)
+    return problems
+
+
+def _set_names(paths: Iterable[str]) -> dict[str, str]:
+    """Map the paths of the model sets on the volume to their names."""
+    names = {path: path.removesuffix(".json") for path in paths if path.endswith(".json")}
+    return {path: name for path, name in names.items() if model_sets.is_name(name)}
+
+
+def _set_file_names(folder: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """List the files that a set can name in a folder of ComfyUI's models."""
+    if folder == model_sets.FOLDER:
+        checkpoints = _file_names(OLD_CHECKPOINTS, sizes)
+        return (*(path for path in sizes if "/" not in path), *checkpoints)
+    return _file_names(folder, sizes)
 
 
 def _find_checkpoint(names: Iterable[str], sizes: Mapping[str, int]) -> str | None:
@@ -205,11 +259,11 @@ def lora_problem(parts: Iterable[bytes], size: int) -> str | None:
 def upload(
     folder: Path, volume: Volume, put: Callable[[Mapping[str, Path]], None]
 ) -> tuple[list[str], bool]:
-    """Upload the checkpoints of a folder to the volume and verify them there.
+    """Upload the checkpoints and the model sets of a folder to the volume and verify them there.
 
     Parameters
     ----------
-    folder : local folder with .safetensors files
+    folder : local folder with .safetensors files, and model sets
     put : uploads local files, by their path on the volume
 
     Returns
@@ -224,14 +278,26 @@ def upload(
             lines.append(f"not uploaded: {path.name} {problem}")
         else:
             checkpoints[path.name] = path
-    if not checkpoints and not lines:
-        lines.append(f"There is no .safetensors file in '{folder}'. Choose the folder with --dir.")
-    put(checkpoints)
+    sets = {}
+    for path in model_sets.find([folder]).values():
+        try:
+            model_sets.read(path)
+            sets[path.name] = path
+        except ArtMancerError as error:
+            lines.append(f"not uploaded: {path.name}. {error}")
+    files = {**checkpoints, **sets}
+    if not files and not lines:
+        lines.append(
+            f"There is no .safetensors file and no model set in '{folder}'. Choose the folder with "
+            "--dir."
+        )
+    put(files)
     sizes = volume.sizes()
-    success = bool(checkpoints) and not lines
-    for name, path in checkpoints.items():
+    success = bool(files) and not lines
+    for name, path in files.items():
         size = path.stat().st_size
-        if sizes.get(name) == size and not lora_problem(volume.read(name), size):
+        problem = lora_problem(volume.read(name), size) if name in checkpoints else None
+        if sizes.get(name) == size and not problem:
             lines.append(f"uploaded: {name}, {size:,} bytes")
         else:
             lines.append(f"incomplete on the volume: {name}. Upload it again")

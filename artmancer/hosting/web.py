@@ -74,7 +74,11 @@ def _modal_unavailable() -> ArtMancerError:
 def _expected_status(inventory: Inventory) -> ComfyStatus:
     """Return what a worker would report that has not been started yet."""
     pack = {
-        "editors": EDITORS,
+        "editors": [*EDITORS, *inventory.model_sets],
+        "model_sets": [
+            {"name": name, "complete": not problem, "reason": problem or None}
+            for name, problem in inventory.model_sets.items()
+        ],
         "lama": bool(inventory.lama),
         "bases": [BASE] if inventory.base else [],
         "checkpoints": inventory.checkpoints,

@@ -803,6 +803,20 @@ def test_shadow_mask_says_what_it_found(
     )
 
 
+def test_the_sentence_of_an_error_shows_without_a_click(own_page: Any, comfyui: ComfyUI) -> None:
+    shutil.copy(EXAMPLES / "coffee.png", comfyui.base / "input")
+    page = own_page
+    page.evaluate(
+        """async () => {
+          const path = "/api/workflow_templates/artmancer/1%20Remove%20an%20object%20(no%20model).json";
+          await window.app.loadGraphData(await (await fetch(path)).json(), true, true, "removal");
+        }"""
+    )
+    choose_photo(page, "coffee.png")  # has no mask
+    page.evaluate("window.app.queuePrompt(0, 1)")
+    page.get_by_text("A mask of 64x64 means that none was painted").first.wait_for()
+
+
 def test_the_settings_set_the_values_of_new_nodes(own_page: Any, own_errors: list[str]) -> None:
     page = own_page
     values = page.evaluate(

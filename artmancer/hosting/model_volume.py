@@ -121,7 +121,8 @@ class Inventory:
         segmenter = "FastSAM" if self.fastsam else "GrabCut"
         return [
             *(f"{name.ljust(width)}  {file or 'missing'}" for name, file in table.items()),
-            *(f"broken: {line}" for line in (*self.broken, *filter(None, self.model_sets.values()))),
+            *(f"broken: {line}" for line in self.broken),
+            *(f"broken: {problem}" for problem in self.model_sets.values() if problem),
             *(f"missing: {line}" for line in self.missing),
             f"Edits are made by {editor}. Objects are found by {segmenter}.",
         ]
@@ -185,8 +186,8 @@ def _set_problems(volume: Volume, sizes: Mapping[str, int]) -> dict[str, str]:
     problems = {}
     for path, name in _set_names(sizes).items():
         try:
-            content = b"".join(volume.read(path)) if sizes[path] <= model_sets.MAX_BYTES else b""
-            model_sets.check_files(model_sets.parse(name, content), files)
+            model_set = model_sets.parse(name, b"".join(volume.read(path)))
+            model_sets.check_files(model_set, files)
             problems[name] = ""
         except ArtMancerError as error:
             problems[name] = str(error)

@@ -118,7 +118,59 @@ def test_setup_downloads_only_missing_models(tmp_path: Path) -> None:
     assert len(downloads) == 2 * len(models)
 
 
+def model_set(folder: Path, name: str, **changes: Any) -> None:
+    """Write a model set into a folder."""
+    content = {"unet": "edit.safetensors", "clip": "qwen.safetensors", "vae": "vae.safetensors"}
+    (folder / f"{name}.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_the_model_sets_of_the_volume_are_listed_with_what_they_lack(tmp_path: Path) -> None:
+    for path in ("diffusion_models/edit", "clip/qwen", "vae/vae", "loras/sub/mine", "unet/edit-q4"):
+        file = tmp_path / f"{path}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "unet" / "edit.gguf").touch()
+    lora(tmp_path / "removal_cp.safetensors")
+    loras = {"removal": "removal_cp.safetensors", "insertion": "sub/mine.safetensors"}
+    model_set(tmp_path, "home", loras=loras)
+    model_set(tmp_path, "flux", family="flux2", unet="edit-q4.safetensors")
+    model_set(tmp_path, "gguf", unet="edit.gguf")
+    model_set(tmp_path, "gone", vae="gone.safetensors")
+    model_set(tmp_path, "wrong", vae="../vae.safetensors")
+    model_set(tmp_path, "draft")
+    volume = model_volume.LocalVolume(tmp_path)
+    problems = model_volume.take_inventory(volume).model_sets
+    assert {name for name, problem in problems.items() if not problem} == {"home", "flux"}
+    assert "'edit.gguf' in models/diffusion_models" in problems["gguf"]
+    assert "'gone.safetensors' in models/vae" in problems["gone"]
+    assert "a path" in problems["wrong"]
+    assert "draft" not in problems, "the name of another editor"
+    lines = "\n".join(model_volume.take_inventory(volume).lines())
+    assert "model sets     " in lines and "home" in lines
+    assert "broken: The model set 'gone' needs" in lines
+
+
+def test_model_sets_are_uploaded_beside_the_checkpoints(tmp_path: Path) -> None:
+    local, remote = tmp_path / "checkpoints", tmp_path / "volume"
+    local.mkdir()
+    remote.mkdir()
+    model_set(local, "home")
+    model_set(local, "wrong", clip=3)
+
+    def put(files: Any) -> None:
+        for name, path in files.items():
+            shutil.copy(path, remote / name)
+
+    lines, complete = model_volume.upload(local, model_volume.LocalVolume(remote), put)
+    assert [path.name for path in remote.iterdir()] == ["home.json"] and not complete
+    assert any(line.startswith("not uploaded: wrong.json. The model set 'wrong'") for line in lines)
+    assert any(line.startswith("uploaded: home.json, ") for line in lines)
+
+
 def test_comfyui_can_read_the_model_paths(tmp_path: Path) -> None:
     paths = yaml.safe_load(model_volume.PATHS.format(root=tmp_path))["artmancer"]
     assert paths["artmancer"].split() == [".", "checkpoints"]
+    assert paths["diffusion_models"].split() == ["diffusion_models", "unet"]
+    assert paths["text_encoders"].split() == ["text_encoders", "clip"]
+    assert (paths["vae"], paths["loras"]) == ("vae", "loras")
     assert paths["base_path"] == str(tmp_path)

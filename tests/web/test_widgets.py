@@ -808,8 +808,9 @@ def test_the_sentence_of_an_error_shows_without_a_click(own_page: Any, comfyui: 
     page = own_page
     page.evaluate(
         """async () => {
-          const path = "/api/workflow_templates/artmancer/1%20Remove%20an%20object%20(no%20model).json";
-          await window.app.loadGraphData(await (await fetch(path)).json(), true, true, "removal");
+          const name = encodeURIComponent("1 Remove an object (no model).json");
+          const answer = await fetch(`/api/workflow_templates/artmancer/${name}`);
+          await window.app.loadGraphData(await answer.json(), true, true, "removal");
         }"""
     )
     choose_photo(page, "coffee.png")  # has no mask

@@ -65,7 +65,8 @@ def save_vae(comfyui: ComfyUI, base: Path, folder: Path) -> None:
         if name.startswith("weight ")
     }
     save_file(weights, base / "wan.safetensors")
-    vae = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2)
+    width = weights["encoder.conv1.weight"].shape[0]
+    vae = AutoencoderKLQwenImage(base_dim=width, dim_mult=[1, 2, 4, 4], num_res_blocks=2)
     vae.load_state_dict(convert_wan_vae_to_diffusers(weights), strict=True)
     vae.save_pretrained(base / "vae")
 

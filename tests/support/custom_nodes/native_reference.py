@@ -133,10 +133,12 @@ def encode_and_decode(request: dict[str, Any]) -> dict[str, torch.Tensor]:
     """
     from comfy.latent_formats import Wan21
     from comfy.ldm.wan.vae import WanVAE
+    from comfyui_version import __version__ as version
 
     inputs = load_file(request["inputs"])
     vae = WanVAE(
-        dim=8,
+        # ComfyUI 0.3 loads a VAE only with its real width.
+        dim=96 if version.startswith("0.3.") else 8,
         z_dim=16,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=2,

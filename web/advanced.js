@@ -16,6 +16,8 @@ let isLoading = false;
 
 /** Tell whether the connected Load Editor loads no diffusion model. */
 function isWithoutDiffusion(node) {
+  // A node has links and no graph while it moves into a subgraph.
+  if (!node.graph) return false;
   const slot = node.inputs.findIndex((input) => input.name === "editor");
   const loader = node.getInputNode?.(slot);
   if (loader?.comfyClass !== "ArtMancer_LoadEditor") return false;

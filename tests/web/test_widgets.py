@@ -715,6 +715,33 @@ def test_the_button_of_the_classic_renderer_shows_the_other_inputs(page: Any, wa
     assert page.evaluate(f"{node}.size[1]") == pytest.approx(height, abs=1)
 
 
+def test_the_nodes_of_an_edit_become_a_subgraph(
+    own_page: Any, own_errors: list[str], comfyui: ComfyUI
+) -> None:
+    page = own_page
+    commands = "window.app.extensionManager?.command?.commands?.map((command) => command.id) ?? []"
+    if "Comfy.Graph.ConvertToSubgraph" not in page.evaluate(commands):
+        pytest.skip("this ComfyUI has no subgraphs")
+    page.evaluate(ADD_EDIT_SAMPLER)
+    page.evaluate(CONNECT_EDITOR)
+    settle(page)
+    page.evaluate(
+        """async () => {
+          const { canvas, extensionManager, graph } = window.app;
+          for (const node of graph.nodes) canvas.select(node);
+          await extensionManager.command.execute("Comfy.Graph.ConvertToSubgraph");
+        }"""
+    )
+    settle(page)
+    inner = page.evaluate(
+        """() => window.app.graph.nodes.map((node) => node.subgraph?.nodes.map((inner) =>
+          [inner.comfyClass, inner.widgets.filter((widget) => !widget.options.advanced).length]))"""
+    )
+    assert [sorted(name for name, _ in nodes) for nodes in inner] == [
+        ["ArtMancer_EditSampler", "ArtMancer_LoadEditor"]
+    ]
+
+
 def test_folding_changes_no_saved_value(page: Any, watch: Watch) -> None:
     watch(page)
     page.evaluate(ADD_EDIT_SAMPLER)

@@ -115,6 +115,8 @@ class ModelEditor:
         notes = [f"ComfyUI sampled with {self.sampler} and {schedule}{shift}."]
         if self.model.patches and not self.adapters:
             notes.append(f"LoRAs change {len(self.model.patches)} of the model's weights.")
+        if self.family.note:
+            notes.append(self.family.note)
         if self.recipe_choice == AUTO and not self.adapters:
             notes.append(
                 f"The recipe {self.recipe} is the default for {self.variant}: the names of the "

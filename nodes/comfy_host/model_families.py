@@ -1,5 +1,6 @@
 """The families of ComfyUI's models that edit images, and what differs among them."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -46,6 +47,7 @@ class Family(Protocol):
         not stretched
     accelerated_shift : shift of the schedule that its acceleration LoRAs were trained with; None:
         the published one
+    note : for the report, what this ComfyUI does otherwise than the published model; "": nothing
     """
 
     name: str
@@ -56,6 +58,9 @@ class Family(Protocol):
     sees_images: bool
     last_sigma: float | None
     accelerated_shift: float | None
+
+    @property
+    def note(self) -> str: ...
 
     def matches(self, model: Any) -> bool:
         """Tell whether a MODEL is of this family."""
@@ -100,6 +105,18 @@ class QwenImageEdit:
     sees_images = True
     last_sigma: float | None = 0.02
     accelerated_shift: float | None = 3.0
+
+    @property
+    def note(self) -> str:
+        from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+
+        # ComfyUI 0.3.64 does not have it.
+        if "default_ref_method" in inspect.signature(QwenImageTransformer2DModel).parameters:
+            return ""
+        return (
+            "This ComfyUI encodes prompts otherwise than the published model, and samples a file "
+            "of Qwen-Image-Edit-2511 as 2509. Update ComfyUI for 2511."
+        )
 
     def matches(self, model: Any) -> bool:
         config = model.model.model_config.unet_config
@@ -156,6 +173,7 @@ class Flux2:
     sees_images = False
     last_sigma: float | None = None
     accelerated_shift: float | None = None
+    note = ""
 
     def matches(self, model: Any) -> bool:
         return bool(model.model.model_config.unet_config.get("image_model") == "flux2")

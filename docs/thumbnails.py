@@ -108,20 +108,24 @@ def coin() -> Image.Image:
 
 
 def remove() -> Image.Image:
+    """Draw template 1: the object above, its place without it below."""
     after = removed("astronaut", example("astronaut_shuttle_mask"))
     return stacked(*(image.crop(SHUTTLE) for image in (example("astronaut"), after)))
 
 
 def remove_with_lama() -> Image.Image:
+    """Draw template 2: the object under a mask."""
     return square(masked(example("astronaut"), example("astronaut_shuttle_mask")).crop(SHUTTLE))
 
 
 def edit_by_words() -> Image.Image:
+    """Draw template 3: a masked photo and the prompt."""
     image = masked(example("astronaut"), example("astronaut_shuttle_mask"))
     return with_words(square(image), "remove the space shuttle")
 
 
 def insert() -> Image.Image:
+    """Draw template 4: the result."""
     with TemporaryDirectory() as folder:
         reference = Path(folder) / "coin.png"
         coin().save(reference)
@@ -145,19 +149,23 @@ def painted_mask(folder: Path, name: str) -> Path:
 
 
 def balance() -> Image.Image:
+    """Draw template 5: before and after."""
     return divided(example("chelsea"), edited("chelsea", "white-balance"))
 
 
 def click() -> Image.Image:
+    """Draw template 6: the clicked object above, the result below."""
     after = removed("coins", coin())
     return stacked(masked(example("coins"), coin()), after)
 
 
 def say_what() -> Image.Image:
+    """Draw template 7: the photo and the words."""
     return with_words(square(example("astronaut").crop(SHUTTLE)), "space shuttle")
 
 
 def many_photos() -> Image.Image:
+    """Draw template 8: three photos above, their results below."""
     image = Image.new("RGB", (SIDE, SIDE))
     width = SIDE // 3
     for column, name in enumerate(("coffee", "chelsea", "astronaut")):
@@ -170,6 +178,7 @@ def many_photos() -> Image.Image:
 
 
 def sample() -> Image.Image:
+    """Draw template 9: noisy latents beside the photo."""
     photo = square(example("astronaut"))
     noise = Image.effect_noise((SIDE // 8, SIDE // 8), 160).convert("RGB")
     latents = Image.blend(photo.resize(noise.size), noise, 0.6)
@@ -187,7 +196,7 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
     "8": many_photos,
     "9": sample,
 }
-"""What draws a template's thumbnail, by the template's number."""
+"""Function that draws a template's thumbnail, by the template's number."""
 
 
 def main() -> None:

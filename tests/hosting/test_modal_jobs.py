@@ -200,8 +200,13 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "artmancer").symlink_to(ROOT)
     (base / "custom_nodes" / "small_lama.py").symlink_to(CUSTOM_NODES / "small_lama.py")
-    checkpoints = tmp_path / "checkpoints"
+    checkpoints = tmp_path / "gateway" / "checkpoints"
     (checkpoints / model_volume.LAMA).mkdir(parents=True)
+    files = {"unet": "edit.safetensors", "clip": "qwen.safetensors", "vae": "vae.safetensors"}
+    (checkpoints / "home.json").write_text(json.dumps(files))
+    for folder, kind in (("diffusion_models", "unet"), ("text_encoders", "clip")):
+        (checkpoints / folder).mkdir()
+        (checkpoints / folder / files[kind]).touch()
     tiny_lama.save(checkpoints / model_volume.LAMA / "big-lama.pt")
     (checkpoints / "fastsam").mkdir(parents=True)
     shutil.copy(
@@ -217,6 +222,8 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
         FakeModal(tmp_path / "modal", command, prepare=True) as modal,
         modal.gateway(tmp_path / "gateway") as gateway,
     ):
+        listed = gateway.http.get("/api/health").json()["device_info"]
+        assert "home" in listed["editors"]
         edit = gateway.http.post("/api/generate", json=removal()).json()
         assert edit["model_used"] == "draft/removal"
         image = Image.open(io.BytesIO(base64.b64decode(edit["image"])))
@@ -236,6 +243,14 @@ def test_an_edit_and_a_click_go_through_real_workers(tmp_path: Path) -> None:
         until(lambda: gateway.http.get("/api/health").json()["device_info"].get("comfyui_version"))
         remote = modal.remote()
         pack = remote.board.get("status:light")["info"]["pack"]
+        answer = gateway.http.post("/api/generate", json=removal(editor="home"))
+        assert error(answer) == (503, "checkpoint_missing")
+        assert "The model set 'home' needs 'vae.safetensors' in models/vae" in answer.text
+        answer = gateway.http.post("/api/generate", json=removal(editor="another"))
+        assert error(answer) == (422, "invalid_request")
+        # The worker's ComfyUI finds the same set, and lacks the same file.
+        (entry,) = remote.board.get("status:heavy")["info"]["pack"]["model_sets"]
+        assert listed["model_sets"] == [entry] and not entry["complete"]
         # ComfyUI finds this file through extra_model_paths.
         assert pack["segmenters"] == ["FastSAM-s.pt"]
         assert pack["lama"] is True

@@ -638,10 +638,11 @@ def cases(photos: tuple[str, ...]) -> Iterator[Case]:
             make = maker(scene)
             yield from good_removals(make)
             yield from faulty_removals(make)
-            yield from other_masks(scene)
             yield from insertions(scene)
             if scene.place == 0:
                 yield from balances(scene)
+            # Last, because they take the longest, and none is on the sheet.
+            yield from other_masks(scene)
 
 
 FIGURES = {

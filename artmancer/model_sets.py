@@ -70,16 +70,16 @@ class NamedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Acceleration:
-    """A LoRA for few steps.
+    """Sampling in few steps, without guidance.
 
     Attributes
     ----------
-    lora : its name
+    lora : name of the LoRA for it; None: the model itself is distilled, as FLUX.2 klein is
     steps : denoising steps of an edit that sets none
-    shift : shift of the noise schedule
+    shift : shift of the noise schedule; 0: as the model was published
     """
 
-    lora: str
+    lora: str | None
     steps: int
     shift: float = 3.0
 
@@ -95,7 +95,7 @@ class ModelSet:
     family : one of FAMILIES
     loras : name of the LoRA by variant; a variant without one is edited by the model alone
     recipes : recipe by variant; a variant without one follows its LoRA's metadata or file name
-    acceleration : None: no such LoRA
+    acceleration : None: as many steps, and as much guidance, as the recipe says
     """
 
     name: str
@@ -110,7 +110,7 @@ class ModelSet:
     def files(self, variant: str | None = None) -> list[NamedFile]:
         """List the files for a variant; None: for all variants."""
         loras = [self.loras[key] for key in self.loras if variant in (None, key)]
-        if self.acceleration:
+        if self.acceleration and self.acceleration.lora:
             loras.append(self.acceleration.lora)
         models = [NamedFile(kind, getattr(self, kind)) for kind in ("unet", "clip", "vae")]
         return models + [NamedFile("lora", name) for name in dict.fromkeys(loras)]
@@ -128,7 +128,10 @@ class ModelSet:
         if self.recipes:
             content["recipes"] = dict(self.recipes)
         if self.acceleration:
-            content["acceleration"] = vars(self.acceleration)
+            values = vars(self.acceleration)
+            content["acceleration"] = {
+                key: value for key, value in values.items() if value is not None
+            }
         return content
 
 
@@ -205,10 +208,11 @@ def _acceleration(content: "_Content | None") -> Acceleration | None:
     if content is None:
         return None
     content.check_keys(Acceleration.__dataclass_fields__.keys())
+    lora = content.file_name("lora", "lora") if content.has("lora") else None
     return Acceleration(
-        content.file_name("lora", "lora"),
+        lora,
         round(content.number("steps", STEPS, whole=True)),
-        content.number("shift", SHIFT, Acceleration.shift),
+        content.number("shift", SHIFT, Acceleration.shift if lora else 0.0),
     )
 
 
@@ -258,9 +262,13 @@ class _Content:
             if key not in known:
                 raise self._wrong(key, f"an unknown key; expected {', '.join(known)}")
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is a value under a key."""
+        return key in self._values
+
     def part(self, key: str) -> "_Content | None":
         """Return the object under a key; None where there is none."""
-        if key not in self._values:
+        if not self.has(key):
             return None
         return _Content(self._owner, self._values[key], f"{key}.")
 

@@ -56,6 +56,15 @@ def test_a_set_is_read_with_all_its_parts(tmp_path: Path) -> None:
     assert model_set.as_dict() == content
 
 
+def test_a_model_for_few_steps_needs_no_lora(tmp_path: Path) -> None:
+    content = {**CONTENT, "family": "flux2", "acceleration": {"steps": 4}}
+    model_set = model_sets.read(written(tmp_path, content))
+    assert model_set.acceleration == Acceleration(None, 4, 0.0)
+    assert len(model_set.files()) == len(CONTENT)
+    again = model_sets.read(model_sets.write(tmp_path / "again", model_set))
+    assert again == model_set
+
+
 def test_only_three_keys_are_needed(tmp_path: Path) -> None:
     model_set = model_sets.read(written(tmp_path, CONTENT))
     assert model_set.family == "qwen_image"

@@ -173,6 +173,16 @@ def test_acceleration_brings_its_steps_its_shift_and_no_guidance(sets: ComfyUI) 
     assert report["adapters"] == ["mine.safetensors", "fast.safetensors"]
 
 
+def test_a_model_for_few_steps_is_sampled_so_without_a_lora(sets: ComfyUI) -> None:
+    path = write(sets, "few", {**CONTENT, "acceleration": {"steps": 2}})
+    reference = by_editor_from_model(sets, "sub/mine.safetensors", shift=3.0)
+    expected, _ = result(sets, steps(reference, 2, 1.0))
+    image, report = result(sets, steps(graph(sets, "few"), 0, 4.0))
+    assert torch.equal(image, expected)
+    assert report["settings"]["steps"] == 2
+    path.unlink()
+
+
 def test_a_changed_set_or_file_runs_again(sets: ComfyUI) -> None:
     nodes = steps(graph(sets, "changing"), 1)
     path = write(sets, "changing", CONTENT)

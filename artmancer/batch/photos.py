@@ -13,13 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ArtMancerError
-from ..images import SUFFIXES
+from ..images import PHOTO_SUFFIXES
 
 IMAGE_FIELDS = ("input_image", "mask_image", "reference_image", "reference_mask_R")
 """Fields of a row that name an image: its path, relative to the list, or its URL."""
-
-PHOTO_SUFFIXES = (*SUFFIXES, ".gif")
-"""Suffixes of the files in a folder that are photos."""
 
 EDITED = "edited"
 """Folder of the results in OUT."""

@@ -1,6 +1,5 @@
 """Results of a client's requests: the status of a job, and the result of an edit."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,13 @@ class EditResponse:
     parameters: dict[str, Any]
     report: dict[str, Any]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, strip: bool = False) -> None:
         """Write the image to a file, all of it or nothing. The suffix names the format: a .png gets
-        the bytes as they are, for .jpg, .webp, .bmp and .tiff Pillow converts them.
+        the bytes as they are; .jpg, .webp, .bmp and .tiff get what these formats can hold of it.
+
+        Parameters
+        ----------
+        strip : leave out EXIF, XMP and IPTC, which say when, where and by whom the photo was taken
 
         Raises
         ------
@@ -66,26 +69,14 @@ class EditResponse:
             not_found where its folder does not exist
         """
         # Imports numpy and Pillow, which a program that never saves does not need.
-        from ..images import whole_file
+        from .. import images
 
         path = Path(path)
-        with whole_file(path) as partial:
-            partial.write_bytes(self._encode(path.suffix.lower()))
-
-    def _encode(self, suffix: str) -> bytes:
-        """Return the bytes of an image file of this suffix."""
-        if suffix == ".png":
-            return self.image
-        from PIL import Image
-
-        # The table of every file that this library writes; images.save itself needs torch.
-        from ..images import SAVE_OPTIONS, SUFFIXES
-
-        file_format = SUFFIXES[suffix]
-        buffer = io.BytesIO()
-        with Image.open(io.BytesIO(self.image)) as image:
-            profile = image.info.get("icc_profile")
-            # JPEG has no transparency.
-            pixels = image.convert("RGB") if file_format == "JPEG" else image
-            pixels.save(buffer, file_format, icc_profile=profile, **SAVE_OPTIONS[file_format])
-        return buffer.getvalue()
+        with images.whole_file(path) as partial:
+            file_format = images.SUFFIXES[path.suffix.lower()]
+            if file_format == "PNG" and not strip:
+                partial.write_bytes(self.image)
+                return
+            picture = images.read(self.image)
+            picture = picture.stripped() if strip else picture
+            partial.write_bytes(images.encode(picture, file_format))

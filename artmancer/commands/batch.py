@@ -268,7 +268,7 @@ def edit_photos(
         raise ArtMancerError(
             "not_found",
             f"There is no photo in '{options.source}'. Expected files that end in "
-            f"{', '.join(images.SUFFIXES)}.",
+            f"{', '.join(images.PHOTO_SUFFIXES)}.",
         )
 
     from ..batch.results_file import ResultsFile, locked

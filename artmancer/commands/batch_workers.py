@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,10 +119,13 @@ class _Here:
             return _edited_by_set(options, progress)
         result = edit.edit_photo(options, editor, conditions, progress)
 
-        def save(path: Path) -> None:
-            images.save(path, result.image, inputs.photo.icc_profile)
+        picture = inputs.photo.picture
 
-        return Edited(save, result.report.as_dict())
+        def save(path: Path) -> None:
+            images.save(path, result.image, picture)
+
+        report = edit.with_notes(result.report.as_dict(), inputs.notes, picture, options)
+        return Edited(save, report)
 
 
 def _check_comfyui(options: argparse.Namespace, finds_mask: bool) -> None:
@@ -143,11 +147,12 @@ def _check_comfyui(options: argparse.Namespace, finds_mask: bool) -> None:
 def _edited_by_set(options: argparse.Namespace, progress: "Progress") -> Edited:
     data, report = comfyui_edit.edit(options, progress)
 
-    def save(path: Path) -> None:
-        result = images.decode(data, name="the result")
-        images.save(path, result.image, images.load(options.image).icc_profile)
+    photo = edit.read_photo(options)
 
-    return Edited(save, report)
+    def save(path: Path) -> None:
+        images.save(path, images.read(data, name="the result").pixels, photo)
+
+    return Edited(save, edit.with_notes(report, photo.notes, photo, options))
 
 
 class _ObjectFinder:
@@ -267,7 +272,7 @@ class _Gateway:
             response = self._wait(task_id, check)
         except ConnectionError as error:
             raise RunEnded(ArtMancerError("comfyui_unavailable", str(error))) from None
-        return Edited(response.save, response.report)
+        return Edited(partial(response.save, strip=options.strip), response.report)
 
     def _submit(self, check: Callable[[], None], submit: Callable[[], str]) -> str:
         """Send an edit; wait while the gateway's queue is full."""

@@ -173,22 +173,28 @@ def _run(options: argparse.Namespace, folder: Path) -> "Run":
 
     Parameters
     ----------
-    folder : for a mask that is made from the reference's transparency
+    folder : for a mask that is made from the reference's transparency, and for a reference that is
+        converted to the photo's color profile
     """
     from ..gateway.runner import Run
     from ..gateway.settings import WORKFLOWS
     from ..gateway.workflows import read_workflow
 
-    reference_mask = options.reference_mask
-    if options.reference and not reference_mask:
-        alpha = images.load(options.reference).alpha
-        if alpha is not None:
+    reference, reference_mask = options.reference, options.reference_mask
+    if reference:
+        decoded = images.load(reference)
+        if reference_mask is None and decoded.alpha is not None:
             reference_mask = folder / "reference-mask.png"
-            images.save(reference_mask, alpha[0])
+            images.save(reference_mask, decoded.alpha[0])
+        photo = images.load_picture(options.image)
+        matched = images.in_profile_of(photo, decoded.picture)
+        if matched is not decoded.picture:
+            reference = folder / "reference.png"
+            reference.write_bytes(images.encode(matched, "PNG"))
     paths = {
         "input_image": options.image,
         "mask_image": options.mask,
-        "reference_image": options.reference,
+        "reference_image": reference,
         "reference_mask_R": reference_mask,
     }
     names = {

@@ -31,6 +31,7 @@ from . import comfyui_edit
 from .arguments import Subparsers, number, whole_number, write_line
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ..conditions import Conditions
@@ -90,7 +91,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="IMAGE",
-        help=f"the photo: {', '.join(images.FORMATS)}",
+        help=f"the photo: {', '.join(images.FORMATS)}; HEIC, AVIF and JPEG XL where a package for "
+        "them is installed",
     )
     parser.add_argument(
         "--mask",
@@ -241,6 +243,12 @@ def _add_pasting_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="strength of the LoRA, or of the draft editor's white balance (default 1)",
     )
+    parser.add_argument(
+        "--strip",
+        action="store_true",
+        help="leave out the photo's EXIF, XMP and IPTC, which say when, where and by whom it was "
+        "taken; color profile and resolution stay",
+    )
 
 
 def _add_editor_options(parser: argparse.ArgumentParser) -> None:
@@ -342,18 +350,32 @@ def run(options: argparse.Namespace) -> int:
 
         if options.editor in EDITORS:
             inputs = read_inputs(options)
+            photo, notes = inputs.photo.picture, inputs.notes
             editor = load_editor(options, show)
             conditions = prepare_photo(options, editor, inputs, show)
             result = edit_photo(options, editor, conditions, show)
-            image, profile = result.image, inputs.photo.icc_profile
+            image: Tensor | NDArray[Any] = result.image
             report = result.report.as_dict()
         else:
-            profile = images.load(options.image).icc_profile
+            photo = read_photo(options)
             data, report = comfyui_edit.edit(options, show)
-            image = images.decode(data, name="the result").image
-    images.save(options.output, image, profile)
-    _write_report(report, options)
+            image, notes = images.read(data, name="the result").pixels, photo.notes
+    images.save(options.output, image, photo)
+    _write_report(with_notes(report, notes, photo, options), options)
     return 0
+
+
+def with_notes(
+    report: dict[str, Any],
+    notes: tuple[str, ...],
+    photo: images.Picture,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return a report with sentences about the photo's files, and about what the result's format
+    cannot hold.
+    """
+    lost = images.losses(photo, images.SUFFIXES[options.output.suffix.lower()])
+    return {**report, "notes": [*report["notes"], *notes, *lost]}
 
 
 def check_inputs(options: argparse.Namespace, *, mask_follows: bool = False) -> None:
@@ -418,12 +440,30 @@ class Inputs(NamedTuple):
     Attributes
     ----------
     mask, reference_mask : MASK [1, H, W]
+    reference : in the photo's color profile
     """
 
     photo: images.DecodedImage
     mask: "Tensor | None"
     reference: images.DecodedImage | None
     reference_mask: "Tensor | None"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what the images hold, for the report."""
+        reference = self.reference.picture.notes if self.reference else ()
+        return (*self.photo.picture.notes, *reference)
+
+
+def read_photo(options: argparse.Namespace) -> images.Picture:
+    """Read the photo that the options name, without what --strip leaves out.
+
+    Raises
+    ------
+    ArtMancerError : see images.read
+    """
+    photo = images.load_picture(options.image)
+    return photo.stripped() if options.strip else photo
 
 
 def read_inputs(options: argparse.Namespace) -> Inputs:
@@ -433,12 +473,15 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
     ------
     ArtMancerError : see images.decode
     """
-    reference = images.load(options.reference) if options.reference else None
+    photo = images.to_image(read_photo(options))
+    reference = None
+    if options.reference:
+        reference = images.load_reference(options.reference, photo.picture)
     reference_mask = images.load_mask(options.reference_mask) if options.reference_mask else None
     if reference and reference_mask is None:
         reference_mask = reference.alpha
     mask = images.load_mask(options.mask) if options.mask else None
-    return Inputs(images.load(options.image), mask, reference, reference_mask)
+    return Inputs(photo, mask, reference, reference_mask)
 
 
 def prepare_photo(

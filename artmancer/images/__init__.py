@@ -31,7 +31,7 @@ from ..errors import ArtMancerError
 from . import metadata, profiles, tiff
 from .formats import FORMATS as FORMATS
 from .formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
-from .formats import readable, refusal
+from .formats import odd_tiff, readable, refusal
 from .picture import JpegTables as JpegTables
 from .picture import Picture as Picture
 from .picture import Pixels, as_floats, eight_bits, quantize
@@ -521,7 +521,7 @@ def _open_header(data: bytes, name: str) -> Image.Image:
             f"{name} is larger than {MAX_PIXELS:,} pixels. Scale it down.",
         ) from None
     except (*_UNKNOWN, *_BROKEN) as error:
-        if reason := refusal(data):
+        if reason := refusal(data) or odd_tiff(data):
             raise ArtMancerError("invalid_image", f"{name} {reason}") from None
         problem = "not an image that can be read"
         if not isinstance(error, _UNKNOWN):

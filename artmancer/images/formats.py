@@ -119,7 +119,21 @@ def refusal(data: bytes) -> str | None:
     return None
 
 
-_ADVICE = "Save or develop it as a TIFF or PNG with 8 or 16 bits a channel."
+def odd_tiff(data: bytes) -> str | None:
+    """Return why a TIFF is not read that Pillow does not know, as the end of a sentence; None: it
+    is none.
+    """
+    with suppress(*tiff.BROKEN):
+        bits = tiff.numbers(tiff.read_tags(data), tiff.BITS, tiff.byte_order(data))
+        if bits:
+            return (
+                f"is a TIFF with {len(bits)} channels of {bits[0]} bits in a form that cannot be "
+                f"read. {_ADVICE}"
+            )
+    return None
+
+
+_ADVICE = "Save or develop it as a TIFF or PNG in gray or RGB, with 8 or 16 bits a channel."
 
 
 def _optional_format(data: bytes) -> str | None:

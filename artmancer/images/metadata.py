@@ -88,8 +88,10 @@ def read(image: Image.Image, data: bytes) -> Metadata:
         xmp = xmp or info.get("XML:com.adobe.xmp", b"")
         exif = exif or _raw_profile(info.get(_RAW_EXIF))
         iptc = _from_resources(_raw_profile(info.get(_RAW_IPTC)))
-    elif isinstance(resources := info.get("photoshop"), dict):
-        iptc = resources.get(_IPTC_RESOURCE, b"")
+    else:
+        # Pillow's own reading of these blocks ends at the first that is broken.
+        segments = [data for name, data in getattr(image, "applist", []) if name == "APP13"]
+        iptc = _from_resources(b"".join(data.removeprefix(_PHOTOSHOP) for data in segments))
     if isinstance(xmp, str):
         xmp = xmp.encode()
     return Metadata(_upright_exif(exif or b""), _upright_xmp(xmp or b""), iptc, _dpi(info))

@@ -25,7 +25,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class JpegTables:
-    """How a JPEG was compressed.
+    """The compression of a JPEG.
 
     Attributes
     ----------

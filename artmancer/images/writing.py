@@ -20,7 +20,7 @@ _COMPRESSION = 4
 
 
 class Format(NamedTuple):
-    """What a format can hold.
+    """The limits of a format.
 
     Attributes
     ----------

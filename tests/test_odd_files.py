@@ -1,0 +1,470 @@
+"""Files as photographers have them: what comes back with an edit is the photo's own."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+from support import odd_files
+from support.odd_files import (
+    ADOBE,
+    IPTC,
+    PROFILES,
+    SIDE,
+    SRGB,
+    THUMBNAIL,
+    XMP,
+    Content,
+    exif,
+    exif_tags,
+    jpeg,
+    photo,
+    png,
+    tiff,
+    to_xyz,
+)
+
+from artmancer import cli, images
+from artmancer.errors import ArtMancerError
+from artmancer.images import formats
+
+FEATHER = 4
+
+NEAR = 12
+"""Pixels around the mask that an edit may change: the feather, and what it is rounded up to."""
+
+_y, _x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
+MASK = _y**2 + _x**2 <= 8**2
+OUTSIDE = _y**2 + _x**2 > (8 + NEAR) ** 2
+
+Edit = Callable[..., tuple[bytes, dict[str, Any]]]
+
+
+@pytest.fixture
+def edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Edit:
+    """Edit a file with the command, inside of MASK; return the result's bytes and the report."""
+    Image.fromarray(MASK.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+
+    def run(data: bytes, name: str, out: str, *options: str) -> tuple[bytes, dict[str, Any]]:
+        (tmp_path / name).write_bytes(data)
+        task = () if "--task" in options else ("--task", "white-balance")
+        command = ["edit", str(tmp_path / name), "--mask", str(tmp_path / "mask.png"), *task]
+        command += ["-o", str(tmp_path / out), "--feather", str(FEATHER), "--json", *options]
+        code = cli.main(command)
+        answer = json.loads(capsys.readouterr().out)
+        assert code == 0, answer
+        return (tmp_path / out).read_bytes(), answer["report"]
+
+    return run
+
+
+def assert_same_outside(after: Content, pixels: np.ndarray) -> None:
+    """Check that an edit changed the pixels inside the mask alone, and not their kind."""
+    assert after.pixels.dtype == pixels.dtype and after.pixels.shape == pixels.shape
+    assert (after.pixels[OUTSIDE] == pixels[OUTSIDE]).all()
+    if pixels.shape[2] > 2:
+        assert (after.pixels[MASK] != pixels[MASK]).any()
+
+
+def profiles_of(channels: int) -> list[str]:
+    return ["none", "gray"] if channels < 3 else ["none", "adobe", "p3"]
+
+
+KINDS = [
+    (suffix, channels, bits, profile)
+    for suffix in (".png", ".tif")
+    for channels in (1, 2, 3, 4)
+    for bits in (8, 16)
+    for profile in profiles_of(channels)
+    # A TIFF in gray and alpha with 16 bits is refused.
+    if (suffix, channels, bits) != (".tif", 2, 16)
+]
+"""38 kinds of files: formats, channels, depths, profiles."""
+
+
+@pytest.mark.parametrize(("suffix", "channels", "bits", "profile"), KINDS)
+def test_outside_the_mask_a_file_is_its_own_in_its_own_depth(
+    edit: Edit, suffix: str, channels: int, bits: int, profile: str
+) -> None:
+    pixels = photo(channels, bits)
+    make: Any = png if suffix == ".png" else tiff
+    data, report = edit(make(pixels, PROFILES[profile], True), f"in{suffix}", f"out{suffix}")
+    after = odd_files.READERS[suffix](data)
+    if (channels, bits) == (2, 16):
+        # They are written as colors.
+        assert (after.pixels[..., :1] == after.pixels[..., 1:3]).all()
+        after.pixels = after.pixels[..., 2:]
+    assert_same_outside(after, pixels)
+    assert after.profile == PROFILES[profile]
+    assert (after.xmp, after.iptc) == (XMP, IPTC)
+    assert after.dpi == pytest.approx((300, 300), abs=0.01)
+    assert report["notes"] == []
+
+
+def lzw(pixels: np.ndarray) -> bytes:
+    """Return a TIFF by OpenCV, whose compression is LZW."""
+    import cv2
+
+    return bytes(cv2.imencode(".tif", pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])[1])
+
+
+TIFF_FORMS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "big endian": lambda pixels: tiff(pixels, byteorder=">"),
+    "deflate": lambda pixels: tiff(pixels, compression="zlib"),
+    "tiles": lambda pixels: tiff(pixels, tile=(32, 32)),
+    "strips": lambda pixels: tiff(pixels, rowsperstrip=7),
+    "lzw": lzw,
+}
+
+
+@pytest.mark.parametrize("form", TIFF_FORMS)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_any_form_of_a_tiff_is_read_exactly(edit: Edit, form: str, bits: int) -> None:
+    pixels = photo(3, bits)
+    data, _ = edit(TIFF_FORMS[form](pixels), "in.tif", "out.tif")
+    assert_same_outside(odd_files.read_tiff(data), pixels)
+
+
+def test_colors_that_are_multiplied_by_the_opacity_are_divided_by_it(edit: Edit) -> None:
+    pixels = photo(4, 16)
+    multiplied = pixels.copy()
+    opacity = pixels[..., 3:] / 65535
+    multiplied[..., :3] = (pixels[..., :3] * opacity).round()
+    data, _ = edit(tiff(multiplied, extrasamples=["assocalpha"]), "in.tif", "out.tif")
+    after = odd_files.read_tiff(data).pixels
+    visible = OUTSIDE & (pixels[..., 3] > 6553)
+    assert (after[..., 3] == pixels[..., 3])[OUTSIDE].all()
+    assert np.abs(after.astype(int) - pixels)[visible].max() <= 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_exif_stays_but_for_orientation_and_thumbnail(edit: Edit, suffix: str, order: str) -> None:
+    before = exif(order, 6)
+    data, report = edit(png(photo(3, 8), None, True, before), "in.png", f"out{suffix}")
+    after = odd_files.READERS[suffix](data).exif
+    assert exif_tags(after) == exif_tags(before)
+    parsed = Image.Exif()
+    parsed.load(b"Exif\0\0" + after)
+    assert parsed[0x112] == 1 and not parsed.get_ifd(1)
+    assert THUMBNAIL[2:-2] not in after and len(after) < len(before)
+    # The notes of a camera may hold places in the data.
+    assert after.index(bytes(range(40))) == before.index(bytes(range(40)))
+    assert report["notes"] == (["WebP cannot hold IPTC of the photo."] if suffix == ".webp" else [])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_exif_goes_into_a_tiff_and_out_of_it(edit: Edit, bits: int, order: str) -> None:
+    before = exif(order, 6)
+    data, _ = edit(png(photo(3, bits), None, True, before), "in.png", "out.tif")
+    with Image.open(io.BytesIO(data)) as image:
+        parsed = image.getexif()
+    expected = exif_tags(before)
+    assert parsed[0x112] == 1
+    assert {tag: parsed[tag] for tag in expected["main"]} == expected["main"]
+    assert dict(parsed.get_ifd(0x8769)) == expected["camera"]
+    assert dict(parsed.get_ifd(0x8825)) == expected["place"]
+    back, _ = edit(data, "in.tif", "out.png")
+    again = exif_tags(odd_files.read_png(back).exif)
+    assert {tag: again["main"][tag] for tag in expected["main"]} == expected["main"]
+    assert (again["camera"], again["place"]) == (expected["camera"], expected["place"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_turned_photo_comes_back_upright(edit: Edit, bits: int, orientation: int) -> None:
+    pixels = photo(3, bits)
+    data, _ = edit(png(pixels, None, True, exif(">", orientation)), "in.png", "out.png")
+    expected = np.zeros_like(pixels)
+    for channel in range(3):
+        for byte in range(bits // 8):
+            plane = Image.fromarray((pixels[..., channel] >> 8 * byte).astype(np.uint8))
+            plane.getexif()[0x112] = orientation
+            turned = np.asarray(ImageOps.exif_transpose(plane)).astype(pixels.dtype)
+            expected[..., channel] |= turned << 8 * byte
+    assert_same_outside(odd_files.read_png(data), expected)
+
+
+@pytest.mark.parametrize("quality", [60, 92])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_keeps_its_tables_and_subsampling(
+    edit: Edit, quality: int, subsampling: int, progressive: bool
+) -> None:
+    profile = PROFILES["adobe" if progressive else "none"]
+    options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+    data = jpeg(photo(3, 8), profile, True, **options)
+    edited, report = edit(data, "in.jpg", "out.jpg")
+    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(edited))
+    assert after.quantization == before.quantization
+    # Kind, and horizontal and vertical sampling of each channel.
+    assert [layer[:3] for layer in after.layer] == [layer[:3] for layer in before.layer]
+    assert ("progressive" in after.info) == progressive
+    read, content = odd_files.read_jpeg(data), odd_files.read_jpeg(edited)
+    assert (content.profile, content.dpi) == (profile, (300, 300))
+    assert (content.xmp, content.iptc) == (XMP, IPTC)
+    assert exif_tags(content.exif) == exif_tags(read.exif)
+    assert report["notes"] == []
+    error = np.abs(content.pixels.astype(int) - read.pixels)[OUTSIDE].mean()
+    assert error < 2.5
+
+
+def test_a_gray_jpeg_stays_gray(edit: Edit) -> None:
+    data = jpeg(photo(1, 8), PROFILES["gray"], True)
+    after = odd_files.read_jpeg(edit(data, "in.jpg", "out.jpg")[0])
+    assert after.pixels.shape == (SIDE, SIDE, 1) and after.profile == PROFILES["gray"]
+
+
+@pytest.mark.parametrize("out", [".png", ".tif"])
+def test_a_jpeg_as_another_file_holds_what_the_jpeg_shows(edit: Edit, out: str) -> None:
+    data = jpeg(photo(3, 8), PROFILES["p3"], True)
+    after = odd_files.READERS[out](edit(data, "in.jpg", f"out{out}")[0])
+    assert_same_outside(after, odd_files.read_jpeg(data).pixels)
+    assert (after.profile, after.xmp, after.iptc) == (PROFILES["p3"], XMP, IPTC)
+    assert after.dpi == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_webp_stays_exact_where_it_is_transparent_too(edit: Edit, channels: int) -> None:
+    pixels, buffer = photo(channels, 8), io.BytesIO()
+    pixels[:5, :5, 3:] = 0
+    said = {"icc_profile": PROFILES["adobe"], "exif": exif(), "xmp": XMP}
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, exact=True, **said)
+    after = odd_files.read_webp(edit(buffer.getvalue(), "in.webp", "out.webp")[0])
+    assert_same_outside(after, pixels)
+    assert (after.profile, after.xmp) == (PROFILES["adobe"], XMP)
+    assert exif_tags(after.exif) == exif_tags(exif())
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_palette_becomes_its_colors_in_its_profile(edit: Edit, transparent: bool) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
+    indices = np.random.default_rng(1).integers(0, 16, (SIDE, SIDE), dtype=np.uint8)
+    image, buffer = Image.fromarray(indices).convert("P"), io.BytesIO()
+    image.putpalette(colors.tobytes())
+    more = {"transparency": 3} if transparent else {}
+    image.save(buffer, "PNG", icc_profile=PROFILES["adobe"], **more)
+    after = odd_files.read_png(edit(buffer.getvalue(), "in.png", "out.png")[0])
+    expected = colors[indices]
+    if transparent:
+        alpha = np.where(indices == 3, 0, 255).astype(np.uint8)
+        expected = np.concatenate([expected, alpha[..., None]], -1)
+    assert_same_outside(after, expected)
+    assert after.profile == PROFILES["adobe"]
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "JPEG"])
+def test_cmyk_is_converted_through_its_profile(edit: Edit, file_format: str) -> None:
+    inks = np.full((SIDE, SIDE, 4), (40, 130, 200, 20), np.uint8)
+    inks[:, SIDE // 2 :] = (180, 60, 0, 90)
+    buffer, profile = io.BytesIO(), odd_files.cmyk_profile()
+    more = {"quality": 100} if file_format == "JPEG" else {}
+    Image.fromarray(inks, "CMYK").save(buffer, file_format, icc_profile=profile, **more)
+    edited, report = edit(buffer.getvalue(), "in.tif", "out.png")
+    after = odd_files.read_png(edited)
+    for column in (0, SIDE - 1):
+        lab = odd_files.cmyk_lab(inks[0, column] / 255)
+        expected = odd_files.lab_to_srgb(lab) * 255
+        assert np.abs(after.pixels[0, column] - expected).max() < 6
+    assert after.profile is None
+    assert "CMYK" in " ".join(report["notes"])
+
+
+def test_cmyk_without_a_profile_is_said_to_be_a_guess(edit: Edit) -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (SIDE, SIDE), (10, 90, 20, 0)).save(buffer, "TIFF")
+    _, report = edit(buffer.getvalue(), "in.tif", "out.png")
+    assert "guess" in " ".join(report["notes"])
+
+
+def frames(file_format: str) -> bytes:
+    """Return a file with three images, the photo first."""
+    buffer = io.BytesIO()
+    first, second = Image.fromarray(photo(3, 8)), Image.new("RGB", (SIDE, SIDE), "red")
+    if file_format == "GIF":
+        first = first.convert("L").convert("RGB")
+    more = {"lossless": True} if file_format == "WEBP" else {}
+    first.save(buffer, file_format, save_all=True, append_images=[second, second], **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_of_several_images_is_edited_and_that_is_said(
+    edit: Edit, file_format: str
+) -> None:
+    data = frames(file_format)
+    edited, report = edit(data, f"in.{file_format.lower()}", "out.png")
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert (odd_files.read_png(edited).pixels[OUTSIDE] == expected[OUTSIDE]).all()
+    expected_note = f"in.{file_format.lower()} holds 3 images: the first was edited."
+    assert expected_note in report["notes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("HEIF", "pillow_heif"), ("AVIF", "PIL._avif"), ("JXL", "pillow_jxl")]
+)
+def test_newer_formats_are_read_where_a_package_is_installed(
+    edit: Edit, name: str, module: str
+) -> None:
+    pytest.importorskip(module)
+    assert name in formats.readable()
+    buffer, profile = io.BytesIO(), PROFILES["p3"]
+    said = {"exif": b"Exif\0\0" + exif(), "icc_profile": profile}
+    Image.fromarray(photo(3, 8)).save(buffer, name, quality=90, **said)
+    edited, _ = edit(buffer.getvalue(), f"in.{name.lower()}", "out.png")
+    after = odd_files.read_png(edited)
+    shown = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+    assert_same_outside(after, shown)
+    assert exif_tags(after.exif) == exif_tags(exif())
+    if name != "JXL":  # its plugin decodes to the profile, and writes an equal one
+        assert after.profile == profile
+
+
+@pytest.mark.parametrize(
+    ("start", "package"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pillow-heif"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1miaf", "pillow-avif-plugin"),
+        (b"\xff\x0a", "pillow-jxl-plugin"),
+    ],
+)
+def test_a_format_without_its_package_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, start: bytes, package: str
+) -> None:
+    monkeypatch.setattr(formats, "readable", lambda: formats.FORMATS)
+    monkeypatch.setattr(images, "readable", lambda: formats.FORMATS)
+    for read in (images.inspect, images.read):
+        with pytest.raises(ArtMancerError, match=f"pip install {package}") as error:
+            read(start + bytes(100))
+        assert error.value.code == "invalid_image"
+
+
+def floating_tiff(channels: int) -> bytes:
+    return tiff(photo(channels, 8).astype(np.float32) / 255)
+
+
+def preview_first() -> bytes:
+    """Return a TIFF whose first image is a smaller copy, as raw files have it."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, photo(3, 8), photometric="rgb", subfiletype=1)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (floating_tiff(1), "floating-point"),
+        (floating_tiff(3), "floating-point"),
+        (tiff(photo(3, 16).astype(np.uint32)), "32 bits"),
+        (tiff(photo(2, 16)), "2 channels of 16 bits"),
+        (b"v/1\x01" + bytes(200), "OpenEXR"),
+        (b"#?RADIANCE\n" + bytes(200), "Radiance"),
+        (b"8BPS\0\x01" + bytes(200), "Photoshop"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1" + bytes(200), "raw file"),
+        (b"FUJIFILMCCD-RAW 0201" + bytes(200), "raw file"),
+        (preview_first(), "preview"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_files_are_refused_with_a_sentence(data: bytes, reason: str) -> None:
+    with pytest.raises(ArtMancerError, match=reason) as error:
+        images.read(data, name="photo")
+    assert error.value.code == "invalid_image"
+    assert "TIFF" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_strip_leaves_out_who_when_and_where(edit: Edit, suffix: str) -> None:
+    data = jpeg(photo(3, 8), PROFILES["p3"], True)
+    edited, report = edit(data, "in.jpg", f"out{suffix}", "--strip")
+    after = odd_files.READERS[suffix](edited)
+    assert after.profile == PROFILES["p3"]
+    assert not (after.exif or after.xmp or after.iptc)
+    for secret in (b"Maker", b"M\xc3\xbcller", b"caf\xc3\xa9", XMP[:30]):
+        assert secret not in edited
+    assert report["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("out", "reasons"),
+    [
+        (".jpg", ["8 bits a channel, and the photo has 16", "no transparency"]),
+        (".webp", ["8 bits a channel, and the photo has 16", "cannot hold IPTC"]),
+        (
+            ".bmp",
+            ["photo has 16", "no transparency", "EXIF and XMP and IPTC and the color profile"],
+        ),
+    ],
+)
+def test_the_report_names_what_a_format_cannot_hold(
+    edit: Edit, out: str, reasons: list[str]
+) -> None:
+    data = png(photo(4, 16), PROFILES["adobe"], True)
+    _, report = edit(data, "in.png", f"out{out}")
+    assert len(report["notes"]) == len(reasons)
+    for note, reason in zip(report["notes"], reasons, strict=True):
+        assert reason in note
+
+
+def adobe_rgb(srgb: tuple[int, int, int]) -> np.ndarray:
+    """Return the levels in Adobe RGB of a color in sRGB, by their definitions."""
+    values = np.array(srgb) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return 255 * np.linalg.solve(to_xyz(ADOBE), to_xyz(SRGB) @ linear).clip(0, 1) ** (
+        1 / 2.19921875
+    )
+
+
+def reference(tmp_path: Path, profile: bytes | None = None) -> str:
+    """Write a reference that is red, as sRGB (220, 30, 30) where it has no profile."""
+    path = tmp_path / "reference.png"
+    path.write_bytes(png(np.full((40, 40, 3), (220, 30, 30), np.uint8), profile))
+    return str(path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_reference_is_converted_to_the_photos_profile(
+    edit: Edit, tmp_path: Path, bits: int
+) -> None:
+    data = png(photo(3, bits), PROFILES["adobe"])
+    task = ("--task", "insertion", "--reference", reference(tmp_path))
+    edited, report = edit(data, "in.png", "out.png", *task)
+    middle = odd_files.read_png(edited).pixels[SIDE // 2, SIDE // 2] / (2**bits - 1) * 255
+    assert np.abs(middle - adobe_rgb((220, 30, 30))).max() < 2
+    assert "converted to the photo's color profile" in " ".join(report["notes"])
+
+
+def test_a_reference_in_the_photos_profile_stays_as_it_is(edit: Edit, tmp_path: Path) -> None:
+    data = png(photo(3, 8), PROFILES["adobe"])
+    task = ("--task", "insertion", "--reference", reference(tmp_path, PROFILES["adobe"]))
+    edited, report = edit(data, "in.png", "out.png", *task)
+    middle = odd_files.read_png(edited).pixels[SIDE // 2, SIDE // 2]
+    assert middle.tolist() == [220, 30, 30] and report["notes"] == []
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_object_in_a_transparent_place_is_seen(edit: Edit, tmp_path: Path, bits: int) -> None:
+    pixels = photo(4, bits)
+    pixels[..., 3] = 0
+    task = ("--task", "insertion", "--reference", reference(tmp_path))
+    edited, _ = edit(png(pixels), "in.png", "out.png", *task)
+    after = odd_files.read_png(edited).pixels
+    assert (after[OUTSIDE] == pixels[OUTSIDE]).all()
+    colors, alpha = np.split(after / (2**bits - 1), [3], -1)
+    over_white = (colors * alpha + 1 - alpha)[SIDE // 2, SIDE // 2] * 255
+    assert np.abs(over_white - (220, 30, 30)).max() <= 1
+
+
+def test_a_gray_photo_stays_gray_with_a_colored_object(edit: Edit, tmp_path: Path) -> None:
+    task = ("--task", "insertion", "--reference", reference(tmp_path))
+    edited, _ = edit(png(photo(1, 16)), "in.png", "out.png", *task)
+    after = odd_files.read_png(edited).pixels
+    assert after.shape == (SIDE, SIDE, 1)
+    luma = 0.299 * 220 + 0.587 * 30 + 0.114 * 30
+    assert after[SIDE // 2, SIDE // 2, 0] / 257 == pytest.approx(luma, abs=1)

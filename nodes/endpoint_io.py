@@ -391,6 +391,16 @@ class EndpointResult(io.ComfyNode):
                         "starts.",
                     )
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "bits",
+                        options=["8", "16"],
+                        default="8",
+                        optional=True,
+                        tooltip="Bits of a channel of the PNG. 16: for an image from a 16-bit "
+                        "file.",
+                    )
+                ),
             ],
             is_output_node=True,
         )
@@ -404,11 +414,17 @@ class EndpointResult(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, value: Any, name: str, help: str, on_request: bool = False, folder: str = OUTPUT
+        cls,
+        value: Any,
+        name: str,
+        help: str,
+        on_request: bool = False,
+        folder: str = OUTPUT,
+        bits: str = "8",
     ) -> io.NodeOutput:
         if isinstance(value, Tensor) and value.ndim in (3, 4):
             save = save_result if folder == TEMP else save_output
-            return io.NodeOutput(ui=ui.SavedImages([save(image) for image in value]))
+            return io.NodeOutput(ui=ui.SavedImages([save(image, int(bits)) for image in value]))
         if isinstance(value, str | int | float | bool):
             return io.NodeOutput(ui={"text": (str(value),), "value": (value,)})
         raise ArtMancerError(

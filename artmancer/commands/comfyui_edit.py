@@ -186,11 +186,10 @@ def _run(options: argparse.Namespace, folder: Path) -> "Run":
         if reference_mask is None and decoded.alpha is not None:
             reference_mask = folder / "reference-mask.png"
             images.save(reference_mask, decoded.alpha[0])
-        photo = images.load_picture(options.image)
-        matched = images.in_profile_of(photo, decoded.picture)
-        if matched is not decoded.picture:
+        profile = images.read_header(options.image.read_bytes()).profile
+        if matched := images.match_reference(profile, reference.read_bytes()):
             reference = folder / "reference.png"
-            reference.write_bytes(images.encode(matched, "PNG"))
+            reference.write_bytes(matched)
     paths = {
         "input_image": options.image,
         "mask_image": options.mask,
@@ -203,8 +202,9 @@ def _run(options: argparse.Namespace, folder: Path) -> "Run":
     workflow = read_workflow(WORKFLOWS / WORKFLOW)
     results = {node: name for node, name in workflow.wanted_results([]).items() if name in _RESULTS}
     values = {**names, **_values(options)}
+    bits = images.read_header(options.image.read_bytes()).bits
     graph = workflow.with_inputs(
-        {name: value for name, value in values.items() if value is not None}, results
+        {name: value for name, value in values.items() if value is not None}, results, bits
     )
     _set_nodes(graph, options)
     return Run(

@@ -13,12 +13,13 @@ from shutil import copyfile, rmtree
 from typing import Any
 
 from ..errors import ArtMancerError
+from ..images import NAMES
 from .jobs import Job
 
 _SESSION_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 """Names of sessions: local date and time, and the first part of the job's id."""
 
-_IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\.(png|jpeg|webp|bmp|tiff|gif)")
+_IMAGE_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,80}}\.({'|'.join(NAMES)})")
 """File names of the images in a session."""
 
 _PARAMETERS = "parameters.json"

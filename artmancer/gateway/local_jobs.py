@@ -34,7 +34,7 @@ from .jobs import (
     unknown_job,
 )
 from .limits import check_claim, check_new_id, check_queue
-from .results import RESULTS, ResultFolder
+from .results import RESULTS, ResultFolder, finished
 from .runner import ComfyStatus, Outputs, Run, RunLost, Runner, Step
 from .settings import Settings
 from .upload_store import UploadStore
@@ -359,6 +359,7 @@ class LocalJobs:
             outputs = await lane.runner.outputs(run, lambda step: self._on_step(job, step))
             # From here on the disk is what takes time, not the job.
             job.storing, job.deadline = True, None
+            outputs = await finished(job.record, run.images, outputs)
             written = await self._write_results(job, outputs)
             if job.record.context.get("upload"):
                 # Outside of this task, so that a slow host holds up no other job.

@@ -1,6 +1,7 @@
 """The folder of result files, one subfolder for each job."""
 
 import asyncio
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from .. import images
 from .disk import disk_errors
-from .jobs import Job
+from .jobs import Job, JobRecord
+from .runner import Outputs
 
 RESULTS = "results"
 """Name of the folder of results, in the folder of the gateway's data."""
@@ -76,6 +78,36 @@ class ResultFolder:
         )
 
 
+async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outputs) -> Outputs:
+    """Return the outputs of a job; an edit with all that the photo's file holds besides its colors,
+    which is all that ComfyUI returns.
+
+    Parameters
+    ----------
+    uploads : the images of the job, by name
+
+    Raises
+    ------
+    ArtMancerError : invalid_image where the photo is damaged
+    """
+    wanted = record.context.get("output")
+    if not wanted or not outputs.images.get("image"):
+        return outputs
+    photo = uploads[record.inputs["input_image"]]
+    return await asyncio.to_thread(_finished, photo, outputs, wanted["format"])
+
+
+def _finished(photo: Path, outputs: Outputs, file_format: str) -> Outputs:
+    (edited,) = outputs.images["image"]
+    picture = images.finish(photo.read_bytes(), edited, name="input_image")
+    data = edited if picture.is_plain else images.encode(picture, "PNG")
+    report = json.loads(outputs.values["report"])
+    report["notes"] += [*picture.notes, *images.losses(picture, file_format.upper())]
+    return Outputs(
+        {**outputs.images, "image": [data]}, {**outputs.values, "report": json.dumps(report)}
+    )
+
+
 async def in_format(job: Job, stored: Path) -> Path:
     """Return a file of a job's image in the format that its request wants.
 
@@ -93,5 +125,6 @@ async def in_format(job: Job, stored: Path) -> Path:
     path = stored.with_suffix(f".{wanted['format']}")
     if not path.is_file():
         with disk_errors(path.parent):
-            await asyncio.to_thread(images.recode, stored, path, wanted["quality"])
+            tables = images.JpegTables.from_dict(wanted.get("tables"))
+            await asyncio.to_thread(images.recode, stored, path, wanted["quality"], tables)
     return path

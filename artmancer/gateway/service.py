@@ -9,6 +9,7 @@ from typing import Any
 
 import pybase64
 
+from .. import images
 from ..errors import ArtMancerError
 from .debug_sessions import DebugSessions
 from .disk import disk_problem, make_folder
@@ -132,6 +133,18 @@ class Gateway:
             return await self.uploads.keep(await self.fetcher.get(image.url, field), field)
         return await self.uploads.keep_base64(image, field)
 
+    async def match_reference(self, reference: str, profile: bytes | None) -> str:
+        """Return the name of a stored reference in a photo's color profile.
+
+        Parameters
+        ----------
+        reference : its name as it came
+        """
+        path = await self.uploads.path(reference)
+        data = await asyncio.to_thread(path.read_bytes)
+        matched = await asyncio.to_thread(images.match_reference, profile, data)
+        return reference if matched is None else await self.uploads.keep(matched, "reference_image")
+
     def check_delivery(self, field: str, url: str | None) -> None:
         """Refuse a URL that nothing can be sent to; None is none.
 
@@ -158,12 +171,14 @@ class Gateway:
         include: list[str] | None = None,
         context: dict[str, Any] | None = None,
         job_id: str | None = None,
+        bits: int = 8,
     ) -> Job:
         """Submit a run of a workflow; see JobRecord.create and Jobs.submit.
 
         Parameters
         ----------
         inputs : by name; None keeps the workflow's default
+        bits : of a channel of the results that are images
         """
         workflow = self.workflows.get(name)
         lane = self.lane_of(workflow)
@@ -187,7 +202,7 @@ class Gateway:
             context=context,
             job_id=job_id,
         )
-        graph = workflow.with_inputs(values, record.results)
+        graph = workflow.with_inputs(values, record.results, bits)
         return await self.jobs.submit(record, graph, sender.claim)
 
     async def finish(self, job: Job) -> Job:

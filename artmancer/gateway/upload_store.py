@@ -14,7 +14,7 @@ from ..errors import ArtMancerError
 from .clock import SteadyClock
 from .disk import disk_errors
 
-NAME = re.compile(r"[0-9a-f]{64}\.(png|jpeg|webp|bmp|tiff|gif)")
+NAME = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(images.NAMES)})")
 """Names of stored images."""
 
 _PARTIAL_NAME = re.compile(r"[0-9a-f]{32}\.part")

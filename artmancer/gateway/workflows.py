@@ -182,7 +182,9 @@ class Workflow:
             if not result.on_request or result.name in include
         }
 
-    def with_inputs(self, values: Mapping[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
+    def with_inputs(
+        self, values: Mapping[str, Any], results: Mapping[str, str], bits: int = 8
+    ) -> dict[str, Any]:
         """Return the graph with a caller's values in its endpoint inputs, and with only the
         endpoint results that are answered.
 
@@ -191,13 +193,14 @@ class Workflow:
         values : by input name; for an image, its name in UploadStore; an input without a value
             keeps its default
         results : from `wanted_results`
+        bits : of a channel of the results that are images
         """
         graph: dict[str, Any] = {
             key: {**node, "inputs": dict(node["inputs"])} for key, node in self.graph.items()
         }
         for result in self.results:
             if result.node in results:
-                graph[result.node]["inputs"]["folder"] = TEMP
+                graph[result.node]["inputs"] |= {"folder": TEMP, "bits": str(bits)}
             else:
                 del graph[result.node]
         for name, endpoint_input in self.inputs.items():

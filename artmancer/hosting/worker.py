@@ -21,7 +21,7 @@ from ..gateway.comfy_runner import ComfyRunner
 from ..gateway.debug_sessions import DebugSessions
 from ..gateway.fetch import Fetcher
 from ..gateway.jobs import MAX_ATTEMPTS, Job, JobRecord, LaneName, job_cancelled, stopped_too_often
-from ..gateway.results import result_name
+from ..gateway.results import finished, result_name
 from ..gateway.runner import Outputs, Run, RunLost, Step
 from ..gateway.url_upload import upload_result
 from . import calls
@@ -266,6 +266,7 @@ class Worker:
             raise
         finally:
             reporter.stop()
+        outputs = await finished(record, run.images, outputs)
         values = dict(outputs.values)
         if record.context.get("upload"):
             values |= await self._upload(job, outputs.images["image"][0])

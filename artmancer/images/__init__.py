@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps, JpegImagePlugin, Unidenti
 from ..errors import ArtMancerError
 from . import metadata, profiles, tiff
 from .formats import FORMATS as FORMATS
+from .formats import NAMES as NAMES
 from .formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from .formats import odd_tiff, readable, refusal
 from .picture import JpegTables as JpegTables
@@ -126,7 +127,7 @@ def load_picture(path: str | Path) -> Picture:
 def load_reference(path: str | Path, photo: Picture) -> DecodedImage:
     """Read an image file, its colors converted to the color profile of a photo; see `decode`."""
     picture = read(_read(path, "reference"), name=Path(path).name)
-    return to_image(in_profile_of(photo, picture))
+    return to_image(in_profile(picture, photo.profile))
 
 
 def load_mask(path: str | Path) -> Tensor:
@@ -196,12 +197,7 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     ArtMancerError : invalid_image; image_too_large, from the header, before a pixel is decoded
     """
     image = _load(data, name)
-    if image.mode == "F":
-        raise ArtMancerError(
-            "invalid_image",
-            f"{name} has floating-point values; expected 8 or 16 bits a channel. Save it as a PNG "
-            "or TIFF with 16 bits.",
-        )
+    _refuse_floats(image, name)
     notes = _frame_notes(image, name)
     said, tables, orientation = metadata.read(image, data), _tables(image), _orientation(image)
     profile = image.info.get("icc_profile") or None
@@ -214,44 +210,79 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     return Picture(turn(pixels, orientation), profile, said, tables, notes)
 
 
-def finish(
-    photo: bytes, edited: bytes, *, name: str = "the photo"
-) -> tuple[bytes, tuple[str, ...]]:
-    """Return the PNG of an edit with what the photo's file holds besides, and sentences for the
-    report; see Picture.edited.
+class Header(NamedTuple):
+    """The header of a photo's file.
+
+    Attributes
+    ----------
+    profile : as of the Picture that `read` returns
+    bits : bits of a channel, 8 or 16
+    tables : as of Picture
+    """
+
+    profile: bytes | None
+    bits: int
+    tables: JpegTables | None
+
+
+def read_header(data: bytes, *, name: str = "the image") -> Header:
+    """Return how the pixels of a file are stored, without decoding them.
+
+    Raises
+    ------
+    ArtMancerError : as `read`, except for damage behind the header
+    """
+    image = _open_header(data, name)
+    _refuse_floats(image, name)
+    deep = _is_deep_gray(image) or _bits(image, data) == 16
+    if image.mode == "CMYK":
+        return Header(None, 8, None)
+    return Header(image.info.get("icc_profile") or None, 16 if deep else 8, _tables(image))
+
+
+def finish(photo: bytes, edited: bytes, *, name: str = "the photo") -> Picture:
+    """Return an edited photo with what the photo's file holds besides; see Picture.edited.
 
     Parameters
     ----------
     photo : the photo's file
     edited : PNG of the edited photo, in the photo's color profile
     name : what a message calls the photo
-    """
-    picture, result = read(photo, name=name), read(edited)
-    image = result.colors() if result.is_gray or result.has_alpha else result.pixels
-    return encode(picture.edited(image), "PNG"), picture.notes
-
-
-def match_reference(photo: bytes, reference: bytes) -> bytes | None:
-    """Return a reference as a PNG in the color profile of a photo; None: it is in that profile.
-
-    Parameters
-    ----------
-    photo, reference : files
 
     Raises
     ------
     ArtMancerError : as `read`
     """
-    picture = read(reference, name="reference_image")
-    matched = in_profile_of(read(photo, name="input_image"), picture)
+    picture, result = read(photo, name=name), read(edited, name="the result")
+    image = result.colors() if result.is_gray or result.has_alpha else result.pixels
+    return picture.edited(image)
+
+
+def match_reference(profile: bytes | None, reference: bytes) -> bytes | None:
+    """Return a reference as a PNG in the color profile of a photo; None: it is in that profile.
+
+    Parameters
+    ----------
+    profile : of the photo
+    reference : the reference's file
+
+    Raises
+    ------
+    ArtMancerError : as `read`
+    """
+    name = "reference_image"
+    if read_header(reference, name=name).profile == profile:
+        return None
+    picture = read(reference, name=name)
+    matched = in_profile(picture, profile)
     return None if matched.pixels is picture.pixels else encode(matched, "PNG")
 
 
-def in_profile_of(photo: Picture, picture: Picture) -> Picture:
-    """Return a picture with its colors converted to the color profile of a photo, in 8 bits; the
-    picture itself where its colors mean the same in both. A gray photo counts as sRGB.
+def in_profile(picture: Picture, target: bytes | None) -> Picture:
+    """Return a picture with its colors converted to another color profile, in 8 bits; the picture
+    itself where its colors mean the same in both. A profile of gray counts as sRGB.
     """
-    target = photo.profile if profiles.color_space(photo.profile) == "RGB" else None
+    target = target if profiles.color_space(target) == "RGB" else None
     if picture.profile == target:
         return picture
     pixels = eight_bits(picture.pixels)
@@ -351,15 +382,21 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(image[0] if image.ndim == 4 else image).numpy())
 
 
-def save(path: str | Path, image: Tensor | NDArray[Any], photo: Picture | None = None) -> None:
+def save(
+    path: str | Path,
+    image: Tensor | NDArray[Any],
+    photo: Picture | None = None,
+    *,
+    bits: int = 8,
+) -> None:
     """Write an image to a file, all of it or nothing. The suffix names the format.
 
     Parameters
     ----------
     image : IMAGE [1, H, W, 3], an image [H, W, 3 or 4] or a MASK [H, W] in 0..1; or the pixels of
         another file, [H, W, 3]
-    photo : the photo that the image is an edit of; see Picture.edited. None: the image is written
-        in 8 bits
+    photo : the photo that the image is an edit of; see Picture.edited
+    bits : without a photo, bits of a channel, 8 or 16
 
     Raises
     ------
@@ -371,7 +408,7 @@ def save(path: str | Path, image: Tensor | NDArray[Any], photo: Picture | None =
     with whole_file(path) as partial:
         if photo is None:
             planes = values if values.ndim == 3 else values[..., None]
-            picture = Picture(quantize(planes, np.dtype(np.uint8)))
+            picture = Picture(quantize(planes, np.dtype(f"u{bits // 8}")))
         else:
             picture = photo.edited(values)
         partial.write_bytes(encode(picture, SUFFIXES[path.suffix.lower()]))
@@ -542,6 +579,16 @@ def _open_header(data: bytes, name: str) -> Image.Image:
     if image.format == "TIFF" and image.mode not in ("I", "F") and (reason := refusal(data)):
         raise ArtMancerError("invalid_image", f"{name} {reason}")
     return image
+
+
+def _refuse_floats(image: Image.Image, name: str) -> None:
+    """Refuse a photo with values in floating point; a mask may have them."""
+    if image.mode == "F":
+        raise ArtMancerError(
+            "invalid_image",
+            f"{name} has floating-point values; expected 8 or 16 bits a channel. Save it as a PNG "
+            "or TIFF with 16 bits.",
+        )
 
 
 def _frame_notes(image: Image.Image, name: str) -> tuple[str, ...]:

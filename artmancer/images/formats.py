@@ -36,6 +36,9 @@ OPTIONAL = {
 }
 """Formats that need a package, by Pillow's names."""
 
+NAMES = tuple(name.lower() for name in (*FORMATS, *OPTIONAL))
+"""Formats that are read, in lower case."""
+
 PHOTO_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
     *(".heic", ".heif", ".avif", ".jxl"),

@@ -45,25 +45,25 @@ def save_before_after(before: Tensor, after: Tensor) -> dict[str, list[ui.SavedR
     }
 
 
-def save_output(image: Tensor) -> ui.SavedResult:
+def save_output(image: Tensor, bits: int) -> ui.SavedResult:
     """Write one image [H, W, 3 or 4] or mask [H, W] into the output folder as the next numbered
-    PNG.
+    PNG, with 8 or 16 bits a channel.
     """
     folder = folder_paths.get_output_directory()
     folder, stem, number, subfolder, _ = folder_paths.get_save_image_path("ArtMancer", folder)
     name = f"{stem}_{number:05}_.png"
-    images.save(Path(folder) / name, image)
+    images.save(Path(folder) / name, image, bits=bits)
     return ui.SavedResult(name, subfolder, io.FolderType.output)
 
 
-def save_result(image: Tensor) -> ui.SavedResult:
+def save_result(image: Tensor, bits: int) -> ui.SavedResult:
     """Write one image or mask into the temporary folder for the gateway, under a name that is
-    never used again.
+    never used again; see `save_output`.
     """
     folder = Path(folder_paths.get_temp_directory()) / RESULT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{uuid.uuid4().hex}.png"
-    images.save(folder / name, image)
+    images.save(folder / name, image, bits=bits)
     return ui.SavedResult(name, RESULT_FOLDER, io.FolderType.temp)
 
 

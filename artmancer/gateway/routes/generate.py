@@ -1,6 +1,8 @@
 """/api/generate: edits, at once or as background jobs."""
 
+import asyncio
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from .dependencies import FastJsonRoute, GatewayDependency, SenderDependency
 
 router = APIRouter(prefix="/api/generate", tags=["edit"], route_class=FastJsonRoute)
 
-_HEADER_BYTES = 2**16
-"""Leading bytes of a PNG that hold its width and height."""
+_HEADER_BYTES = 24
+"""Leading bytes of a PNG, which end with its width and height."""
 
 _ECHOED = (
     "prompt",
@@ -143,6 +145,9 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         if "output_quality" not in parameters["ignored"]:
             parameters["output_quality"] = request.output_quality
     names = {field: await gateway.keep(field, image) for field, image in edit.images.items()}
+    photo = await _photo_header(gateway, str(names["input_image"]))
+    if reference := names.get("reference_image"):
+        names["reference_image"] = await gateway.match_reference(reference, photo.profile)
     width, height = gateway.uploads.size(str(names["input_image"]))
     debug = bool(request.enable_debug)
     return await gateway.submit(
@@ -159,9 +164,17 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
             "output": {
                 "format": request.output_format or "png",
                 "quality": request.output_quality,
+                "tables": photo.tables.as_dict() if photo.tables else None,
             },
         },
+        bits=photo.bits,
     )
+
+
+async def _photo_header(gateway: Gateway, name: str) -> images.Header:
+    path = await gateway.uploads.path(name)
+    data = await asyncio.to_thread(path.read_bytes)
+    return await asyncio.to_thread(images.read_header, data, name="input_image")
 
 
 def _ignored_fields(request: GenerateRequest) -> list[str]:
@@ -205,7 +218,7 @@ async def _result(gateway: Gateway, job: Job) -> tuple[schemas.GenerateAnswer, P
     adapters = report["adapters"]
     (stored,) = await gateway.jobs.result_paths(job, "image")
     with stored.open("rb") as file:
-        _, width, height = images.inspect(file.read(_HEADER_BYTES))
+        width, height = struct.unpack(">16x2L", file.read(_HEADER_BYTES))
     conditions = await gateway.result_base64(job, "conditions") if context["debug"] else None
     answer = schemas.GenerateAnswer(
         image="",

@@ -12,11 +12,9 @@ import tifffile
 from PIL import Image, ImageOps
 from support import odd_files
 from support.odd_files import (
-    ADOBE,
     IPTC,
     PROFILES,
     SIDE,
-    SRGB,
     THUMBNAIL,
     XMP,
     Content,
@@ -26,7 +24,6 @@ from support.odd_files import (
     photo,
     png,
     tiff,
-    to_xyz,
 )
 
 from artmancer import cli, images
@@ -433,15 +430,6 @@ def test_the_report_names_what_a_format_cannot_hold(
         assert reason in note
 
 
-def adobe_rgb(srgb: tuple[int, int, int]) -> np.ndarray:
-    """Return the levels in Adobe RGB of a color in sRGB, by their definitions."""
-    values = np.array(srgb) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    return 255 * np.linalg.solve(to_xyz(ADOBE), to_xyz(SRGB) @ linear).clip(0, 1) ** (
-        1 / 2.19921875
-    )
-
-
 def reference(tmp_path: Path, profile: bytes | None = None) -> str:
     """Write a reference that is red, as sRGB (220, 30, 30) where it has no profile."""
     path = tmp_path / "reference.png"
@@ -457,7 +445,7 @@ def test_a_reference_is_converted_to_the_photos_profile(
     task = ("--task", "insertion", "--reference", reference(tmp_path))
     edited, report = edit(data, "in.png", "out.png", *task)
     middle = odd_files.read_png(edited).pixels[SIDE // 2, SIDE // 2] / (2**bits - 1) * 255
-    assert np.abs(middle - adobe_rgb((220, 30, 30))).max() < 2
+    assert np.abs(middle - odd_files.adobe_rgb((220, 30, 30))).max() < 2
     assert "converted to the photo's color profile" in " ".join(report["notes"])
 
 

@@ -44,6 +44,15 @@ def _to_d50(matrix: np.ndarray) -> np.ndarray:
     return adapted @ matrix
 
 
+def adobe_rgb(srgb: tuple[int, int, int]) -> np.ndarray:
+    """Return the levels in Adobe RGB of a color in sRGB, by their definitions."""
+    values = np.array(srgb) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return 255 * np.linalg.solve(to_xyz(ADOBE), to_xyz(SRGB) @ linear).clip(0, 1) ** (
+        1 / 2.19921875
+    )
+
+
 def _icc(
     space: bytes, tags: dict[bytes, bytes], pcs: bytes = b"XYZ ", kind: bytes = b"mntr"
 ) -> bytes:

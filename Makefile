@@ -55,6 +55,7 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/cards.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/fill.py
+	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/batch_modal.py
 	$(BIN)/python benchmarks/fetch.py

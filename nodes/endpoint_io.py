@@ -10,11 +10,12 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..artmancer import images
-from ..artmancer.endpoint_protocol import MODEL_SETS, NO_IMAGE, OUTPUT, TEMP
+from ..artmancer.endpoint_protocol import MODEL_SETS, NO_IMAGE, OUTPUT, TEMP, UPLOAD_FOLDER
 from ..artmancer.errors import ArtMancerError
 from ..artmancer.options import MAX_SEED
 from .comfy_host.files import save_output, save_result
 from .comfy_host.folders import input_file, input_images, set_paths
+from .comfy_host.progress import node_progress
 from .sockets import advanced
 
 CATEGORY = "ArtMancer/endpoint"
@@ -104,7 +105,14 @@ class EndpointImage(io.ComfyNode):
     @classmethod
     def execute(cls, image: str, name: str, help: str, required: bool) -> io.NodeOutput:
         path = _image_path(image, name, required)
-        return io.NodeOutput(images.load(path).image if path else None)
+        if path is None:
+            return io.NodeOutput(None)
+        decoded = images.load(path)
+        # The gateway puts its own uploads together again.
+        is_upload = path.parent.name == UPLOAD_FOLDER
+        if not is_upload and (note := decoded.picture.not_in_comfyui()):
+            node_progress()(1, 1, note)
+        return io.NodeOutput(decoded.image)
 
 
 class EndpointMask(io.ComfyNode):

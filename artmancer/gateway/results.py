@@ -79,8 +79,9 @@ class ResultFolder:
 
 
 async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outputs) -> Outputs:
-    """Return the outputs of a job; an edit with all that the photo's file holds besides its colors,
-    which is all that ComfyUI returns.
+    """Return the outputs of a job. Its context may name the input that its image is an edit of: the
+    image then gets all that the photo's file holds besides colors, which are all that ComfyUI
+    returns.
 
     Parameters
     ----------
@@ -90,22 +91,24 @@ async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outp
     ------
     ArtMancerError : invalid_image where the photo is damaged
     """
-    wanted = record.context.get("output")
-    if not wanted or not outputs.images.get("image"):
+    field = record.context.get("photo")
+    if not field or not outputs.images.get("image"):
         return outputs
-    photo = uploads[record.inputs["input_image"]]
-    return await asyncio.to_thread(_finished, photo, outputs, wanted["format"])
+    file_format = record.context.get("output", {}).get("format", "png").upper()
+    photo = uploads[record.inputs[field]]
+    return await asyncio.to_thread(_finished, photo, outputs, file_format)
 
 
 def _finished(photo: Path, outputs: Outputs, file_format: str) -> Outputs:
     (edited,) = outputs.images["image"]
-    picture = images.finish(photo.read_bytes(), edited, name="input_image")
+    picture = images.finish(photo.read_bytes(), edited)
+    values = dict(outputs.values)
+    if "report" in values:
+        report = json.loads(values["report"])
+        report["notes"] += [*picture.notes, *images.losses(picture, file_format)]
+        values["report"] = json.dumps(report)
     data = edited if picture.is_plain else images.encode(picture, "PNG")
-    report = json.loads(outputs.values["report"])
-    report["notes"] += [*picture.notes, *images.losses(picture, file_format.upper())]
-    return Outputs(
-        {**outputs.images, "image": [data]}, {**outputs.values, "report": json.dumps(report)}
-    )
+    return Outputs({**outputs.images, "image": [data]}, values)
 
 
 async def in_format(job: Job, stored: Path) -> Path:

@@ -222,13 +222,15 @@ class GenerateRequest(OpenRequest):
         "mask has more. Default: false.",
     )
     output_format: Literal["png", "webp", "jpeg"] | None = Field(
-        None, description="Format of the result. Default: png."
+        None,
+        description="Format of the result. Default: png, which keeps 16 bits and transparency.",
     )
     output_quality: int | None = Field(
         None,
         ge=1,
         le=100,
-        description="Quality of jpeg (default: 95) and webp (default: lossless). png is lossless.",
+        description="Quality of jpeg (default: the photo's own compression where it is a JPEG, "
+        "else 95) and webp (default: lossless). png is lossless.",
     )
     upload_url: str | None = Field(
         None,
@@ -497,6 +499,12 @@ class ShadowAnswer(BaseModel):
 
     success: Literal[True] = True
     preview_image: str = Field(description="Base64 PNG.")
+
+
+class PreviewRequest(OpenRequest):
+    """A photo that a browser cannot show."""
+
+    image: ImageField
 
 
 class WhiteBalanceRequest(OpenRequest):

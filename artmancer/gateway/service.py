@@ -133,6 +133,17 @@ class Gateway:
             return await self.uploads.keep(await self.fetcher.get(image.url, field), field)
         return await self.uploads.keep_base64(image, field)
 
+    async def photo_header(self, name: str) -> images.Header:
+        """Return the header of a stored photo.
+
+        Raises
+        ------
+        ArtMancerError : invalid_image where it cannot be edited
+        """
+        path = await self.uploads.path(name)
+        data = await asyncio.to_thread(path.read_bytes)
+        return await asyncio.to_thread(images.read_header, data, name="the photo")
+
     async def match_reference(self, reference: str, profile: bytes | None) -> str:
         """Return the name of a stored reference in a photo's color profile.
 

@@ -76,6 +76,9 @@ SUFFIXES = {
 }
 """Formats that are written, by suffix."""
 
+_PREVIEW_QUALITY = 90
+"""Quality of the JPEG that `preview` makes."""
+
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -256,6 +259,17 @@ def finish(photo: bytes, edited: bytes, *, name: str = "the photo") -> Picture:
     picture, result = read(photo, name=name), read(edited, name="the result")
     image = result.colors() if result.is_gray or result.has_alpha else result.pixels
     return picture.edited(image)
+
+
+def preview(path: str | Path) -> bytes:
+    """Return a photo as a JPEG in its own size and color profile.
+
+    Raises
+    ------
+    ArtMancerError : as `read`
+    """
+    picture = replace(load_picture(path).stripped(), tables=None)
+    return encode(picture, "JPEG", _PREVIEW_QUALITY)
 
 
 def match_reference(profile: bytes | None, reference: bytes) -> bytes | None:

@@ -88,6 +88,26 @@ class Picture:
         plain = self.profile is None and self.metadata == Metadata()
         return plain and self.bits == 8 and self.pixels.shape[2] == 3
 
+    def not_in_comfyui(self) -> str:
+        """Return a sentence on what ComfyUI's IMAGE does not hold of it; empty: nothing."""
+        said = self.metadata
+        parts = {
+            "transparency": self.has_alpha,
+            "the color profile": self.profile,
+            "EXIF": said.exif,
+            "XMP": said.xmp,
+            "IPTC": said.iptc,
+        }
+        lost = [name for name, is_there in parts.items() if is_there]
+        notes = []
+        if lost:
+            notes.append(f"{', '.join(lost)} of this file: not in files that ComfyUI saves.")
+        if self.bits > 8:
+            notes.append("ComfyUI saves 8 of its 16 bits a channel.")
+        if notes:
+            notes.append("`artmancer edit` and the gateway keep them.")
+        return " ".join(notes)
+
     def colors(self) -> NDArray[np.float32]:
         """Return the colors [H, W, 3] in 0..1, laid over white where they are transparent."""
         return colors(self.pixels)

@@ -150,3 +150,34 @@ def test_newer_formats_are_edited(gateway: Served, name: str, module: str) -> No
     after = odd_files.read_png(data)
     assert (after.pixels[OUTSIDE] == shown[OUTSIDE]).all()
     assert (after.pixels[MASK] != shown[MASK]).any()
+
+
+@pytest.mark.parametrize("gateway", ["fake", "modal", REAL], indirect=True)
+@pytest.mark.parametrize("method", ["manual", "ai"])
+def test_white_balance_as_a_tool_keeps_the_photos_file(gateway: Served, method: str) -> None:
+    pixels = photo(3, 16)
+    file = {"file": ("photo.png", png(pixels, PROFILES["adobe"], True), "image/png")}
+    form = {"method": method, "temperature": "0"}
+    answer = gateway.http.post("/api/image-utils/white-balance", files=file, data=form).json()
+    after = odd_files.read_png(base64.b64decode(answer["corrected_image"]))
+    assert after.pixels.dtype == np.uint16
+    assert (after.profile, after.xmp, after.iptc) == (PROFILES["adobe"], XMP, IPTC)
+
+
+@pytest.mark.parametrize("name", ["tiff 16", "png 16"])
+def test_a_preview_is_a_jpeg_that_looks_like_the_photo(quick: Served, name: str) -> None:
+    answer = quick.http.post("/api/image-utils/preview", json={"image": encoded(FILES[name])})
+    assert answer.headers["content-type"] == "image/jpeg"
+    after = odd_files.read_jpeg(answer.content)
+    assert after.profile == PROFILES["p3"] and not after.exif
+    colors, alpha = photo(4 if "png" in name else 3, 16) / 65535, 1
+    if "png" in name:
+        colors, alpha = colors[..., :3], colors[..., 3:]
+    over_white = (colors * alpha + 1 - alpha) * 255
+    assert np.abs(after.pixels - over_white).mean() < 6
+
+
+def test_a_preview_of_no_image_says_why(quick: Served) -> None:
+    body = {"image": encoded(b"v/1\x01" + bytes(100))}
+    answer = quick.http.post("/api/image-utils/preview", json=body)
+    assert error(answer) == (400, "invalid_image") and "OpenEXR" in answer.json()["detail"]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageChops
 from support.editor import TIMEOUT_MS
 from support.gateway import FakeHost, Served, encoded, free_port, settings
+from support.odd_files import PROFILES, photo, tiff
 from support.paths import EXAMPLES, ROOT
 
 SCREENSHOTS = ROOT / "build" / "page"
@@ -518,4 +519,22 @@ def test_the_page_offers_the_editors_where_there_is_more_than_one(
     posted = fake.fake.posted[-1]["prompt"]
     assert posted["38"]["inputs"]["value"] == "fp8"
     assert not problems
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_shows_a_photo_that_the_browser_cannot(
+    quick: Served, browser: Any, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    (tmp_path / "photo.tif").write_bytes(tiff(photo(3, 16), PROFILES["p3"]))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 and nothing more")
+    page, problems = open_page(browser, quick.url)
+    page.get_by_test_id("photo-input").set_input_files(tmp_path / "photo.tif")
+    expect(page.locator("#photo-hint")).to_have_text("photo.tif, 64 × 64")
+    page.wait_for_function("document.querySelector('#photo').naturalWidth === 64")
+    assert not problems
+    page.get_by_test_id("photo-input").set_input_files(tmp_path / "broken.tif")
+    expect(page.get_by_role("alert")).to_contain_text("is not an image that can be read")
     page.close()

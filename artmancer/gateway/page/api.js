@@ -63,19 +63,21 @@ async function call(path, options, type = "json") {
   }
 }
 
-function post(path, body, signal) {
+function post(path, body, signal, type) {
   const options = { method: "POST", signal };
   if (body) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);
   }
-  return call(path, options);
+  return call(path, options, type);
 }
 
 export const health = () => call("health");
 
 export const smartMask = (body, signal) => post("smart-mask", body, signal);
 export const detectObject = (body, signal) => post("smart-mask/detect", body, signal);
+
+export const preview = (body) => post("image-utils/preview", body, undefined, "blob");
 
 export const submit = (body, signal) => post("generate/async", body, signal);
 export const status = (id) => call(`generate/status/${id}`);

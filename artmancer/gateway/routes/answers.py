@@ -97,6 +97,9 @@ def _file_responses(*kinds: str) -> dict[int | str, dict[str, Any]]:
 PNG_RESPONSES = _file_responses("png")
 """Responses of a route that returns a PNG file."""
 
+PREVIEW_RESPONSES = _file_responses("jpeg")
+"""Responses of a route that returns a photo for a browser."""
+
 IMAGE_RESPONSES = _file_responses("png", "webp", "jpeg")
 """Responses of a route that returns an edited photo."""
 

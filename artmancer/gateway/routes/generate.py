@@ -1,6 +1,5 @@
 """/api/generate: edits, at once or as background jobs."""
 
-import asyncio
 import json
 import struct
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
-from ... import images
 from ...errors import ArtMancerError
+from ...images import Header
 from .. import schemas
 from ..edit_request import WORKFLOW, read_edit
 from ..jobs import UPLOAD_ERROR, UPLOADED, Job, check_done
@@ -145,7 +144,7 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         if "output_quality" not in parameters["ignored"]:
             parameters["output_quality"] = request.output_quality
     names = {field: await gateway.keep(field, image) for field, image in edit.images.items()}
-    photo = await _photo_header(gateway, str(names["input_image"]))
+    photo = await gateway.photo_header(str(names["input_image"]))
     if reference := names.get("reference_image"):
         names["reference_image"] = await gateway.match_reference(reference, photo.profile)
     width, height = gateway.uploads.size(str(names["input_image"]))
@@ -156,25 +155,25 @@ async def _submit(gateway: Gateway, request: GenerateRequest, sender: Sender) ->
         sender=sender,
         include=["conditions"] if debug else [],
         context={
+            "photo": "input_image",
             "parameters": parameters,
             "input_size": f"{width}x{height}",
             "debug": debug,
             "webhook": request.webhook_url,
             "upload": request.upload_url,
-            "output": {
-                "format": request.output_format or "png",
-                "quality": request.output_quality,
-                "tables": photo.tables.as_dict() if photo.tables else None,
-            },
+            "output": _output(request, photo),
         },
         bits=photo.bits,
     )
 
 
-async def _photo_header(gateway: Gateway, name: str) -> images.Header:
-    path = await gateway.uploads.path(name)
-    data = await asyncio.to_thread(path.read_bytes)
-    return await asyncio.to_thread(images.read_header, data, name="input_image")
+def _output(request: GenerateRequest, photo: Header) -> dict[str, Any]:
+    """Return how the result is written; see results.in_format."""
+    return {
+        "format": request.output_format or "png",
+        "quality": request.output_quality,
+        "tables": photo.tables.as_dict() if photo.tables else None,
+    }
 
 
 def _ignored_fields(request: GenerateRequest) -> list[str]:

@@ -1,17 +1,19 @@
 """/api/smart-mask and /api/image-utils: masks and tools, which take seconds."""
 
+import asyncio
 import json
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Response
 
-from ... import __version__
+from ... import __version__, images
 from ...errors import ArtMancerError
 from .. import request_errors, schemas
 from ..jobs import LIGHT, Job
 from ..schemas import (
     ExtractObjectRequest,
+    PreviewRequest,
     RemoveBackgroundRequest,
     ShadowRequest,
     SmartMaskRequest,
@@ -149,6 +151,19 @@ async def add_shadow_preview(
     return answers.json_response(answer, answers.unknown_fields(request))
 
 
+@router.post("/image-utils/preview", responses=answers.PREVIEW_RESPONSES, response_class=Response)
+async def preview(request: PreviewRequest, gateway: GatewayDependency) -> Response:
+    """Return a photo as a JPEG in its own size and color profile, for a browser that cannot show
+    its format.
+    """
+    name = await gateway.keep("image", request.image)
+    path = await gateway.uploads.path(str(name))
+    data = await asyncio.to_thread(images.preview, path)
+    response = Response(data, media_type="image/jpeg")
+    answers.warn_of_ignored(response, answers.unknown_fields(request))
+    return response
+
+
 @router.post(
     "/image-utils/white-balance",
     responses=answers.RUN_RESPONSES,
@@ -164,17 +179,18 @@ async def white_balance(
     parameters: dict[str, Any] = {"temperature": request.temperature, "tint": request.tint}
     inputs: dict[str, Any]
     if request.method == "ai":
-        workflow = "generate"
+        workflow, photo = "generate", "input_image"
         inputs = {
             "input_image": name,
             "task_type": "white_balance",
             "prompt": "correct the white balance",
         }
     else:
-        workflow = "white-balance"
+        workflow, photo = "white-balance", "image"
         parameters["automatic"] = 1.0 if request.method == "auto" else 0.0
         inputs = {"image": name, **parameters}
-    job = await _run(gateway, workflow, inputs, sender)
+    bits = (await gateway.photo_header(name)).bits
+    job = await _run(gateway, workflow, inputs, sender, context={"photo": photo}, bits=bits)
     return answers.json_response(
         schemas.WhiteBalanceAnswer(
             original_image=await file_base64(await gateway.uploads.path(name)),
@@ -191,10 +207,15 @@ async def _run(
     workflow: str,
     inputs: dict[str, Any],
     sender: Sender,
-    job_id: str | None = None,
+    **more: Any,
 ) -> Job:
-    """Run a workflow, and wait until it is done."""
-    job = await gateway.submit(workflow, inputs, sender=sender, job_id=job_id)
+    """Run a workflow, and wait until it is done.
+
+    Parameters
+    ----------
+    more : see Gateway.submit
+    """
+    job = await gateway.submit(workflow, inputs, sender=sender, **more)
     return await gateway.finish(job)
 
 
@@ -234,7 +255,7 @@ async def _smart_mask(
     }
     if not request.auto_detect:
         inputs["brush"] = await gateway.keep("mask", request.mask)
-    job = await _run(gateway, "smart-mask", inputs, sender, request.request_id)
+    job = await _run(gateway, "smart-mask", inputs, sender, job_id=request.request_id)
     return schemas.SmartMaskAnswer(
         mask_base64=await _result_image(gateway, job, "mask"),
         image_id=job.record.inputs["image"],

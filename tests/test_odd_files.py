@@ -2,6 +2,8 @@
 
 import io
 import json
+import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -477,3 +479,74 @@ def test_a_gray_photo_stays_gray_with_a_colored_object(edit: Edit, tmp_path: Pat
     assert after.shape == (SIDE, SIDE, 1)
     luma = 0.299 * 220 + 0.587 * 30 + 0.114 * 30
     assert after[SIDE // 2, SIDE // 2, 0] / 257 == pytest.approx(luma, abs=1)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_a_batch_keeps_each_photos_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    deep, shown = photo(3, 16), photo(4, 8)
+    (folder / "deep.tif").write_bytes(tiff(deep, PROFILES["p3"], True))
+    (folder / "clear.png").write_bytes(png(shown, PROFILES["adobe"], True))
+    for name in ("deep", "clear"):
+        Image.fromarray(MASK.astype(np.uint8) * 255).save(folder / f"{name}_mask.png")
+    task = ["--task", "white-balance", "--masks", "{stem}_mask.*", "--feather", str(FEATHER)]
+    assert cli.main(["batch", str(folder), "-o", str(out), *task, "--format", suffix[1:]]) == 0
+    for name, pixels, profile in (("deep", deep, "p3"), ("clear", shown, "adobe")):
+        data = (out / "edited" / f"{name}{suffix}").read_bytes()
+        after = odd_files.READERS[suffix](data)
+        assert_same_outside(after, pixels)
+        assert (after.profile, after.xmp, after.iptc) == (PROFILES[profile], XMP, IPTC)
+
+
+def in_format(name: str) -> bytes:
+    buffer = io.BytesIO()
+    said = {"exif": b"Exif\0\0" + exif(), "icc_profile": PROFILES["p3"]}
+    Image.fromarray(photo(3, 8)).save(buffer, name, **said)
+    return buffer.getvalue()
+
+
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "png": lambda: png(photo(4, 16), PROFILES["p3"], True),
+    "tiff": lambda: tiff(photo(3, 16), PROFILES["p3"], True),
+    "jpeg": lambda: jpeg(photo(3, 8), PROFILES["p3"], True),
+    **{name: lambda name=name: in_format(name) for name in formats.OPTIONAL},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_damaged_file_gives_a_picture_that_can_be_written_or_a_reason(name: str) -> None:
+    if name in formats.OPTIONAL and name not in formats.readable():
+        pytest.skip("there is no package for it")
+    chance, whole = random.Random(name), WHOLE[name]()
+    for _ in range(100):
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 20])):
+            end = min(len(data), chance.choice([64, 400, 3000, 100_000]))
+            data[chance.randrange(end)] = chance.randrange(256)
+        try:
+            picture = images.read(bytes(data))
+        except ArtMancerError as error:
+            assert error.code in ("invalid_image", "image_too_large")
+        else:
+            for file_format in images.SUFFIXES.values():
+                images.encode(picture, file_format)
+
+
+def test_exif_that_is_broken_is_left_out_and_that_is_said() -> None:
+    data = bytearray(exif())
+    data[8:10] = b"\xff\xff"
+    picture = images.read(png(photo(3, 8), None, True, bytes(data)), name="photo.png")
+    assert not picture.metadata.exif and picture.metadata.xmp
+    assert picture.notes == ("The EXIF data of photo.png is broken: it was left out.",)
+
+
+def test_exif_whose_directories_hold_themselves_ends(edit: Edit) -> None:
+    entry = struct.pack("<HHLL", 0x8769, 4, 1, 8)
+    more = struct.pack("<HHLL", 0x8825, 4, 1, 8) + struct.pack("<HHLL", 0xA005, 4, 1, 8)
+    block = b"II*\0" + struct.pack("<LH", 8, 60000) + (entry + more) * 20000 + bytes(4)
+    for suffix in (".png", ".tif"):
+        edit(png(photo(3, 8), None, True, block), "in.png", f"out{suffix}")

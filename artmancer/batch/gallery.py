@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image, ImageOps
 
+from ..images.formats import readable
 from .results_file import Entry
 
 GALLERY = "index.html"
@@ -45,7 +46,7 @@ def save_thumbnail(folder: Path, photo: str, stage: str, path: Path) -> None:
     ----------
     stage : one of STAGES
     """
-    with suppress(*_UNREADABLE), Image.open(path) as image:
+    with suppress(*_UNREADABLE), Image.open(path, formats=readable()) as image:
         # A JPEG is decoded at a smaller size: quicker.
         image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         small = ImageOps.exif_transpose(image)

@@ -91,9 +91,12 @@ _PNG_BITS, _PNG_COLORS, _PNG_GRAY_ALPHA = 24, 25, 4
 _BASE64_PREFIX = 1024
 """Characters that a prefix such as `data:image/png;base64,` may add to base64 text."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error)
-"""Exceptions that Pillow's decoders raise on broken bytes, found by fuzzing all FORMATS.
-"""
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, OverflowError, TypeError, struct.error),
+    # The decoders of AVIF, HEIC and JPEG XL.
+    *(RuntimeError, EOFError),
+)
+"""Exceptions that Pillow's decoders raise on broken bytes, found by fuzzing all formats."""
 
 _UNKNOWN = (UnidentifiedImageError, ImportError)
 """Exceptions for bytes in no known format. ImportError: once ultralytics is imported, it tries HEIF
@@ -203,6 +206,8 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     _refuse_floats(image, name)
     notes = _frame_notes(image, name)
     said, tables, orientation = metadata.read(image, data), _tables(image), _orientation(image)
+    if image.info.get("exif") and not said.exif:
+        notes = (*notes, f"The EXIF data of {name} is broken: it was left out.")
     profile = image.info.get("icc_profile") or None
     pixels = _deep_pixels(image, data, name)
     if pixels is None and image.mode == "CMYK":

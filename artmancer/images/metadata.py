@@ -111,7 +111,9 @@ def _upright_exif(exif: bytes) -> bytes:
     """Return EXIF data for the turned photo; none where it is broken."""
     exif = exif.removeprefix(_EXIF_PREFIX)
     with suppress(*tiff.BROKEN):
-        return tiff.upright(exif)
+        turned = tiff.upright(exif)
+        tiff.read_tags(turned)
+        return turned
     return b""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ _STRUCTURE = {
 
 _DIRECTORIES = {34665, 34853, 40965}
 """Tags whose value is another directory: EXIF, GPS, interoperability."""
+
+_LEVELS = 2
+"""Levels of directories in the first one: EXIF, and interoperability in it."""
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 """Bytes of a value by its type."""
@@ -82,23 +86,34 @@ def read_tags(data: bytes) -> dict[int, Tag]:
     one of BROKEN
     """
     order = byte_order(data)
-    return _read(data, order, struct.unpack_from(f"{order}L", data, 4)[0], nested=True)
+    return _read(data, order, struct.unpack_from(f"{order}L", data, 4)[0], _LEVELS)
 
 
-def _read(data: bytes, order: str, offset: int, *, nested: bool) -> dict[int, Tag]:
+def _read(data: bytes, order: str, offset: int, levels: int) -> dict[int, Tag]:
+    """Return the tags of the directory at an offset, with those of the directories in it.
+
+    Parameters
+    ----------
+    levels : levels of directories that are read in it
+    """
     (length,) = struct.unpack_from(f"{order}H", data, offset)
-    tags = {}
+    tags, seen, total = {}, set[int](), 0
     for start in range(offset + 2, offset + 2 + 12 * length, 12):
         number, kind, count = struct.unpack_from(f"{order}HHL", data, start)
         size = _SIZES.get(kind, 0) * count
         place: int = struct.unpack_from(f"{order}L", data, start + 8)[0]
-        if size == 0:
+        if size == 0 or number in seen:
             continue
+        seen.add(number)
         if number in _DIRECTORIES:
-            if nested or number == 40965:
-                directory = _read(data, order, place, nested=False)
-                tags[number] = Tag(_LONG, 1, directory)
+            # The rest is kept where one of them is broken.
+            with suppress(*BROKEN):
+                if levels:
+                    tags[number] = Tag(_LONG, 1, _read(data, order, place, levels - 1))
             continue
+        total += size
+        if total > len(data):
+            raise struct.error("values overlap")
         place = start + 8 if size <= 4 else place
         value = data[place : place + size]
         if len(value) == size:
@@ -148,28 +163,16 @@ def upright(exif: bytes) -> bytes:
     (second,) = struct.unpack_from(f"{order}L", data, end) if len(data) >= end + 4 else (0,)
     if second:
         struct.pack_into(f"{order}L", data, end, 0)
-        tags = _read(exif, order, second, nested=False)
+        tags = _read(exif, order, second, 0)
         for places, lengths in _THUMBNAILS:
             pairs = zip(numbers(tags, places, order), numbers(tags, lengths, order), strict=False)
             for place, size in pairs:
                 last = min(place + size, len(data))
                 data[place:last] = bytes(max(0, last - place))
-        del data[max(len(data.rstrip(b"\0")), _end_of_values(exif, order, first)) :]
+                # It is the last value, but for bytes that make the length even.
+                if end < place and last >= len(data) - 3:
+                    del data[place:]
     return bytes(data)
-
-
-def _end_of_values(data: bytes, order: str, offset: int) -> int:
-    """Return the place behind the last value of a directory and of those in it."""
-    (length,) = struct.unpack_from(f"{order}H", data, offset)
-    end: int = offset + 2 + 12 * length + 4
-    for start in range(offset + 2, offset + 2 + 12 * length, 12):
-        number, kind, count, place = struct.unpack_from(f"{order}HHLL", data, start)
-        size = _SIZES.get(kind, 0) * count
-        if number in _DIRECTORIES:
-            end = max(end, _end_of_values(data, order, place))
-        elif size > 4:
-            end = max(end, place + size)
-    return end
 
 
 def _header(order: str, place: int) -> bytes:

@@ -55,6 +55,12 @@ def client(served: Served) -> Iterator[Client]:
         yield client
 
 
+def same_pixels(first: bytes, second: bytes) -> bool:
+    """Tell whether two image files show the same; the gateway adds metadata to a result."""
+    images = [np.asarray(Image.open(io.BytesIO(data))) for data in (first, second)]
+    return np.array_equal(*images)
+
+
 def test_an_edit_from_files(client: Client, tmp_path: Path) -> None:
     statuses: list[JobStatus] = []
     edit = client.edit(str(PHOTO), "slow 0.5", mask=MASK, on_progress=statuses.append, seed=4)
@@ -63,7 +69,7 @@ def test_an_edit_from_files(client: Client, tmp_path: Path) -> None:
     assert any(status.step for status in statuses)
     edit.save(tmp_path / "result.png")
     # The fake ComfyUI returns the photo.
-    assert (tmp_path / "result.png").read_bytes() == PHOTO.read_bytes()
+    assert same_pixels((tmp_path / "result.png").read_bytes(), PHOTO.read_bytes())
 
 
 def test_an_edit_from_bytes_step_by_step(client: Client) -> None:
@@ -282,7 +288,7 @@ def test_a_job_survives_a_restart_of_the_gateway(
     try:
         with Client(gateways[0].url) as client:
             edit = client.edit(PHOTO, "hold", mask=MASK, on_progress=stop_once)
-        assert edit.image == PHOTO.read_bytes() and refusals
+        assert same_pixels(edit.image, PHOTO.read_bytes()) and refusals
     finally:
         gateways[-1].__exit__()
 
@@ -843,7 +849,7 @@ def test_an_async_client_edits_several_photos_at_once(served: Served) -> None:
 
     edits = asyncio.run(run())
     assert [edit.parameters["seed"] for edit in edits] == list(range(8))
-    assert all(edit.image == PHOTO.read_bytes() for edit in edits)
+    assert all(same_pixels(edit.image, PHOTO.read_bytes()) for edit in edits)
     assert [status.state for status in statuses].count("done") == 8
 
 

@@ -101,13 +101,12 @@ async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outp
 
 def _finished(photo: Path, outputs: Outputs, file_format: str) -> Outputs:
     (edited,) = outputs.images["image"]
-    picture = images.finish(photo.read_bytes(), edited)
+    data, notes = images.finish(photo.read_bytes(), edited, file_format)
     values = dict(outputs.values)
     if "report" in values:
         report = json.loads(values["report"])
-        report["notes"] += [*picture.notes, *images.losses(picture, file_format)]
+        report["notes"] += notes
         values["report"] = json.dumps(report)
-    data = edited if picture.is_plain else images.encode(picture, "PNG")
     return Outputs({**outputs.images, "image": [data]}, values)
 
 

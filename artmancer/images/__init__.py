@@ -248,22 +248,29 @@ def read_header(data: bytes, *, name: str = "the image") -> Header:
     return Header(image.info.get("icc_profile") or None, 16 if deep else 8, _tables(image))
 
 
-def finish(photo: bytes, edited: bytes, *, name: str = "the photo") -> Picture:
-    """Return an edited photo with what the photo's file holds besides; see Picture.edited.
+def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[str, ...]]:
+    """Return the PNG of an edited photo with what the photo's file holds besides colors, and
+    sentences for the report; see Picture.edited.
 
     Parameters
     ----------
     photo : the photo's file
     edited : PNG of the edited photo, in the photo's color profile
-    name : what a message calls the photo
+    file_format : the format that the result is wanted in, a key of writing.FORMATS; the sentences
+        say what it cannot hold
 
     Raises
     ------
     ArtMancerError : as `read`
     """
-    picture, result = read(photo, name=name), read(edited, name="the result")
+    picture = read(photo, name="the photo")
+    notes = (*picture.notes, *losses(picture, file_format))
+    if picture.bits == 8 and not (picture.is_gray or picture.has_alpha):
+        # Its pixels are right as they are.
+        return metadata.add_to_png(edited, picture.metadata, picture.profile), notes
+    result = read(edited, name="the result")
     image = result.colors() if result.is_gray or result.has_alpha else result.pixels
-    return picture.edited(image)
+    return encode(picture.edited(image), "PNG"), notes
 
 
 def preview(path: str | Path) -> bytes:
@@ -717,7 +724,7 @@ def _pixels(image: Image.Image) -> Pixels:
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         mode += "A"
-    pixels: Pixels = np.array(image.convert(mode))
+    pixels: Pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 

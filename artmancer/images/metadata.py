@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ _PHOTOSHOP = b"Photoshop 3.0\0"
 
 _XMP_NAMESPACE = b"http://ns.adobe.com/xap/1.0/\0"
 """Beginning of a JPEG's segment with XMP."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _INCH = 0.0254
 """Meters in an inch."""
@@ -196,7 +199,9 @@ def _jpeg_segments(metadata: Metadata) -> dict[str, tuple[int, bytes]]:
 
 
 def add_to_png(png: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
-    """Return a PNG file with a color profile, the resolution, EXIF, XMP and IPTC."""
+    """Return a PNG file with a color profile, the resolution, EXIF, XMP and IPTC, in the place of
+    its own.
+    """
     chunks = []
     if profile:
         chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
@@ -211,8 +216,19 @@ def add_to_png(png: bytes, metadata: Metadata, profile: bytes | None) -> bytes:
     if metadata.iptc:
         text = _to_raw_profile(_to_resources(metadata.iptc))
         chunks.append(_chunk(b"zTXt", _RAW_IPTC.encode() + b"\0\0" + zlib.compress(text)))
-    # Behind the header, which has a fixed length.
-    return png[:33] + b"".join(chunks) + png[33:]
+    header, *pixels = _pixel_chunks(png)
+    return b"".join([_PNG_SIGNATURE, header, *chunks, *pixels])
+
+
+def _pixel_chunks(png: bytes) -> Iterator[bytes]:
+    """Yield the chunks of a PNG file that hold its pixels, and those at its start and end."""
+    place = len(_PNG_SIGNATURE)
+    while place < len(png):
+        size, kind = struct.unpack_from(">L4s", png, place)
+        end = place + 12 + size
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            yield png[place:end]
+        place = end
 
 
 def _to_raw_profile(data: bytes) -> bytes:

@@ -82,12 +82,6 @@ class Picture:
         """Bits of a channel, 8 or 16."""
         return int(self.pixels.dtype.itemsize) * 8
 
-    @property
-    def is_plain(self) -> bool:
-        """True where a PNG of its colors in 8 bits, and nothing else, holds all of it."""
-        plain = self.profile is None and self.metadata == Metadata()
-        return plain and self.bits == 8 and self.pixels.shape[2] == 3
-
     def not_in_comfyui(self) -> str:
         """Return a sentence on what ComfyUI's IMAGE does not hold of it; empty: nothing."""
         said = self.metadata

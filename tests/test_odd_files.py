@@ -147,6 +147,12 @@ def test_any_form_of_a_tiff_is_read_exactly(retouch: Edit, form: str, bits: int)
     assert_same_outside(odd_files.read_tiff(data), pixels)
 
 
+def test_a_gray_tiff_whose_zero_is_white_comes_back_as_it_looks(retouch: Edit) -> None:
+    pixels = photo(1, 16)
+    data, _ = retouch(tiff(65535 - pixels, photometric="miniswhite"), "in.tif", "out.tif")
+    assert_same_outside(odd_files.read_tiff(data), pixels)
+
+
 def test_colors_that_are_multiplied_by_the_opacity_are_divided_by_it(retouch: Edit) -> None:
     pixels = photo(4, 16)
     multiplied = pixels.copy()
@@ -470,6 +476,22 @@ def test_an_object_in_a_transparent_place_is_seen(edit: Edit, tmp_path: Path, bi
     colors, alpha = np.split(after / (2**bits - 1), [3], -1)
     over_white = (colors * alpha + 1 - alpha)[SIDE // 2, SIDE // 2] * 255
     assert np.abs(over_white - (220, 30, 30)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_result_of_another_size_keeps_depth_profile_and_metadata(
+    channels: int, bits: int
+) -> None:
+    profile = PROFILES["gray" if channels == 1 else "p3"]
+    smaller = photo(3, bits)[: SIDE // 2]
+    data, _ = images.finish(png(photo(channels, bits), profile, True), png(smaller), "PNG")
+    after = odd_files.read_png(data)
+    assert after.pixels.shape == (SIDE // 2, SIDE, min(channels, 3))
+    assert after.pixels.dtype == smaller.dtype
+    if channels > 1:
+        assert (after.pixels == smaller).all()
+    assert (after.profile, after.xmp, after.iptc) == (profile, XMP, IPTC)
 
 
 def test_a_gray_photo_stays_gray_with_a_colored_object(edit: Edit, tmp_path: Path) -> None:

@@ -622,7 +622,6 @@ def _frame_notes(image: Image.Image, name: str) -> tuple[str, ...]:
     frames = 1
     with suppress(*_BROKEN):
         frames = getattr(image, "n_frames", 1)
-        image.seek(0)
     return (f"{name} holds {frames} images: the first was edited.",) if frames > 1 else ()
 
 
@@ -720,6 +719,9 @@ def _pixels(image: Image.Image) -> Pixels:
     """Return the pixels of an image with 8 bits a channel, or of a gray one with more."""
     if _is_deep_gray(image):
         gray: Pixels = np.asarray(image).clip(0, 65535).astype(np.uint16)
+        # Pillow turns such a TIFF around where it has 8 bits.
+        if getattr(image, "tag_v2", {}).get(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
+            gray = 65535 - gray
         return gray[..., None]
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:

@@ -91,13 +91,19 @@ def read(image: Image.Image, data: bytes) -> Metadata:
         xmp = xmp or info.get("XML:com.adobe.xmp", b"")
         exif = exif or _raw_profile(info.get(_RAW_EXIF))
         iptc = _from_resources(_raw_profile(info.get(_RAW_IPTC)))
-    else:
-        # Pillow's own reading of these blocks ends at the first that is broken.
-        segments = [data for name, data in getattr(image, "applist", []) if name == "APP13"]
-        iptc = _from_resources(b"".join(data.removeprefix(_PHOTOSHOP) for data in segments))
+    elif image.format in ("JPEG", "MPO"):
+        xmp = _segments(image, _XMP_NAMESPACE)
+        # Pillow's own reading of Photoshop's blocks ends at the first that is broken.
+        iptc = _from_resources(_segments(image, _PHOTOSHOP))
     if isinstance(xmp, str):
         xmp = xmp.encode()
     return Metadata(_upright_exif(exif or b""), _upright_xmp(xmp or b""), iptc, _dpi(info))
+
+
+def _segments(image: Image.Image, prefix: bytes) -> bytes:
+    """Return the content of a JPEG's segments that begin with a prefix, joined."""
+    segments = [data for _, data in getattr(image, "applist", [])]
+    return b"".join(data.removeprefix(prefix) for data in segments if data.startswith(prefix))
 
 
 def _in_tiff(data: bytes) -> tuple[bytes, bytes, bytes]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 """Pillow's modes, by a profile's color space."""
 
+_BLACK_POINT_COMPENSATION = 0x2000
+"""Flag of Little CMS. Pillow before 10.3 has no name for it."""
+
 _STEPS = 9
 """Values of each channel on which two profiles are compared."""
 
@@ -68,7 +71,7 @@ def _transform(source: bytes | None, target: bytes | None, mode: str) -> Any:
             mode,
             "RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            flags=_BLACK_POINT_COMPENSATION,
         )
     except ImageCms.PyCMSError:
         return None

@@ -478,6 +478,13 @@ def test_an_object_in_a_transparent_place_is_seen(edit: Edit, tmp_path: Path, bi
     assert np.abs(over_white - (220, 30, 30)).max() <= 1
 
 
+def test_what_comfyui_cannot_hold_of_a_file_is_named() -> None:
+    note = images.read(png(photo(4, 16), PROFILES["p3"], True)).not_in_comfyui()
+    for part in ("transparency", "the color profile", "EXIF", "XMP", "IPTC", "16 bits"):
+        assert part in note
+    assert images.read(png(photo(3, 8))).not_in_comfyui() == ""
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_result_of_another_size_keeps_depth_profile_and_metadata(

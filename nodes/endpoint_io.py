@@ -111,7 +111,8 @@ class EndpointImage(io.ComfyNode):
         # The gateway puts its own uploads together again.
         is_upload = path.parent.name == UPLOAD_FOLDER
         if not is_upload and (note := decoded.picture.not_in_comfyui()):
-            node_progress()(1, 1, note)
+            with node_progress() as progress:
+                progress(1, 1, note)
         return io.NodeOutput(decoded.image)
 
 

@@ -190,12 +190,17 @@ def _load_segmenter() -> Any:
 class EditRequests:
     """Makes the request of POST /api/generate for each photo.
 
+    Attributes
+    ----------
+    strip : whether results are saved without metadata; see EditResponse.save
+
     Raises
     ------
     ArtMancerError : invalid_request where the command has an option that is no field
     """
 
     def __init__(self, options: argparse.Namespace, photo_options: PhotoOptions) -> None:
+        self.strip: bool = options.strip
         self._options = photo_options
         self._finder = _ObjectFinder()
         parser = argparse.ArgumentParser()
@@ -272,7 +277,7 @@ class _Gateway:
             response = self._wait(task_id, check)
         except ConnectionError as error:
             raise RunEnded(ArtMancerError("comfyui_unavailable", str(error))) from None
-        return Edited(partial(response.save, strip=options.strip), response.report)
+        return Edited(partial(response.save, strip=self._requests.strip), response.report)
 
     def _submit(self, check: Callable[[], None], submit: Callable[[], str]) -> str:
         """Send an edit; wait while the gateway's queue is full."""

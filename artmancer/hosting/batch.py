@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from .. import images
 from ..batch.photos import Photo
 from ..batch.results_file import ResultsFile, RunEnded
 from ..batch.run import Edited
@@ -252,9 +253,16 @@ class ModalEdits:
 
     def prepare(self, photo: Photo, paths: Mapping[str, Path]) -> Any:
         files, fields = self._requests.of(photo, paths)
+        contents = {
+            field: source if isinstance(source, bytes) else source.read_bytes()
+            for field, source in files.items()
+        }
+        header = images.read_header(contents["input_image"], name="input_image")
+        if reference := contents.get("reference_image"):
+            matched = images.match_reference(header.profile, reference)
+            contents["reference_image"] = matched or reference
         pictures: dict[str, bytes] = {}
-        for field, source in files.items():
-            data = source if isinstance(source, bytes) else source.read_bytes()
+        for field, data in contents.items():
             fields[field], _ = describe(data, field)
             pictures[fields[field]] = data
         edit = read_edit(_parse(fields))
@@ -263,8 +271,10 @@ class ModalEdits:
             for name, value in (edit.images | edit.settings).items()
             if value is not None
         }
-        record = JobRecord.create(self._workflow, HEAVY, values, client="batch")
-        order = make_order(record, self._workflow.with_inputs(values, record.results), False)
+        context = {"photo": "input_image"}
+        record = JobRecord.create(self._workflow, HEAVY, values, client="batch", context=context)
+        graph = self._workflow.with_inputs(values, record.results, header.bits)
+        order = make_order(record, graph, False)
         order |= {"folder": self._folder, "pictures": dict(pictures)}
         for name, data in pictures.items():
             if len(data) >= VOLUME_BYTES:
@@ -286,7 +296,7 @@ class ModalEdits:
         report = json.loads(outcome["values"]["report"])
         seconds = outcome["finished"] - outcome["started"]
         response = EditResponse(job_id, image, seconds, report["editor"], {}, report)
-        return Edited(response.save, report)
+        return Edited(partial(response.save, strip=self._requests.strip), report)
 
     async def _send(self, order: dict[str, Any]) -> "Future[dict[str, Any]]":
         """Send an order; return the future of its outcome."""

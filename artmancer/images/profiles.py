@@ -71,7 +71,7 @@ def _transform(source: bytes | None, target: bytes | None, mode: str) -> Any:
             mode,
             "RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            flags=_BLACK_POINT_COMPENSATION,
+            flags=_BLACK_POINT_COMPENSATION,  # type: ignore[arg-type]
         )
     except ImageCms.PyCMSError:
         return None

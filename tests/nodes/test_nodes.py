@@ -16,6 +16,8 @@ from PIL import Image, ImageChops
 from support import rembg_weights
 from support.comfyui import ComfyUI, Event, Run
 from support.images import disc
+from support.odd_files import PROFILES, png, read_png
+from support.odd_files import photo as deep_photo
 from support.paths import EXAMPLES, NODES, ROOT
 from support.shapes import scene
 
@@ -664,6 +666,27 @@ def test_an_endpoint_result_accepts_images_masks_switches_and_numbers(comfyui: C
     saved = comfyui.view(outputs["mask-result"]["images"][0])
     assert torch.equal(images.decode_mask(saved), images.load_mask(COFFEE_MASK))
     assert Image.open(io.BytesIO(saved)).mode == "L"
+
+
+def test_an_endpoint_image_says_what_of_its_file_comfyui_does_not_hold(
+    comfyui: ComfyUI, tmp_path: Path
+) -> None:
+    (tmp_path / "deep.png").write_bytes(png(deep_photo(4, 16), PROFILES["p3"], True))
+    about = {"name": "image", "help": ""}
+    image = {"image": comfyui.upload(tmp_path / "deep.png"), **about, "required": True}
+    run = comfyui.run(
+        {
+            "image": {"class_type": "ArtMancer_EndpointImage", "inputs": image},
+            "result": {
+                "class_type": "ArtMancer_EndpointResult",
+                "inputs": {"value": ["image", 0], **about, "bits": "16"},
+            },
+        }
+    )
+    for part in ("transparency", "the color profile", "EXIF", "16 bits"):
+        assert part in run.last_texts["image"]
+    saved = comfyui.view(run.outputs["result"]["images"][0])
+    assert read_png(saved).pixels.dtype == np.uint16
 
 
 def test_an_endpoint_result_keeps_transparency(comfyui: ComfyUI) -> None:

@@ -1,30 +1,56 @@
-// Shows the result over the photo, with a slider that reveals one or the other.
+// Lays the result over the photo, with a slider that reveals one or the other.
 const byId = (id) => document.getElementById(id);
 
-const slider = byId("slider");
-const frame = byId("compare");
-const moveDivider = () => frame.style.setProperty("--at", `${slider.value}%`);
-slider.addEventListener("input", moveDivider);
+export class Compare {
+  active = false;
 
-/**
- * Show a result.
- * @param {Blob} after the result
- * @param {Blob} [before] the photo; missing if the page was reloaded since
- */
-export async function show(after, before) {
-  await load(byId("after"), after);
-  await load(byId("before"), before);
-  const { naturalWidth, naturalHeight } = byId("after");
-  frame.style.setProperty("--ratio", naturalWidth / naturalHeight);
-  frame.classList.toggle("alone", !before);
-  slider.value = 50;
-  moveDivider();
-}
+  /** @param {import("./view.js").View} view */
+  constructor(view) {
+    this.view = view;
+    this.slider = byId("slider");
+    this.slider.addEventListener("input", () => this.update());
+    const { viewport } = view;
+    const follow = (event) => {
+      if (!this.active || view.zoomed || !event.buttons || event.target === this.slider) return;
+      const box = this.slider.getBoundingClientRect();
+      this.slider.value = (100 * (event.clientX - box.left)) / box.width;
+      this.update();
+    };
+    viewport.addEventListener("pointerdown", follow);
+    viewport.addEventListener("pointermove", follow);
+  }
 
-async function load(image, file) {
-  URL.revokeObjectURL(image.src);
-  image.removeAttribute("src");
-  if (!file) return;
-  image.src = URL.createObjectURL(file);
-  await image.decode();
+  /** Lay a result over the photo. */
+  async show(file) {
+    const after = byId("after");
+    URL.revokeObjectURL(after.src);
+    after.src = URL.createObjectURL(file);
+    await after.decode();
+    this.slider.value = 50;
+    this.#switch(true);
+  }
+
+  hide() {
+    this.#switch(false);
+  }
+
+  #switch(active) {
+    this.active = active;
+    this.view.viewport.classList.toggle("comparing", active);
+    byId("photo").alt = active ? "The photo before the edit" : "";
+    this.update();
+  }
+
+  /** Place the slider over the part of the frame that is in view, and cut the result at it. */
+  update() {
+    if (!this.active) return;
+    const { viewport, frame, left, width } = this.view;
+    const start = Math.max(0, left);
+    const end = Math.min(viewport.clientWidth, left + width);
+    const at = start + ((end - start) * this.slider.value) / 100;
+    viewport.style.setProperty("--start", `${start}px`);
+    viewport.style.setProperty("--length", `${end - start}px`);
+    viewport.style.setProperty("--at", `${at}px`);
+    frame.style.setProperty("--cut", `${at - left}px`);
+  }
 }

@@ -12,20 +12,23 @@ const POLL_INTERVAL = 1_000;
 /**
  * Follow a job to its end.
  * @param {string} id
+ * @param {AbortSignal} signal ends the following, with its reason as the error
  * @param {(status: object | null) => void} onStatus called with each status; null: the connection is lost for now
  * @returns the last status
  */
-export async function follow(id, onStatus) {
-  return (await followStream(id, onStatus)) ?? poll(id, onStatus);
+export async function follow(id, signal, onStatus) {
+  return (await followStream(id, signal, onStatus)) ?? poll(id, signal, onStatus);
 }
 
 /** Follow a job by its stream; returns undefined if the stream breaks. */
-async function followStream(id, onStatus) {
+async function followStream(id, signal, onStatus) {
   const abort = new AbortController();
+  const stop = () => abort.abort();
+  signal.addEventListener("abort", stop);
   let timer;
   const restartTimer = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => abort.abort(), STREAM_TIMEOUT);
+    timer = setTimeout(stop, STREAM_TIMEOUT);
   };
   restartTimer();
   try {
@@ -39,13 +42,15 @@ async function followStream(id, onStatus) {
     if (error instanceof api.Failure && !error.temporary) throw error;
   } finally {
     clearTimeout(timer);
-    abort.abort();
+    signal.removeEventListener("abort", stop);
+    stop();
   }
   return undefined;
 }
 
-async function poll(id, onStatus) {
+async function poll(id, signal, onStatus) {
   for (;;) {
+    signal.throwIfAborted();
     try {
       const status = await api.status(id);
       onStatus(status);
@@ -83,10 +88,3 @@ export function describe(status) {
 }
 
 const capitalize = (text) => text && text[0].toUpperCase() + text.slice(1);
-
-/** The key under which a tab stores its job, so that it follows the job again after a reload. */
-const KEY = "artmancer.job";
-
-export const remember = (job) => sessionStorage.setItem(KEY, JSON.stringify(job));
-export const forget = () => sessionStorage.removeItem(KEY);
-export const remembered = () => JSON.parse(sessionStorage.getItem(KEY));

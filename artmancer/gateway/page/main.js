@@ -1,54 +1,49 @@
-// The page: the form, the request for an edit, its progress and its result.
+// The page: connects the form, the photo, the jobs and the history.
 import * as api from "./api.js";
-import * as compare from "./compare.js";
+import * as health from "./health.js";
 import * as jobs from "./job.js";
+import * as result from "./result.js";
+import * as settings from "./settings.js";
+import * as store from "./store.js";
 import { imageIn, open, toBase64 } from "./files.js";
 import { Reference } from "./reference.js";
 import { Stage } from "./stage.js";
+import { Strip } from "./strip.js";
+import { VARIANTS } from "./variants.js";
 
-/** Milliseconds until the health of a gateway that is degraded is requested again. */
-const HEALTH_INTERVAL = 30_000;
+/** Milliseconds without a change after which the state is saved. */
+const SAVE_DELAY = 300;
 
-/** The kinds of edits by task_type: texts for the user, the default prompt, and the tool to begin with. */
-const VARIANTS = {
-  removal: {
-    hint: "Removes what you mark, and fills the gap.",
-    legend: "What to remove",
-    prompt: "remove the object",
-    tool: "click",
-    instructions: { click: "Click the object in the photo.", brush: "Paint over the object." },
-    maskMissing: "Mark what to remove: click it in the photo, or paint over it.",
-  },
-  insertion: {
-    hint: "Inserts an object where you mark.",
-    legend: "Where to insert it",
-    prompt: "insert the object",
-    tool: "brush",
-    instructions: { click: "Click something that it replaces.", brush: "Paint a place for it." },
-    maskMissing: "Mark where the object goes: click something that it replaces, or paint a place for it.",
-  },
-  "white-balance": {
-    hint: "Removes a color cast from what you mark, or from the whole photo.",
-    legend: "Where (optional)",
-    prompt: "correct the white balance",
-    tool: "brush",
-    instructions: {
-      click: "Nothing is marked: the whole photo changes.",
-      brush: "Nothing is marked: the whole photo changes.",
-    },
-  },
+/** The spoon of the sample photo, as a stroke of the brush. */
+const SAMPLE_STROKE = {
+  points: [[366, 248], [350, 262], [346, 282], [356, 304], [374, 316], [392, 306], [398, 284], [388, 264], [372, 254], [370, 290]],
+  width: 30,
+  erase: false,
 };
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const prompt = byId("prompt");
-const stage = new Stage(showError);
+const stage = new Stage({ onFailure: showError, onMask: saveSoon });
 const reference = new Reference(showError);
+const strip = new Strip(byId("strip"), (index) => attempt(() => showPicture(index)));
 
-/** The image that was shown last as a result: {file, name}. */
-let result = null;
+/**
+ * The photos and results, in order. A photo has {file, name, label}; a result also {base, marks, settings, answer}:
+ * the index of the picture that was edited, its marks, the form's values, and the gateway's answer.
+ */
+let pictures = [];
 
-/** The job that is followed: {id, upload}. `id` is null, and `upload` can be aborted, until the job is accepted. */
+/** Index of the picture that is edited; null: there is none. */
+let base = null;
+
+/** Index of the result that lies over the picture; null: there is none. */
+let shown = null;
+
+/**
+ * The job that is followed: {id, base, marks, settings, abort}. `id` is null until the job is accepted; `abort` ends
+ * the sending or the following.
+ */
 let running = null;
 
 // Errors
@@ -68,25 +63,156 @@ byId("dismiss").addEventListener("click", clearError);
 for (const type of ["pointerdown", "keydown"]) byId("canvas").addEventListener(type, clearError);
 form.addEventListener("change", clearError);
 
-/** Run an action, and show the user its error. */
+/** Run an action of the user, after the restoring of the page; show its error. */
 async function attempt(action) {
   try {
+    await restored;
     return await action();
   } catch (error) {
     showError(error);
   }
 }
 
-// The photo and the reference image: chosen, dropped or pasted
+// What a reload keeps
 
-async function openPhoto(file, name) {
-  stage.open(await open(file, name));
-  clearError();
-  byId("where").disabled = false;
+let saveTimer;
+let isSaving = false;
+
+/** Save the state after the present series of changes. */
+function saveSoon() {
+  if (!isSaving) return;
+  clearTimeout(saveTimer);
+  saveTimer = setTimeout(save, SAVE_DELAY);
+}
+
+function save() {
+  clearTimeout(saveTimer);
+  const job = running?.id ? { ...running, abort: undefined } : null;
+  const state = { count: pictures.length, base, shown, marks: stage.mask.saved, settings: settings.values(), job };
+  return keep(store.saveState(state));
+}
+
+/** Wait until something is stored; a browser without room for it works on, but a reload loses the work. */
+async function keep(stored) {
+  try {
+    await stored;
+  } catch {
+    showError(new Error("This browser has no room to keep your work. Download your results before you leave the page."));
+    isSaving = false;
+  }
+}
+
+form.addEventListener("input", saveSoon);
+form.addEventListener("change", saveSoon);
+document.addEventListener("visibilitychange", () => document.hidden && isSaving && save());
+
+/** Show what was there before a reload, and follow its job. */
+async function restore() {
+  let state;
+  try {
+    state = await store.loadState();
+  } catch {
+    // Some browsers have no IndexedDB in private windows: nothing is kept.
+    return;
+  }
+  try {
+    if (state) await showState(state);
+  } catch {
+    // An earlier version of the page may have left it.
+    await store.clear();
+    location.reload();
+  }
+  isSaving = true;
+}
+
+async function showState(state) {
+  settings.apply(state.settings);
+  byId("editor").dataset.chosen = state.settings.editor;
+  showVariant();
+  for (let index = 0; index < state.count; index++) pictures.push(await store.loadPicture(index));
+  for (const picture of pictures) await strip.add(picture);
+  if (state.base !== null) await edit(state.base, state.marks);
+  if (state.shown !== null) await showResult(state.shown);
+  const image = await store.loadPicture("reference");
+  if (image) await openReference(image.file, image.name);
+  if (state.job) run(async () => state.job.id, state.job);
+}
+
+byId("start-over").addEventListener("click", () =>
+  attempt(async () => {
+    clearTimeout(saveTimer);
+    isSaving = false;
+    await store.clear();
+    location.reload();
+  }),
+);
+
+// The pictures: opened, edited and compared
+
+async function addPicture(picture) {
+  const index = pictures.push(picture) - 1;
+  if (isSaving) await keep(store.savePicture(index, picture));
+  await strip.add(picture);
+  return index;
+}
+
+/**
+ * Edit a picture of the history.
+ * @param {number} index
+ * @param {object} [marks] as Mask.saved returns them
+ * @param {object} [photo] the picture, if it is open already
+ */
+async function edit(index, marks, photo) {
+  const { file, name } = pictures[index];
+  photo ??= await open(file, name);
+  base = index;
+  await stage.open(photo, marks);
+  hideResult();
   byId("photo-drop").classList.add("small", "chosen");
-  byId("photo-invitation").textContent = "Change photo";
-  byId("photo-hint").textContent = `${name}, ${stage.photo.width} × ${stage.photo.height}`;
+  byId("photo-invitation").textContent = "Another photo";
+  byId("photo-hint").textContent = `${name}, ${photo.width} × ${photo.height}`;
+  byId("sample").hidden = true;
   byId("canvas").setAttribute("aria-label", `Your photo, ${name}`);
+}
+
+/** Leave the comparison: the picture under it can be marked. */
+function hideResult() {
+  shown = null;
+  stage.compare.hide();
+  byId("result").hidden = true;
+  byId("where").disabled = false;
+  strip.select(base);
+  saveSoon();
+}
+
+/** Lay a result over the picture that it was made from, with the marks and the settings that made it. */
+async function showResult(index) {
+  const picture = pictures[index];
+  if (base !== picture.base || stage.mask.marks !== picture.marks) {
+    await edit(picture.base, { marks: picture.marks });
+    settings.apply(picture.settings);
+    showVariant();
+  }
+  shown = index;
+  await stage.compare.show(picture.file);
+  byId("where").disabled = true;
+  result.show(picture);
+  strip.select(index);
+  saveSoon();
+}
+
+async function showPicture(index) {
+  clearError();
+  if (pictures[index].answer) await showResult(index);
+  else if (base !== index) await edit(index);
+  else hideResult();
+}
+
+async function openPhoto(file, name, marks) {
+  // Before it enters the history: the browser may be unable to show it.
+  const photo = await open(file, name);
+  clearError();
+  await edit(await addPicture({ file, name, label: "Photo" }), marks, photo);
 }
 
 async function openReference(file, name) {
@@ -95,8 +221,37 @@ async function openReference(file, name) {
   byId("reference-invitation").textContent = "Change image";
   byId("reference-hint").textContent = name;
   byId("reference-drop").classList.add("chosen");
+  if (isSaving) await keep(store.savePicture("reference", { file, name }));
   await reference.open(image);
 }
+
+byId("sample").addEventListener("click", () =>
+  attempt(async () => {
+    const file = await (await fetch("page/sample.jpg")).blob();
+    await openPhoto(file, "sample.jpg", { marks: [SAMPLE_STROKE], past: [[]] });
+    byId("tool-brush").click();
+    byId("go").focus({ preventScroll: true });
+  }),
+);
+
+byId("back").addEventListener("click", () => {
+  hideResult();
+  byId("canvas").focus({ preventScroll: true });
+});
+
+byId("further").addEventListener("click", () =>
+  attempt(async () => {
+    await edit(shown);
+    byId("canvas").focus({ preventScroll: true });
+  }),
+);
+
+byId("again").addEventListener("click", () => {
+  form.elements.seed.value = "";
+  form.requestSubmit();
+});
+
+// Files that are chosen, dropped or pasted
 
 /** Connect a zone's file input to a function that opens a file; return a function that offers it a file. */
 function connectZone(zone, openFile) {
@@ -134,7 +289,9 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   highlightZone(null);
   const offer = targetZone(event) === byId("photo-drop") ? offerPhoto : offerReference;
-  offer(imageIn(event.dataTransfer));
+  const file = imageIn(event.dataTransfer);
+  if (file) offer(file);
+  else showError(new Error("This is not an image. Drop a PNG, JPEG or WebP file."));
 });
 addEventListener("paste", (event) => {
   const file = imageIn(event.clipboardData);
@@ -148,57 +305,40 @@ addEventListener("paste", (event) => {
 
 const variant = () => form.elements.task.value;
 
-const QWEN = "Qwen-Image-Edit";
-const DRAFT = "Draft, without a model";
-
-/** The editors that can be used: {value, label, variant}; `variant` is the only kind of edit it makes. */
-let editors = [];
-
-/** Offer the editors for this kind of edit, if there is a choice. The user's choice stays where it fits. */
-function showEditors() {
-  const select = form.elements.editor;
-  const chosen = select.value;
-  const fitting = editors.filter((editor) => !editor.variant || editor.variant === variant());
-  select.replaceChildren(new Option("Automatic", ""), ...fitting.map(({ value, label }) => new Option(label, value)));
-  if (fitting.some(({ value }) => value === chosen)) select.value = chosen;
-  byId("editor-field").hidden = fitting.length < 2;
-}
-
-/** Return the editors that a gateway's health lists as usable, in the order in which "auto" chooses. */
-function usableEditors({ bases, lama, model_sets: sets = [] }) {
-  return [
-    ...(bases.length ? [{ value: "qwen", label: QWEN }] : []),
-    ...sets.filter(({ complete }) => complete).map(({ name }) => ({ value: name, label: name })),
-    ...(lama ? [{ value: "lama", label: "LaMa", variant: "removal" }] : []),
-    { value: "draft", label: DRAFT },
-  ];
-}
-
 function showVariant() {
-  const { hint, legend, prompt: defaultPrompt, tool, instructions } = VARIANTS[variant()];
+  const { hint, legend, prompt: defaultPrompt, instructions } = VARIANTS[variant()];
   byId("task-hint").textContent = hint;
   byId("where-legend").textContent = legend;
   byId("reference").hidden = variant() !== "insertion";
   // A prompt that the user wrote stays.
   if (!prompt.value || prompt.value === prompt.defaultValue) prompt.value = defaultPrompt;
   prompt.defaultValue = defaultPrompt;
-  showEditors();
-  stage.guide(tool, instructions);
+  health.offerEditors(variant());
+  stage.guide(instructions);
 }
 
-for (const choice of form.elements.task) choice.addEventListener("change", showVariant);
+for (const choice of form.elements.task) {
+  choice.addEventListener("change", () => {
+    showVariant();
+    stage.suggestTool(VARIANTS[variant()].tool);
+  });
+}
 showVariant();
 
 byId("next-candidate").addEventListener("click", () => stage.picker.next());
 byId("undo").addEventListener("click", () => stage.undo());
+byId("redo").addEventListener("click", () => stage.redo());
 byId("clear-mask").addEventListener("click", () => stage.clear());
 const TEXT_FIELDS = "textarea, input:is([type=text], [type=number], [type=password])";
 
 addEventListener("keydown", (event) => {
-  const undo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
-  if (!undo || !stage.undoable || event.target.matches(TEXT_FIELDS)) return;
+  if (!(event.ctrlKey || event.metaKey)) return;
+  const key = event.key.toLowerCase();
+  if (key === "enter" && !event.target.closest("dialog")) return form.requestSubmit();
+  if (!["z", "y"].includes(key) || event.target.matches(TEXT_FIELDS) || shown !== null) return;
   event.preventDefault();
-  stage.undo();
+  if (key === "y" || event.shiftKey) stage.redo();
+  else stage.undo();
 });
 
 const more = byId("more");
@@ -230,21 +370,12 @@ function missingStep() {
 /** Return the body of POST /api/generate/async. */
 async function requestBody() {
   const { mask, photo } = stage;
-  const body = { prompt: prompt.value, input_image: await toBase64(photo.file), task_type: variant() };
+  const body = { ...settings.requestFields(), input_image: await toBase64(photo.file) };
   if (mask.coverage) {
     body.mask_image = await toBase64(await mask.toPng());
     if (mask.endsWithStroke) body.mask_tool_type = "brush";
   }
   if (variant() === "insertion") Object.assign(body, await reference.fields());
-  for (const name of ["num_inference_steps", "true_cfg_scale", "seed", "context"]) {
-    const { value } = form.elements[name];
-    if (value !== "") body[name] = Number(value);
-  }
-  for (const name of ["negative_prompt", "input_quality", "recipe", "frame", "editor"]) {
-    if (form.elements[name].value) body[name] = form.elements[name].value;
-  }
-  const size = form.elements.condition_size.value;
-  if (size) body.condition_size = size === "crop" ? size : Number(size);
   return body;
 }
 
@@ -279,38 +410,34 @@ async function go() {
     step.element.focus();
     return;
   }
-  await run(async (job) => {
-    const { photo } = stage;
-    const { task_id: id } = await api.submit(await requestBody(), job.upload.signal);
-    jobs.remember({ id, name: photo.name });
-    return { id, name: photo.name, before: photo.file };
-  });
+  const job = { base, marks: stage.mask.marks, settings: settings.values() };
+  await run(async ({ abort }) => (await api.submit(await requestBody(), abort.signal)).task_id, job);
 }
 
 /**
  * Follow a job to its end, and show its result.
- * @param start submits the job, or returns a job from before a reload: {id, name, before}
+ * @param start submits the job, or finds the job from before a reload; returns its id
+ * @param {{base: number, marks: object[], settings: object}} job
  */
-async function run(start) {
-  running = { id: null, upload: new AbortController() };
+async function run(start, job) {
+  running = { ...job, id: null, abort: new AbortController() };
   byId("progress").value = 0;
   showRunning("Sending");
   let text = "";
   try {
-    const { id, name, before } = await start(running);
-    running.id = id;
-    const last = await jobs.follow(id, showStatus);
-    if (last.status === "done") await showResult(id, name, before);
-    else jobs.forget();
+    running.id = await start(running);
+    if (isSaving) await save();
+    const last = await jobs.follow(running.id, running.abort.signal, showStatus);
     if (last.status === "error") throw new Error(last.error);
     text = jobs.describe(last);
+    if (last.status === "done") text = (await receive(running)) ?? text;
   } catch (error) {
     if (error.name === "AbortError") text = "Cancelled";
     else showError(error);
-    if (error.status === 404) jobs.forget();
   } finally {
     running = null;
     showRunning(text);
+    saveSoon();
   }
 }
 
@@ -319,103 +446,44 @@ form.addEventListener("submit", (event) => {
   attempt(go);
 });
 
-byId("cancel").addEventListener("click", () => {
-  if (running.id) attempt(() => api.cancel(running.id));
-  else running.upload.abort();
-});
-
-// The result
-
-async function showResult(id, name, before) {
-  byId("cancel").hidden = true;
-  const file = await api.resultImage(id);
-  // A user who did something else meanwhile keeps the focus there.
-  const isWaiting = [document.body, byId("cancel")].includes(document.activeElement);
-  result = { file, name };
-  byId("result").hidden = false;
-  byId("facts").replaceChildren();
-  byId("again").hidden = !before;
-  const download = byId("download");
-  URL.revokeObjectURL(download.href);
-  download.href = URL.createObjectURL(file);
-  download.download = `${name.replace(/\.[^.]*$/, "")}-edited.png`;
-  await compare.show(file, before);
-  if (isWaiting) {
-    byId("result-title").focus({ preventScroll: true });
-    byId("result").scrollIntoView();
-  }
-  const { parameters_used: parameters, generation_time: seconds, model_used: model, report } = await api.result(id);
-  showFacts({
-    Seed: parameters.seed,
-    Time: `${seconds.toFixed(1)} s`,
-    Model: model,
-    // A job of an earlier version has no verdict.
-    ...(report.verdict && { Verdict: verdictText(report) }),
-  });
-}
-
-const VERDICT_TEXTS = { good: "Good", look: "Worth a look", failed: "Failed" };
-
-/** Describe the verdict of a report to the user. */
-function verdictText({ verdict, verdict_reasons: reasons }) {
-  return [reasons.length ? `${VERDICT_TEXTS[verdict]}:` : VERDICT_TEXTS[verdict], ...reasons].join(" ");
-}
-
-function showFacts(facts) {
-  const rows = Object.entries(facts).map(([name, value]) => {
-    const row = document.createElement("div");
-    const term = document.createElement("dt");
-    const description = document.createElement("dd");
-    term.textContent = name;
-    description.textContent = value;
-    row.append(term, description);
-    return row;
-  });
-  byId("facts").replaceChildren(...rows);
-}
-
-byId("further").addEventListener("click", () =>
-  attempt(async () => {
-    await openPhoto(result.file, result.name);
-    scrollTo(0, 0);
-    byId("canvas").focus({ preventScroll: true });
-  }),
-);
-
-byId("again").addEventListener("click", () => {
-  form.elements.seed.value = "";
-  form.requestSubmit();
-});
-
-// The gateway's health
-
-async function showHealth() {
-  const line = byId("health");
-  let degraded = true;
-  let isRefused = false;
+byId("cancel").addEventListener("click", async () => {
+  const { id, abort } = running;
+  if (!id) return abort.abort();
   try {
-    const { status, reason, model_loaded: loaded, device, device_info: info } = await api.health();
-    editors = usableEditors(info);
-    showEditors();
-    // LaMa edits only where it is chosen.
-    const { label } = editors.find(({ value }) => value !== "lama");
-    const hasModel = loaded || label !== DRAFT;
-    const name = label === DRAFT ? QWEN : label;
-    const editor = hasModel ? `Editor: ${name} on ${device}.` : "Editor: draft. No model is installed.";
-    degraded = status === "degraded";
-    line.textContent = degraded ? `${editor} ${reason}` : editor;
-    byId("prompt-hint").hidden = hasModel;
+    await api.cancel(id);
   } catch (error) {
-    line.textContent = error.message;
-    isRefused = Boolean(error.needsToken);
+    showError(error);
+    // A gateway that is away may never answer: the user must not wait for it.
+    abort.abort();
   }
-  line.classList.toggle("degraded", degraded);
-  // A user who closed the question for the token is not asked again until they want something.
-  if (isRefused) byId("token-form").addEventListener("submit", showHealth, { once: true });
-  else if (degraded) setTimeout(showHealth, HEALTH_INTERVAL);
+});
+
+/** Add a job's result to the history, and show it; return a text if it is not shown. */
+async function receive(job) {
+  byId("cancel").hidden = true;
+  const file = await api.resultImage(job.id);
+  const { parameters_used: parameters, generation_time: seconds, model_used: model, report } = await api.result(job.id);
+  const { verdict, verdict_reasons } = report;
+  const answer = { seed: parameters.seed, seconds, model, report: { verdict, verdict_reasons } };
+  const { name } = pictures[job.base];
+  const number = pictures.filter((picture) => picture.answer).length + 1;
+  const label = `${number} ${VARIANTS[job.settings.task].name}`;
+  const { base: jobBase, marks, settings: values } = job;
+  // A user who did something else meanwhile keeps it.
+  const isWaiting = base === jobBase && stage.mask.marks === marks;
+  const hasFocus = [document.body, byId("cancel")].includes(document.activeElement);
+  const index = await addPicture({ file, name, label, base: jobBase, marks, settings: values, answer });
+  if (!isWaiting) return `Done: ${label}, in the history under the photo`;
+  await showResult(index);
+  if (hasFocus) {
+    byId("result-title").focus({ preventScroll: true });
+    byId("viewport").scrollIntoView({ block: "nearest" });
+  }
 }
 
-showHealth();
+// Start
 
-const unfinished = jobs.remembered();
-if (unfinished) run(async () => unfinished);
+health.watch(() => health.offerEditors(variant()));
+addEventListener("online", () => health.watch(() => health.offerEditors(variant())));
+const restored = restore();
+restored.then(() => isSaving && store.prune());

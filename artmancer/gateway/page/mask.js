@@ -1,29 +1,33 @@
-// The mask over the photo: a list of brush strokes and picked objects that can be undone one by one.
+// The mask over the photo: a list of brush strokes and picked objects that can be undone and redone one by one.
+import { toStencil } from "./files.js";
 import { grayPng } from "./png.js";
 
 /** The most pixels of the canvas, however large the photo is: finer than any screen, and quick to paint on. */
 const MAX_PIXELS = 4_000_000;
 
 /** The color of the mask on the screen: red, green and blue. */
-export const COLOR = [255, 64, 160];
+const COLOR = [255, 64, 160];
 
 /**
  * A mark is a stroke of the brush, or an object that was picked by clicks. Points and widths are in pixels of the
- * photo; a stencil has the size of the canvas.
+ * photo; `png` is the object's mask as base64. Marks and lists of them never change: a change makes new ones.
  * @typedef {{points: number[][], width: number, erase: boolean}} Stroke
- * @typedef {{points: number[][], labels: number[], candidate: number, candidates: number, stencil: HTMLCanvasElement}}
- *   PickedObject
+ * @typedef {{points: number[][], labels: number[], candidate: number, candidates: number, png: string}} PickedObject
+ * @typedef {(Stroke | PickedObject)[]} Marks
  */
 
 export class Mask {
-  /** @type {(Stroke | PickedObject)[]} */
+  /** @type {Marks} */
   marks = [];
   /** The share of the photo that is marked, 0..1. */
   coverage = 0;
   /** True if more than half of the photo, but not all, and its four corners are marked. */
   mayBeInverted = false;
-  /** Earlier values of `marks`, for undo. */
-  #history = [];
+  /** Earlier values of `marks`, for undo; and those that were undone, for redo; the next one is the last. */
+  #past = [];
+  #future = [];
+  /** The masks of picked objects, to draw: canvases of the mask's size. */
+  #stencils = new WeakMap();
 
   constructor(canvas, onChange) {
     this.canvas = canvas;
@@ -31,19 +35,36 @@ export class Mask {
     this.context = canvas.getContext("2d", { willReadFrequently: true });
   }
 
-  /** Start with an empty mask for a photo of this size. */
-  reset(width, height) {
+  /**
+   * Start with the mask of a photo of this size.
+   * @param {{marks?: Marks, past?: Marks[], future?: Marks[]}} saved as `saved` returned it
+   */
+  async open(width, height, { marks = [], past = [], future = [] } = {}) {
     const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (width * height)));
     this.width = width;
     this.height = height;
     this.canvas.width = Math.max(1, Math.round(width * scale));
     this.canvas.height = Math.max(1, Math.round(height * scale));
-    this.#history = [];
-    this.#show([]);
+    this.marks = [];
+    for (const mark of [marks, ...past, ...future].flat()) {
+      if ("png" in mark && !this.#stencils.has(mark)) await this.#cutStencil(mark);
+    }
+    this.#past = past;
+    this.#future = future;
+    this.#show(marks);
+  }
+
+  /** What can be stored, and opened again. */
+  get saved() {
+    return { marks: this.marks, past: this.#past, future: this.#future };
   }
 
   get undoable() {
-    return this.#history.length > 0;
+    return this.#past.length > 0;
+  }
+
+  get redoable() {
+    return this.#future.length > 0;
   }
 
   /** True if the last mark is a brush stroke. */
@@ -54,11 +75,21 @@ export class Mask {
   /** The last mark, if it is a picked object; otherwise null. */
   get lastObject() {
     const last = this.marks.at(-1);
-    return last && "stencil" in last ? last : null;
+    return last && "png" in last ? last : null;
   }
 
   undo() {
-    this.#show(this.#history.pop() ?? []);
+    const marks = this.#past.at(-1);
+    this.#past = this.#past.slice(0, -1);
+    this.#future = [...this.#future, this.marks];
+    this.#show(marks);
+  }
+
+  redo() {
+    const marks = this.#future.at(-1);
+    this.#future = this.#future.slice(0, -1);
+    this.#past = [...this.#past, this.marks];
+    this.#show(marks);
   }
 
   clear() {
@@ -66,7 +97,8 @@ export class Mask {
   }
 
   /** Add a picked object. It replaces `old`, if that is still there. */
-  addObject(object, old) {
+  async addObject(object, old) {
+    await this.#cutStencil(object);
     const index = this.marks.indexOf(old);
     this.#change(index < 0 ? [...this.marks, object] : this.marks.with(index, object));
   }
@@ -77,13 +109,24 @@ export class Mask {
     this.#drawStroke(stroke, stroke.points.length - 1);
   }
 
+  /** Draw the marks alone, without an unfinished stroke. */
+  dropStroke() {
+    this.#show(this.marks);
+  }
+
   /** Add a stroke that is finished. */
   addStroke(stroke) {
     this.#change([...this.marks, stroke]);
   }
 
+  async #cutStencil(object) {
+    const { width, height } = this.canvas;
+    this.#stencils.set(object, await toStencil(object.png, width, height, COLOR));
+  }
+
   #change(marks) {
-    this.#history.push(this.marks);
+    this.#past = [...this.#past, this.marks];
+    this.#future = [];
     this.#show(marks);
   }
 
@@ -91,7 +134,7 @@ export class Mask {
     this.marks = marks;
     this.context.reset();
     for (const mark of marks) {
-      if ("stencil" in mark) this.context.drawImage(mark.stencil, 0, 0);
+      if ("png" in mark) this.context.drawImage(this.#stencils.get(mark), 0, 0);
       else mark.points.forEach((_, index) => this.#drawStroke(mark, index));
     }
     this.#measureCoverage();

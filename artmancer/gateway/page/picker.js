@@ -1,7 +1,6 @@
 // Turns clicks on the photo into objects on the mask, by requests to /api/smart-mask.
 import * as api from "./api.js";
-import { COLOR } from "./mask.js";
-import { toBase64, toStencil } from "./files.js";
+import { toBase64 } from "./files.js";
 
 export class Picker {
   /** Resolves when no request is under way any more. */
@@ -69,11 +68,9 @@ export class Picker {
   async #pick(clicks, old, signal) {
     try {
       const answer = await this.#send(clicks, signal);
-      const { canvas } = this.mask;
-      const stencil = await toStencil(answer.mask_base64, canvas.width, canvas.height, COLOR);
       if (signal.aborted) return;
       this.#pending = null;
-      this.mask.addObject({ ...clicks, candidates: answer.candidates, stencil }, old);
+      await this.mask.addObject({ ...clicks, candidates: answer.candidates, png: answer.mask_base64 }, old);
     } catch (error) {
       // A later click has replaced this request.
       if (signal.aborted) return;

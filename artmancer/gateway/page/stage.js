@@ -1,6 +1,8 @@
 // Shows the photo with its mask, and handles mouse, touch and keyboard on it: clicks and brush strokes.
+import { Compare } from "./compare.js";
 import { Mask } from "./mask.js";
 import { Picker } from "./picker.js";
+import { View } from "./view.js";
 
 /** How far an arrow key moves the cursor, as a share of the photo's longer side. */
 const KEY_STEP = 0.02;
@@ -8,8 +10,11 @@ const KEY_STEP = 0.02;
 /** Percent of the photo that few objects cover: above it, the user gets a hint. */
 const LARGE_PERCENT = 40;
 
-/** Width of the largest brush, as a share of the photo's longer side. */
+/** Width of the largest brush, as a share of the photo's longer side where the photo fits the view. */
 const MAX_BRUSH = 0.25;
+
+/** Factor of the brush's size for one press of a key. */
+const BRUSH_STEP = 1.2;
 
 const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -29,39 +34,55 @@ export class Stage {
   /** What to do with each tool, as a text for the user. */
   #instructions = {};
 
-  /** @param {(error: Error) => void} onFailure */
-  constructor(onFailure) {
+  /** @param {{onFailure: (error: Error) => void, onMask: () => void}} listener `onMask`: the mask has changed */
+  constructor({ onFailure, onMask }) {
     this.frame = byId("frame");
     this.canvas = byId("canvas");
     this.ring = byId("ring");
     this.size = byId("brush-size");
-    this.mask = new Mask(this.canvas, () => this.#update());
+    this.mask = new Mask(this.canvas, () => {
+      this.#update();
+      onMask();
+    });
     this.picker = new Picker(this.mask, { onChange: () => this.#update(), onFailure });
+    this.view = new View(byId("viewport"), this.frame, {
+      onChange: () => this.#showView(),
+      onGesture: () => this.#dropStroke(),
+      dragPans: () => this.compare.active || chosen("tool") === "click",
+    });
+    this.compare = new Compare(this.view);
     this.#listen();
   }
 
-  /** Show a photo with an empty mask. */
-  open(photo) {
+  /**
+   * Show a photo with its mask.
+   * @param {object} [marks] an earlier mask's `saved`; missing: nothing is marked
+   */
+  async open(photo, marks) {
     if (this.photo) URL.revokeObjectURL(this.photo.url);
     this.photo = photo;
     this.#stroke = null;
     this.#cursor = null;
     this.ring.hidden = true;
     byId("photo").src = photo.url;
-    this.frame.style.setProperty("--ratio", photo.width / photo.height);
-    this.frame.hidden = false;
+    byId("viewport").hidden = false;
+    byId("bar").hidden = false;
+    this.compare.hide();
+    this.view.open(photo);
     this.picker.open(photo);
-    this.mask.reset(photo.width, photo.height);
+    await this.mask.open(photo.width, photo.height, marks);
   }
 
-  /**
-   * Set up the tools for a kind of edit.
-   * @param {string} tool the tool to begin with, if nothing is marked yet
-   * @param {Record<string, string>} instructions what to do with each tool, as a text for the user
-   */
-  guide(tool, instructions) {
+  /** Choose the tool to begin with, if nothing is marked yet. */
+  suggestTool(tool) {
+    if (this.undoable) return;
+    byId(`tool-${tool}`).checked = true;
+    this.#switchTool();
+  }
+
+  /** @param {Record<string, string>} instructions what to do with each tool, as a text for the user */
+  guide(instructions) {
     this.#instructions = instructions;
-    if (!this.undoable) byId(`tool-${tool}`).checked = true;
     this.#switchTool();
   }
 
@@ -71,7 +92,11 @@ export class Stage {
 
   undo() {
     if (this.picker.busy) this.picker.drop();
-    else this.mask.undo();
+    else if (this.undoable) this.mask.undo();
+  }
+
+  redo() {
+    if (this.mask.redoable) this.mask.redo();
   }
 
   clear() {
@@ -99,9 +124,12 @@ export class Stage {
       this.#hideRing();
     });
     this.size.addEventListener("input", () => {
-      if (this.photo) this.#showRing([this.photo.width / 2, this.photo.height / 2]);
+      if (this.photo) this.#showRing(this.#middle);
     });
     this.size.addEventListener("change", () => this.#hideRing());
+    byId("zoom-in").addEventListener("click", () => this.view.step(1));
+    byId("zoom-out").addEventListener("click", () => this.view.step(-1));
+    byId("zoom-fit").addEventListener("click", () => this.view.fit());
     for (const tool of document.querySelectorAll('input[name="tool"]')) {
       tool.addEventListener("change", () => this.#switchTool());
     }
@@ -110,7 +138,7 @@ export class Stage {
 
   #switchTool() {
     const tool = chosen("tool");
-    this.canvas.dataset.tool = tool;
+    byId("viewport").dataset.tool = tool;
     byId("click-tool").hidden = tool !== "click";
     byId("brush-tool").hidden = tool !== "brush";
     this.#update();
@@ -123,9 +151,37 @@ export class Stage {
     return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
   }
 
-  /** The width of the brush, in pixels of the photo. */
+  /** The point of the photo in the middle of the view. */
+  get #middle() {
+    const { viewport, left, top, scale } = this.view;
+    return [(viewport.clientWidth / 2 - left) / scale, (viewport.clientHeight / 2 - top) / scale];
+  }
+
+  /** The width of the brush, in pixels of the photo. On the screen it stays the same at every zoom. */
   get #brushWidth() {
-    return (this.size.value / this.size.max) * MAX_BRUSH * Math.max(this.photo.width, this.photo.height);
+    const longer = Math.max(this.photo.width, this.photo.height);
+    return ((this.size.value / this.size.max) * MAX_BRUSH * longer) / this.view.zoom;
+  }
+
+  /** Make the brush larger (1) or smaller (-1). */
+  #resizeBrush(direction) {
+    const size = Number(this.size.value);
+    const resized = direction > 0 ? Math.ceil(size * BRUSH_STEP) : Math.floor(size / BRUSH_STEP);
+    this.size.value = clamp(resized, this.size.max);
+  }
+
+  #showView() {
+    byId("zoom-fit").textContent = `${Math.round(100 * this.view.scale * devicePixelRatio)} %`;
+    byId("zoom-out").disabled = !this.view.zoomed;
+    this.compare?.update();
+    this.#hideRing();
+  }
+
+  /** Drop the unfinished stroke: it was the beginning of a pinch. */
+  #dropStroke() {
+    if (!this.#stroke) return;
+    this.#stroke = null;
+    this.mask.dropStroke();
   }
 
   #click([x, y], exclude) {
@@ -161,6 +217,7 @@ export class Stage {
     for (const point of events) this.mask.extendStroke(this.#stroke, ...this.#position(point));
   }
 
+  /** Finish the stroke. */
   #release() {
     if (!this.#stroke) return;
     const stroke = this.#stroke;
@@ -171,12 +228,13 @@ export class Stage {
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { width, height } = this.photo;
-    const [x, y] = this.#cursor ?? [width / 2, height / 2];
+    const [x, y] = this.#cursor ?? this.#middle;
     if (DIRECTIONS[event.key]) {
       const [right, down] = DIRECTIONS[event.key];
-      const step = KEY_STEP * Math.max(width, height);
+      const step = (KEY_STEP * Math.max(width, height)) / this.view.zoom;
       this.#cursor = [clamp(x + right * step, width - 1), clamp(y + down * step, height - 1)];
-    } else if (event.key === "Enter" || event.key === " ") {
+      this.view.reveal(this.#cursor);
+    } else if (event.key === "Enter") {
       this.#cursor = [x, y];
       if (chosen("tool") === "click") {
         this.#click(this.#cursor, event.shiftKey);
@@ -184,11 +242,17 @@ export class Stage {
         this.#beginStroke(this.#cursor);
         this.#release();
       }
+    } else if (event.key === "[" || event.key === "]") {
+      this.#resizeBrush(event.key === "]" ? 1 : -1);
+    } else if (event.key === "+" || event.key === "-") {
+      this.view.step(event.key === "+" ? 1 : -1);
+    } else if (event.key === "0") {
+      this.view.fit();
     } else {
       return;
     }
     event.preventDefault();
-    this.#showRing(this.#cursor);
+    this.#showRing(this.#cursor ?? this.#middle);
   }
 
   /** Show the outline of the brush around a point of the photo; for clicks it is a small ring. */
@@ -212,6 +276,7 @@ export class Stage {
     const markers = object && chosen("tool") === "click" ? this.#markers(object) : [];
     byId("markers").replaceChildren(...markers);
     byId("undo").disabled = !this.undoable;
+    byId("redo").disabled = this.picker.busy || !this.mask.redoable;
     byId("clear-mask").disabled = !this.picker.busy && !this.mask.marks.length;
     byId("next-candidate").disabled = this.picker.busy || !(object?.candidates > 1);
     byId("mask-status").textContent = this.#statusText(object);

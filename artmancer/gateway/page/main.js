@@ -14,12 +14,11 @@ import { VARIANTS } from "./variants.js";
 /** Milliseconds without a change after which the state is saved. */
 const SAVE_DELAY = 300;
 
-/** The spoon of the sample photo, as a stroke of the brush. */
-const SAMPLE_STROKE = {
-  points: [[366, 248], [350, 262], [346, 282], [356, 304], [374, 316], [392, 306], [398, 284], [388, 264], [372, 254], [370, 290]],
-  width: 30,
-  erase: false,
-};
+/** The spoon of the sample photo, as strokes of the brush. */
+const SAMPLE_MARKS = [
+  { points: [[408, 78], [402, 110], [386, 150], [360, 232], [338, 250]], width: 30, erase: false },
+  { points: [[350, 262], [346, 284], [360, 306], [378, 296], [384, 276], [366, 264], [366, 286]], width: 46, erase: false },
+];
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
@@ -178,7 +177,7 @@ async function edit(index, marks, photo) {
 /** Leave the comparison: the picture under it can be marked. */
 function hideResult() {
   shown = null;
-  stage.compare.hide();
+  stage.hideResult();
   byId("result").hidden = true;
   byId("where").disabled = false;
   strip.select(base);
@@ -194,9 +193,10 @@ async function showResult(index) {
     showVariant();
   }
   shown = index;
-  await stage.compare.show(picture.file);
+  await stage.showResult(picture.file);
   byId("where").disabled = true;
   result.show(picture);
+  byId("side").scrollTop = 0;
   strip.select(index);
   saveSoon();
 }
@@ -228,7 +228,7 @@ async function openReference(file, name) {
 byId("sample").addEventListener("click", () =>
   attempt(async () => {
     const file = await (await fetch("page/sample.jpg")).blob();
-    await openPhoto(file, "sample.jpg", { marks: [SAMPLE_STROKE], past: [[]] });
+    await openPhoto(file, "sample.jpg", { marks: SAMPLE_MARKS, past: [[]] });
     byId("tool-brush").click();
     byId("go").focus({ preventScroll: true });
   }),
@@ -335,7 +335,7 @@ addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey)) return;
   const key = event.key.toLowerCase();
   if (key === "enter" && !event.target.closest("dialog")) return form.requestSubmit();
-  if (!["z", "y"].includes(key) || event.target.matches(TEXT_FIELDS) || shown !== null) return;
+  if (!["z", "y"].includes(key) || event.target.matches(TEXT_FIELDS) || !stage.photo) return;
   event.preventDefault();
   if (key === "y" || event.shiftKey) stage.redo();
   else stage.undo();

@@ -40,17 +40,17 @@ export class Stage {
     this.canvas = byId("canvas");
     this.ring = byId("ring");
     this.size = byId("brush-size");
-    this.mask = new Mask(this.canvas, () => {
-      this.#update();
-      onMask();
-    });
-    this.picker = new Picker(this.mask, { onChange: () => this.#update(), onFailure });
     this.view = new View(byId("viewport"), this.frame, {
       onChange: () => this.#showView(),
       onGesture: () => this.#dropStroke(),
       dragPans: () => this.compare.active || chosen("tool") === "click",
     });
     this.compare = new Compare(this.view);
+    this.mask = new Mask(this.canvas, () => {
+      this.#update();
+      onMask();
+    });
+    this.picker = new Picker(this.mask, { onChange: () => this.#update(), onFailure });
     this.#listen();
   }
 
@@ -73,6 +73,17 @@ export class Stage {
     await this.mask.open(photo.width, photo.height, marks);
   }
 
+  /** Lay a result over the photo: nothing can be marked meanwhile. */
+  async showResult(file) {
+    await this.compare.show(file);
+    this.#update();
+  }
+
+  hideResult() {
+    this.compare.hide();
+    this.#update();
+  }
+
   /** Choose the tool to begin with, if nothing is marked yet. */
   suggestTool(tool) {
     if (this.undoable) return;
@@ -87,16 +98,21 @@ export class Stage {
   }
 
   get undoable() {
-    return this.picker.busy || this.mask.undoable;
+    return !this.compare.active && (this.picker.busy || this.mask.undoable);
+  }
+
+  get redoable() {
+    return !this.compare.active && !this.picker.busy && this.mask.redoable;
   }
 
   undo() {
+    if (!this.undoable) return;
     if (this.picker.busy) this.picker.drop();
-    else if (this.undoable) this.mask.undo();
+    else this.mask.undo();
   }
 
   redo() {
-    if (this.mask.redoable) this.mask.redo();
+    if (this.redoable) this.mask.redo();
   }
 
   clear() {
@@ -173,7 +189,7 @@ export class Stage {
   #showView() {
     byId("zoom-fit").textContent = `${Math.round(100 * this.view.scale * devicePixelRatio)} %`;
     byId("zoom-out").disabled = !this.view.zoomed;
-    this.compare?.update();
+    this.compare.update();
     this.#hideRing();
   }
 
@@ -276,7 +292,7 @@ export class Stage {
     const markers = object && chosen("tool") === "click" ? this.#markers(object) : [];
     byId("markers").replaceChildren(...markers);
     byId("undo").disabled = !this.undoable;
-    byId("redo").disabled = this.picker.busy || !this.mask.redoable;
+    byId("redo").disabled = !this.redoable;
     byId("clear-mask").disabled = !this.picker.busy && !this.mask.marks.length;
     byId("next-candidate").disabled = this.picker.busy || !(object?.candidates > 1);
     byId("mask-status").textContent = this.#statusText(object);
@@ -297,6 +313,7 @@ export class Stage {
 
   #statusText(object) {
     if (!this.photo) return "";
+    if (this.compare.active) return "Change the marks, or edit the result further, to mark more.";
     if (this.picker.busy) return "Looking for the object";
     if (!this.mask.coverage) return this.#instructions[chosen("tool")];
     const percent = 100 * this.mask.coverage;

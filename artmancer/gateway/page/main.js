@@ -16,8 +16,8 @@ const SAVE_DELAY = 300;
 
 /** The spoon of the sample photo, as strokes of the brush. */
 const SAMPLE_MARKS = [
-  { points: [[408, 78], [402, 110], [386, 150], [360, 232], [338, 250]], width: 30, erase: false },
-  { points: [[350, 262], [346, 284], [360, 306], [378, 296], [384, 276], [366, 264], [366, 286]], width: 46, erase: false },
+  { points: [[413, 72], [408, 100], [396, 150], [378, 200], [358, 240], [336, 252]], width: 28, erase: false },
+  { points: [[350, 262], [346, 284], [360, 306], [378, 296], [384, 276], [366, 270]], width: 46, erase: false },
 ];
 
 const byId = (id) => document.getElementById(id);
@@ -96,7 +96,7 @@ async function keep(stored) {
   try {
     await stored;
   } catch {
-    showError(new Error("This browser has no room to keep your work. Download your results before you leave the page."));
+    showError(new Error("This browser has no room to keep your work. Download your results before you leave."));
     isSaving = false;
   }
 }
@@ -277,7 +277,7 @@ function highlightZone(target) {
   for (const zone of document.querySelectorAll(".drop")) zone.classList.toggle("over", zone === target);
 }
 
-// An image that is dropped outside the zones counts as the photo. Otherwise the browser would leave the page to show it.
+// An image that is dropped outside the zones counts as the photo. Otherwise the browser would leave the page for it.
 addEventListener("dragover", (event) => {
   event.preventDefault();
   highlightZone(targetZone(event));

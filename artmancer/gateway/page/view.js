@@ -207,11 +207,12 @@ export class View {
 
   #move(event) {
     if (!this.#pointers.has(event.pointerId)) return;
-    this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     if (this.#press) {
       const { x, y } = this.#press;
-      if (Math.hypot(event.clientX - x, event.clientY - y) > DRAG_START) this.#begin(event);
+      if (Math.hypot(event.clientX - x, event.clientY - y) < DRAG_START) return;
+      this.#begin(event);
     }
+    this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
     if (!this.#gesture) return;
     event.stopPropagation();
     const before = this.#gesture;

@@ -14,10 +14,14 @@ import { VARIANTS } from "./variants.js";
 /** Milliseconds without a change after which the state is saved. */
 const SAVE_DELAY = 300;
 
-/** The spoon of the sample photo, as strokes of the brush. */
+/** The model of the Space Shuttle in the sample photo, as strokes of the brush. */
 const SAMPLE_MARKS = [
-  { points: [[413, 72], [408, 100], [396, 150], [378, 200], [358, 240], [336, 252]], width: 28, erase: false },
-  { points: [[350, 262], [346, 284], [360, 306], [378, 296], [384, 276], [366, 270]], width: 46, erase: false },
+  { points: [[415, 14], [415, 60], [415, 110]], width: 90, erase: false },
+  {
+    points: [[384, 130], [380, 215], [384, 262], [446, 262], [452, 190], [446, 130], [415, 150], [415, 220]],
+    width: 60,
+    erase: false,
+  },
 ];
 
 const byId = (id) => document.getElementById(id);

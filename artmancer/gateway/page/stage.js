@@ -313,7 +313,7 @@ export class Stage {
 
   #statusText(object) {
     if (!this.photo) return "";
-    if (this.compare.active) return "Change the marks, or edit the result further, to mark more.";
+    if (this.compare.active) return "To mark more: Change marks, or Edit further.";
     if (this.picker.busy) return "Looking for the object";
     if (!this.mask.coverage) return this.#instructions[chosen("tool")];
     const percent = 100 * this.mask.coverage;

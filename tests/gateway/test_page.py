@@ -129,7 +129,7 @@ class TestPage:
         page.get_by_test_id("task-insertion").check()
         expect(page.get_by_test_id("tool-click")).to_be_checked()
         page.get_by_test_id("more").locator("summary").click()
-        expect(page.get_by_test_id("input-quality")).to_be_in_viewport()
+        expect(page.get_by_test_id("steps")).to_be_in_viewport()
         page.mouse.move(1100, 400)
         page.mouse.wheel(0, -2000)
         expect(page.get_by_test_id("go")).to_be_in_viewport()

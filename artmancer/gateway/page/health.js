@@ -29,7 +29,10 @@ export function offerEditors(variant) {
   const chosen = select.value || select.dataset.chosen;
   const fitting = editors.filter((editor) => !editor.variant || editor.variant === variant);
   select.replaceChildren(new Option("Automatic", ""), ...fitting.map(({ value, label }) => new Option(label, value)));
-  if (fitting.some(({ value }) => value === chosen)) select.value = chosen;
+  if (fitting.some(({ value }) => value === chosen)) {
+    select.value = chosen;
+    delete select.dataset.chosen;
+  }
   byId("editor-field").hidden = fitting.length < 2;
 }
 

@@ -47,7 +47,7 @@ export class Mask {
     this.canvas.height = Math.max(1, Math.round(height * scale));
     this.marks = [];
     for (const mark of [marks, ...past, ...future].flat()) {
-      if ("png" in mark && !this.#stencils.has(mark)) await this.#cutStencil(mark);
+      if ("png" in mark && !this.#stencils.has(mark)) await this.prepare(mark);
     }
     this.#past = past;
     this.#future = future;
@@ -96,9 +96,14 @@ export class Mask {
     if (this.marks.length) this.#change([]);
   }
 
-  /** Add a picked object. It replaces `old`, if that is still there. */
-  async addObject(object, old) {
-    await this.#cutStencil(object);
+  /** Make a picked object ready to be drawn. */
+  async prepare(object) {
+    const { width, height } = this.canvas;
+    this.#stencils.set(object, await toStencil(object.png, width, height, COLOR));
+  }
+
+  /** Add a picked object that is ready. It replaces `old`, if that is still there. */
+  addObject(object, old) {
     const index = this.marks.indexOf(old);
     this.#change(index < 0 ? [...this.marks, object] : this.marks.with(index, object));
   }
@@ -117,11 +122,6 @@ export class Mask {
   /** Add a stroke that is finished. */
   addStroke(stroke) {
     this.#change([...this.marks, stroke]);
-  }
-
-  async #cutStencil(object) {
-    const { width, height } = this.canvas;
-    this.#stencils.set(object, await toStencil(object.png, width, height, COLOR));
   }
 
   #change(marks) {

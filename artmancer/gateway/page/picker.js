@@ -68,9 +68,11 @@ export class Picker {
   async #pick(clicks, old, signal) {
     try {
       const answer = await this.#send(clicks, signal);
+      const object = { ...clicks, candidates: answer.candidates, png: answer.mask_base64 };
+      await this.mask.prepare(object);
       if (signal.aborted) return;
       this.#pending = null;
-      await this.mask.addObject({ ...clicks, candidates: answer.candidates, png: answer.mask_base64 }, old);
+      this.mask.addObject(object, old);
     } catch (error) {
       // A later click has replaced this request.
       if (signal.aborted) return;

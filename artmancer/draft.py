@@ -75,7 +75,9 @@ class DraftEditor(EditorWithoutCheckpoint):
         """
         crop = request.conditions.crop
         if self.variant == "removal":
-            return fill_crop(crop, request.conditions.fill_mask, request.seed, progress)
+            # Not conditions.fill_mask: growth by a recipe's 35 pixels leaves patches too little of a
+            # crop to copy from.
+            return fill_crop(crop, crop.mask, request.seed, progress)
         if self.variant == "insertion":
             reference = request.conditions.reference
             if reference is None:

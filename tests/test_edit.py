@@ -192,6 +192,17 @@ def test_the_same_seed_gives_the_same_edit_and_a_batch_counts_up(example) -> Non
     assert not torch.equal(batch[:1], first)
 
 
+@pytest.mark.slow
+@needs_patchmatch
+def test_the_draft_removes_what_a_brush_painted_as_well_as_any_other_mask(example) -> None:
+    # The wall behind the shuttle is light. Patches of the suit and the helmet are not.
+    photo, mask = example("astronaut"), example("astronaut_shuttle_mask")
+    result = edit(DraftEditor("removal"), prepare(photo, mask, brushed=True)).image
+    wall = result[0, 40:240, 390:440]
+    assert (wall.mean((0, 1)) - photo[0, 60:180, 310:335].mean((0, 1))).abs().max() < 0.1
+    assert wall.amin() > 0.4
+
+
 def test_without_patchmatch_opencv_fills_the_hole(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr(filling, "method", lambda: "telea")
     photo, mask = smooth_picture(120, 120, 100, 0), disc(120, 120, 60, 60, 12)

@@ -551,6 +551,7 @@ class TestStates:
 
 
 class TestAccess:
+    @pytest.mark.slow
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_no_fault(self, browser: Any, served: Served, scheme: str) -> None:
         from axe_playwright_python.sync_playwright import Axe
@@ -585,6 +586,7 @@ class TestAccess:
         tab.page.keyboard.press("Control+Enter")
         expect(tab("strip").locator("li")).to_have_count(3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("width", [360, 768, 1280, 2560])
     def test_nothing_is_wider_than_the_window(
         self, browser: Any, served: Served, width: int

@@ -75,8 +75,8 @@ class DraftEditor(EditorWithoutCheckpoint):
         """
         crop = request.conditions.crop
         if self.variant == "removal":
-            # Not conditions.fill_mask: grown by a recipe's 35 pixels, it leaves too little of a crop
-            # to copy patches from.
+            # Not conditions.fill_mask: grown by a recipe's 35 pixels, it leaves too little of the
+            # crop to copy patches from.
             return fill_crop(crop, crop.mask, request.seed, progress)
         if self.variant == "insertion":
             reference = request.conditions.reference

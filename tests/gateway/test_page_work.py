@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.editor import TIMEOUT_MS
-from support.gateway import FakeHost, Served, encoded, settings
+from support.gateway import FakeHost, Served, encoded, settings, until
 from support.paths import EXAMPLES
 
 pytestmark = pytest.mark.browser
@@ -67,6 +67,19 @@ class Page:
     def marked(self) -> str:
         """Return what the page says about the mask."""
         return str(self("mask-status").inner_text())
+
+    def settle(self) -> None:
+        """Wait until the page has saved its state, as it does a moment after the last change."""
+        script = """async () => {
+            const request = indexedDB.open("artmancer");
+            await new Promise((done) => { request.onsuccess = done; });
+            const states = request.result.transaction("states").objectStore("states").getAll();
+            await new Promise((done) => { states.onsuccess = done; });
+            return Math.max(0, ...states.result.map(({ time }) => time));
+        }"""
+        now = self.page.evaluate("Date.now()")
+        self.page.evaluate("form.dispatchEvent(new Event('change'))")
+        until(lambda: self.page.evaluate(script) > now)
 
     def go(self, results: int) -> None:
         """Run the edit, and wait until there are this many results."""
@@ -370,8 +383,7 @@ class TestReload:
         tab("more").locator("summary").click()
         tab("seed").fill("12")
         marked = tab.marked()
-        tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-        tab.page.wait_for_timeout(600)
+        tab.settle()
         tab.page.reload()
         expect(tab("strip").locator("li")).to_have_count(2)
         expect(tab("mask-status")).to_have_text(marked)
@@ -382,6 +394,28 @@ class TestReload:
         tab("undo").click()
         tab("redo").click()
         expect(tab("mask-status")).to_have_text(marked)
+
+    def test_a_clicked_object_stays_and_can_be_refined(self, tab: Page) -> None:
+        from playwright.sync_api import expect
+
+        bodies: list[dict[str, Any]] = []
+
+        def answer(route: Any) -> None:
+            bodies.append(route.request.post_data_json)
+            mask = {"mask_base64": encoded("coffee_mask"), "image_id": "1", "candidates": 2}
+            route.fulfill(json=mask)
+
+        tab.page.route("**/api/smart-mask", answer)
+        tab.choose()
+        tab.page.mouse.click(*tab.place(0.2, 0.5))
+        expect(tab("mask-status")).to_contain_text("Candidate 1 of 2")
+        marked = tab.marked()
+        tab.settle()
+        tab.page.reload()
+        expect(tab("mask-status")).to_have_text(marked)
+        tab.page.mouse.click(*tab.place(0.3, 0.5))
+        expect(tab.page.locator(".marker")).to_have_count(2)
+        assert [len(body["points"]) for body in bodies] == [1, 2]
 
     def test_a_running_job_is_followed_again(self, tab: Page, fake: FakeHost) -> None:
         from playwright.sync_api import expect
@@ -432,7 +466,7 @@ class TestReload:
                 pictures.clear();
             }"""
         )
-        tab.page.wait_for_timeout(600)
+        tab.settle()
         tab.page.reload()
         expect(tab("sample")).to_be_visible()
         tab.choose()

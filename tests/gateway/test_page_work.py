@@ -495,7 +495,7 @@ class TestStates:
 
     @pytest.mark.parametrize(
         ("type_", "message"),
-        [("image/png", "This browser cannot show pasted"), ("text/plain", "not an image")],
+        [("image/png", "is not an image that can be read"), ("text/plain", "not an image")],
     )
     def test_a_broken_file_is_refused_and_the_work_stays(
         self, tab: Page, type_: str, message: str

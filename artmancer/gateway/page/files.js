@@ -1,22 +1,28 @@
 // Reads image files and masks: size, base64, and a canvas to draw.
-import { Failure } from "./api.js";
+import { Failure, preview } from "./api.js";
 
 /**
  * Open an image file. Width and height are those of the upright image: the browser turns it by its EXIF data, as the
- * gateway does.
+ * gateway does. Where the browser cannot show the format, such as TIFF, the gateway makes an image that it can.
  * @param {Blob} file
  * @param {string} name
- * @throws {Failure} if the browser cannot show it
+ * @throws {Failure} if the gateway cannot read it either
  */
 export async function open(file, name) {
+  const opened = (await show(file)) ?? (await show(await preview({ image: await toBase64(file) })));
+  if (!opened) throw new Failure(`This browser cannot show ${name}. Save it as PNG, JPEG or WebP, and choose it again.`);
+  return { file, name, ...opened };
+}
+
+/** Return the URL and the size of an image file; null if the browser cannot show it. */
+async function show(file) {
   const url = URL.createObjectURL(file);
   try {
     const image = await loadImage(url);
-    return { file, name, url, width: image.naturalWidth, height: image.naturalHeight };
+    return { url, width: image.naturalWidth, height: image.naturalHeight };
   } catch {
     URL.revokeObjectURL(url);
-    const reason = "It is broken, too large, or not a PNG, JPEG or WebP image.";
-    throw new Failure(`This browser cannot show ${name}. ${reason}`);
+    return null;
   }
 }
 

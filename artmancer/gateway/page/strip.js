@@ -1,5 +1,7 @@
 // The history strip: the photo and each result, in order, as buttons with a small picture.
 
+import { loadImage, open } from "./files.js";
+
 /** Pixels of the longer side of a small picture. */
 const SIDE = 160;
 
@@ -30,12 +32,12 @@ export class Strip {
     item.append(button);
     this.element.append(item);
     this.element.hidden = index === 0;
-    const image = await createImageBitmap(file);
-    const scale = SIDE / Math.max(image.width, image.height);
-    canvas.width = Math.max(1, Math.round(image.width * scale));
-    canvas.height = Math.max(1, Math.round(image.height * scale));
-    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    image.close();
+    const { url, width, height } = await open(file, label);
+    const scale = SIDE / Math.max(width, height);
+    canvas.width = Math.max(1, Math.round(width * scale));
+    canvas.height = Math.max(1, Math.round(height * scale));
+    canvas.getContext("2d").drawImage(await loadImage(url), 0, 0, canvas.width, canvas.height);
+    URL.revokeObjectURL(url);
   }
 
   /** Mark the picture that is in view. */

@@ -2,10 +2,11 @@
 edge.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,13 @@ class RembgModel:
     Attributes
     ----------
     file : name of the file to download; the file may also be called NAME.onnx, as rembg calls it
+    checksum : of the file, as rembg lists it: "md5:..." or "sha256:..."
     license : license of the weights
     free : True where the license lets everybody use them, also for business
     """
 
     file: str
+    checksum: str
     license: str
     free: bool = True
 
@@ -66,21 +69,78 @@ class RembgModel:
 _NOT_STATED = "not stated; ask its author before business use"
 
 MODELS = {
-    "u2net": RembgModel("u2net.onnx", "Apache-2.0"),
-    "u2netp": RembgModel("u2netp.onnx", "Apache-2.0"),
-    "u2net_human_seg": RembgModel("u2net_human_seg.onnx", "Apache-2.0"),
-    "birefnet-general": RembgModel("BiRefNet-general-epoch_244.onnx", "MIT"),
-    "birefnet-general-lite": RembgModel("BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx", "MIT"),
-    "birefnet-portrait": RembgModel("BiRefNet-portrait-epoch_150.onnx", "MIT"),
-    "birefnet-dis": RembgModel("BiRefNet-DIS-epoch_590.onnx", "MIT"),
-    "birefnet-hrsod": RembgModel("BiRefNet-HRSOD_DHU-epoch_115.onnx", "MIT"),
-    "birefnet-cod": RembgModel("BiRefNet-COD-epoch_125.onnx", "MIT"),
-    "birefnet-massive": RembgModel("BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx", "MIT"),
-    "isnet-anime": RembgModel("isnet-anime.onnx", "Apache-2.0"),
-    "isnet-general-use": RembgModel("isnet-general-use.onnx", _NOT_STATED, free=False),
-    "silueta": RembgModel("silueta.onnx", _NOT_STATED, free=False),
+    "u2net": RembgModel(
+        "u2net.onnx",
+        "md5:60024c5c889badc19c04ad937298a77b",
+        "Apache-2.0",
+    ),
+    "u2netp": RembgModel(
+        "u2netp.onnx",
+        "md5:8e83ca70e441ab06c318d82300c84806",
+        "Apache-2.0",
+    ),
+    "u2net_human_seg": RembgModel(
+        "u2net_human_seg.onnx",
+        "md5:c09ddc2e0104f800e3e1bb4652583d1f",
+        "Apache-2.0",
+    ),
+    "birefnet-general": RembgModel(
+        "BiRefNet-general-epoch_244.onnx",
+        "md5:7a35a0141cbbc80de11d9c9a28f52697",
+        "MIT",
+    ),
+    "birefnet-general-lite": RembgModel(
+        "BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
+        "md5:4fab47adc4ff364be1713e97b7e66334",
+        "MIT",
+    ),
+    "birefnet-portrait": RembgModel(
+        "BiRefNet-portrait-epoch_150.onnx",
+        "md5:c3a64a6abf20250d090cd055f12a3b67",
+        "MIT",
+    ),
+    "birefnet-dis": RembgModel(
+        "BiRefNet-DIS-epoch_590.onnx",
+        "md5:2d4d44102b446f33a4ebb2e56c051f2b",
+        "MIT",
+    ),
+    "birefnet-hrsod": RembgModel(
+        "BiRefNet-HRSOD_DHU-epoch_115.onnx",
+        "md5:c017ade5de8a50ff0fd74d790d268dda",
+        "MIT",
+    ),
+    "birefnet-cod": RembgModel(
+        "BiRefNet-COD-epoch_125.onnx",
+        "md5:f6d0d21ca89d287f17e7afe9f5fd3b45",
+        "MIT",
+    ),
+    "birefnet-massive": RembgModel(
+        "BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420.onnx",
+        "md5:33e726a2136a3d59eb0fdf613e31e3e9",
+        "MIT",
+    ),
+    "isnet-anime": RembgModel(
+        "isnet-anime.onnx",
+        "md5:6f184e756bb3bd901c8849220a83e38e",
+        "Apache-2.0",
+    ),
+    "isnet-general-use": RembgModel(
+        "isnet-general-use.onnx",
+        "md5:fc16ebd8b0c10d971d3513d564d01e29",
+        _NOT_STATED,
+        free=False,
+    ),
+    "silueta": RembgModel(
+        "silueta.onnx",
+        "md5:55e59e0d8062d2f5d013f4725ee84782",
+        _NOT_STATED,
+        free=False,
+    ),
     "bria-rmbg": RembgModel(
-        "bria-rmbg-2.0.onnx", "business use needs an agreement with BRIA", free=False
+        "bria-rmbg-2.0.onnx",
+        "sha256:5b486f08200f513f460da46dd701db5fbb47d79b4be4b708a19444bcd4e79958",
+        "business use needs an agreement with BRIA",
+        free=False,
     ),
 }
 """rembg's models, by name, that find the subject without clicks and run on this machine."""
@@ -168,7 +228,7 @@ def choose(folders: Sequence[Path]) -> str:
     ArtMancerError : checkpoint_missing where the folders hold only models with other licenses
     """
     names = installed(folders)
-    free = [name for name in names if MODELS[name].free]
+    free = [name for name in names if MODELS[recognize(find(folders, name), name)].free]
     if names and not free:
         raise ArtMancerError(
             "checkpoint_missing",
@@ -177,6 +237,28 @@ def choose(folders: Sequence[Path]) -> str:
             f"it into '{folders[-1]}'.",
         )
     return free[0] if free else DEFAULT
+
+
+def recognize(path: Path, name: str) -> str:
+    """Return which of MODELS a file holds, by its checksum; this name where it is none of them, as
+    with a model that was converted.
+
+    The checksums of a large file take seconds. They are kept until the file changes.
+    """
+    status = path.stat()
+    checksums = _checksums(path, status.st_size, status.st_mtime_ns)
+    return next((other for other, model in MODELS.items() if model.checksum in checksums), name)
+
+
+@lru_cache(maxsize=64)
+def _checksums(path: Path, size: int, changed: int) -> tuple[str, ...]:
+    """Return the checksums of a file of this size, in bytes, and this time of the last change."""
+    hashes = [hashlib.md5(usedforsecurity=False), hashlib.sha256()]
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            for one in hashes:
+                one.update(block)
+    return tuple(f"{one.name}:{one.hexdigest()}" for one in hashes)
 
 
 def find(folders: Sequence[Path], name: str) -> Path:
@@ -205,7 +287,8 @@ class Remover:
 
     Attributes
     ----------
-    name : a key of MODELS
+    name : a key of MODELS. The file may hold another of them, see `recognize`: then this one runs
+        and is reported
     path : file of the model, see `find`
     sessions : rembg's session with the loaded model, for each of DEVICES; a missing session is
         created at the first use of its device. All are dropped when a model fails, so that the next
@@ -247,13 +330,14 @@ class Remover:
         check_image(image)
         image = image.to("cpu", torch.float32)
         check_finite(image, "image")
+        model = recognize(self.path, self.name)
         if device not in self.sessions:
             # pymatting compiles itself when it is imported for the first time on a machine.
-            progress(0, len(image), f"loading {self.name} (takes a minute the first time)")
-            self.sessions[device] = _load(self.name, self.path, device)
+            progress(0, len(image), f"loading {model} (takes a minute the first time)")
+            self.sessions[device] = _load(model, self.path, device)
         session = self.sessions[device]
         masks = (self._predict(session, plane) for plane in image)
-        cutout = _separate(self.name, image, masks, alpha_matting, decontaminate, progress)
+        cutout = _separate(model, image, masks, alpha_matting, decontaminate, progress)
         provider = str(session.inner_session.get_providers()[0]).removesuffix("ExecutionProvider")
         return replace(cutout, provider=provider, why=_cpu_reason(provider, device))
 

@@ -230,18 +230,34 @@ def test_everybody_may_use_the_default_model() -> None:
     assert not MODELS["bria-rmbg"].free
 
 
-def test_models_and_file_names_are_those_of_rembgs_downloads(
+def test_models_files_and_checksums_are_those_of_rembgs_downloads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import pooch
     from rembg.sessions import sessions
 
-    urls: list[str] = []
-    monkeypatch.setattr(pooch, "retrieve", lambda url, *args, **kwargs: urls.append(url))
+    downloads: list[tuple[str, str]] = []
+
+    def record(url: str, checksum: str, **options: object) -> None:
+        downloads.append((url, checksum))
+
+    monkeypatch.setattr(pooch, "retrieve", record)
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     for name, model in MODELS.items():
         sessions[name].download_models()
-        assert urls.pop() == f"{matting._RELEASE}/{model.file}"
+        assert downloads.pop() == (f"{matting._RELEASE}/{model.file}", model.checksum)
+
+
+def test_a_model_under_another_models_name_is_named_rightly(
+    example, weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bria-rmbg.onnx"
+    path.write_bytes((weights / "u2netp.onnx").read_bytes())
+    cutout = Remover("bria-rmbg", path).cut_out(example("astronaut"))
+    assert (cutout.model, cutout.as_dict()["licence"]) == ("u2netp", "Apache-2.0")
+    assert matting.choose([tmp_path]) == "bria-rmbg", "a file that everybody may use"
+    path.write_bytes(b"another model")
+    assert matting.recognize(path, "bria-rmbg") == "bria-rmbg"
 
 
 def test_models_are_found_in_several_folders_under_either_name(tmp_path: Path) -> None:

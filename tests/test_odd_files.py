@@ -579,3 +579,57 @@ def test_exif_whose_directories_hold_themselves_ends(edit: Edit) -> None:
     block = b"II*\0" + struct.pack("<LH", 8, 60000) + (entry + more) * 20000 + bytes(4)
     for suffix in (".png", ".tif"):
         edit(png(photo(3, 8), None, True, block), "in.png", f"out{suffix}")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_turned_tiff_of_several_images_is_turned_once(bits: int, orientation: int) -> None:
+    pixels = photo(3, bits)[:, : SIDE // 2]
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for _ in range(2):
+            writer.write(pixels, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    turns = {3: 2, 6: -1, 8: 1}[orientation]
+    upright = np.rot90(pixels, turns)
+    read = images.read(buffer.getvalue())
+    assert np.array_equal(read.pixels, upright)
+    height, width = upright.shape[:2]
+    assert images.inspect(buffer.getvalue()) == ("TIFF", width, height)
+
+
+@pytest.mark.parametrize(
+    "xmp", [b" " * 300_000, b"<xmp:Thumbnails>" * 20_000], ids=["blanks", "thumbnails"]
+)
+def test_xmp_of_any_content_is_read_at_once(xmp: bytes) -> None:
+    # With a search that goes back, this takes minutes.
+    images.read(tiff(photo(3, 8), extratags=[(700, 1, len(xmp), xmp, True)]))
+
+
+def test_a_tiff_with_a_resolution_of_text_has_none() -> None:
+    data = tiff(photo(3, 8), metadata=True)
+    for tag in (282, 283):
+        place = data.index(struct.pack("<HHL", tag, 5, 1))
+        text = struct.pack("<HHL", tag, 2, 4) + b"abc\0"
+        data = data[:place] + text + data[place + len(text) :]
+    assert images.read(data).metadata.dpi is None
+
+
+@pytest.mark.parametrize("size", [(8, 8), (256, 256), (300, 200), (201, 300), (3000, 7), (64, 48)])
+def test_the_size_of_a_jpeg_xl_is_known_from_its_header(size: tuple[int, int]) -> None:
+    pytest.importorskip("pillow_jxl")
+    from artmancer.images import jpeg_xl
+
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (90, 120, 30)).save(buffer, "JXL")
+    assert jpeg_xl.size(buffer.getvalue()) == size
+
+
+def test_a_jpeg_xl_that_declares_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    # SizeHeader: not small, 30 bits for a height of 60,000, no ratio, and the same width.
+    bits, place = 0, 0
+    for value, count in [(0, 1), (3, 2), (59_999, 30), (0, 3), (3, 2), (59_999, 30)]:
+        bits |= value << place
+        place += count
+    with pytest.raises(ArtMancerError, match="is 60000x60000") as caught:
+        images.inspect(b"\xff\x0a" + bits.to_bytes(12, "little"))
+    assert caught.value.code == "image_too_large"

@@ -153,7 +153,7 @@ class _Masks:
         if folder not in self._names:
             self._names[folder] = sorted(os.listdir(folder), key=os.path.normcase)
         names = self._names[folder]
-        if glob.has_magic(self._prefix):
+        if "{stem}" not in self._pattern or glob.has_magic(self._prefix):
             return names
         prefix = os.path.normcase(self._prefix + photo.stem)
         first = bisect_left(names, prefix, key=os.path.normcase)

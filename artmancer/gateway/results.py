@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ from shutil import rmtree
 from typing import Any
 
 from .. import images
+from ..errors import ArtMancerError
 from .disk import disk_errors
 from .jobs import Job, JobRecord
 from .runner import Outputs
+
+_logger = logging.getLogger(__name__)
 
 RESULTS = "results"
 """Name of the folder of results, in the folder of the gateway's data."""
@@ -96,7 +100,17 @@ async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outp
         return outputs
     file_format = record.context.get("output", {}).get("format", "png").upper()
     photo = uploads[record.inputs[field]]
-    return await asyncio.to_thread(_finished, photo, outputs, file_format)
+    try:
+        return await asyncio.to_thread(_finished, photo, outputs, file_format)
+    except ArtMancerError:
+        raise
+    # A graph of the operator's may return anything, and the job has to end.
+    except Exception as error:
+        _logger.exception("The result of job %s could not be finished", record.id)
+        raise ArtMancerError(
+            "generation_failed",
+            f"The result does not fit its photo ({error}). Correct the workflow.",
+        ) from None
 
 
 def _finished(photo: Path, outputs: Outputs, file_format: str) -> Outputs:

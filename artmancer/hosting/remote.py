@@ -46,8 +46,10 @@ _REQUEST_TIMEOUT = 20.0
 _FREE_TIMEOUT = 120.0
 """Timeout of `free` in seconds: it may wait for a worker that is busy."""
 
-_STORE_TIMEOUT = 300.0
-"""Timeout of `store` in seconds: a photo may have hundreds of megabytes."""
+_FILE_TIMEOUT = 900.0
+"""Timeout of `store` and `fetch` in seconds: a photo may have hundreds of megabytes, and a batch
+sends several at a time over its user's own line.
+"""
 
 _REQUEST_ERRORS = (
     exception.AuthError,
@@ -232,10 +234,10 @@ class RetryingRemote:
         return await retry(lambda: self._remote.put_new(key, value))
 
     async def fetch(self, name: str) -> bytes:
-        return await retry(lambda: self._remote.fetch(name))
+        return await retry(lambda: self._remote.fetch(name), _FILE_TIMEOUT)
 
     async def store(self, name: str, data: bytes) -> None:
-        await retry(lambda: self._remote.store(name, data), _STORE_TIMEOUT)
+        await retry(lambda: self._remote.store(name, data), _FILE_TIMEOUT)
 
 
 class ModalRemote:

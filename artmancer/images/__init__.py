@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ArtMancerError
-from . import metadata, profiles, tiff
+from . import jpeg_xl, metadata, profiles, tiff
 from .formats import FORMATS as FORMATS
 from .formats import NAMES as NAMES
 from .formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
-from .formats import odd_tiff, readable, refusal
+from .formats import is_jpeg_xl, odd_tiff, readable, refusal
 from .picture import JpegTables as JpegTables
 from .picture import Picture as Picture
 from .picture import Pixels, as_floats, eight_bits, quantize
@@ -204,7 +205,9 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     """
     image = _load(data, name)
     _refuse_floats(image, name)
-    notes = _frame_notes(image, name)
+    # To count the images of a TIFF, Pillow reads the orientation again, and would turn the pixels.
+    counted = _open_header(data, name) if isinstance(image, TiffImageFile) else image
+    notes = _frame_notes(counted, name)
     said, tables, orientation = metadata.read(image, data), _tables(image), _orientation(image)
     if image.info.get("exif") and not said.exif:
         notes = (*notes, f"The EXIF data of {name} is broken: it was left out.")
@@ -357,7 +360,11 @@ def inspect(data: bytes, *, name: str = "the image") -> tuple[str, int, int]:
     # Where a PNG has no EXIF in its header, Pillow would decode the image to search its end.
     if image.format != "PNG" or "exif" in image.info:
         sideways = _orientation(image) in _SIDEWAYS
-    width, height = reversed(image.size) if sideways else image.size
+    size = image.size
+    if isinstance(image, TiffImageFile):
+        # Newer Pillows turn the size in the header.
+        size = image.tag_v2[tiff.WIDTH], image.tag_v2[tiff.HEIGHT]
+    width, height = reversed(size) if sideways else size
     # An MPO is a JPEG with more of them behind it.
     return "JPEG" if image.format == "MPO" else str(image.format), width, height
 
@@ -572,11 +579,23 @@ def _broken_files(name: str) -> Iterator[None]:
         ) from None
 
 
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ArtMancerError(
+            "image_too_large",
+            f"{name} is {width}x{height}; expected at most {MAX_SIDE:,} pixels a side and "
+            f"{MAX_PIXELS:,} in all. Scale it down.",
+        )
+
+
 def _open_header(data: bytes, name: str) -> Image.Image:
     """Open an image without decoding its pixels, and check its format and size."""
     _check_length(len(data), name)
     expected = f"expected {', '.join(FORMATS)}. Save it again in one of these formats."
     try:
+        if is_jpeg_xl(data):
+            _check_size(jpeg_xl.size(data), name)
         image: Image.Image = Image.open(io.BytesIO(data), formats=readable())
     except Image.DecompressionBombError:
         raise ArtMancerError(
@@ -590,13 +609,7 @@ def _open_header(data: bytes, name: str) -> Image.Image:
         if not isinstance(error, _UNKNOWN):
             problem = f"broken ({error})"
         raise ArtMancerError("invalid_image", f"{name} is {problem}; {expected}") from None
-    width, height = image.size
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ArtMancerError(
-            "image_too_large",
-            f"{name} is {width}x{height}; expected at most {MAX_SIDE:,} pixels a side and "
-            f"{MAX_PIXELS:,} in all. Scale it down.",
-        )
+    _check_size(image.size, name)
     if image.mode == "LAB":
         raise ArtMancerError(
             "invalid_image", f"{name} is in LAB colors, which cannot be read; {expected}"

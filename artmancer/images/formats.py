@@ -139,9 +139,14 @@ def odd_tiff(data: bytes) -> str | None:
 _ADVICE = "Save or develop it as a TIFF or PNG in gray or RGB, with 8 or 16 bits a channel."
 
 
+def is_jpeg_xl(data: bytes) -> bool:
+    """Tell whether a file is a JPEG XL image, by its first bytes."""
+    return data.startswith(_JXL_STARTS)
+
+
 def _optional_format(data: bytes) -> str | None:
     """Return which optional format a file has by its first bytes; None: none."""
-    if data.startswith(_JXL_STARTS):
+    if is_jpeg_xl(data):
         return "JXL"
     if data[4:8] != b"ftyp":
         return None

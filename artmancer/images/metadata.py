@@ -22,10 +22,12 @@ _EXIF_PREFIX = b"Exif\0\0"
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>))\d")
 
-_XMP_THUMBNAIL = re.compile(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", re.DOTALL)
+_XMP_THUMBNAILS = b"<xmp:Thumbnails>", b"</xmp:Thumbnails>"
 
-_XMP_MORE = re.compile(rb"\s*xmpNote:HasExtendedXMP\s*=\s*(?:\"[^\"]*\"|'[^']*')")
-"""Announces further blocks in a JPEG, which are not kept."""
+_XMP_MORE = re.compile(rb"\sxmpNote:HasExtendedXMP=(?:\"[^\"]{0,64}\"|'[^']{0,64}')")
+"""Announces further blocks in a JPEG, which are not kept. Without bounds, a search of blanks takes
+time by the square of their number.
+"""
 
 _IPTC_RESOURCE = 0x0404
 """Number of IPTC among Photoshop's resource blocks."""
@@ -128,14 +130,21 @@ def _upright_exif(exif: bytes) -> bytes:
 
 def _upright_xmp(xmp: bytes) -> bytes:
     xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
-    return _XMP_MORE.sub(b"", _XMP_THUMBNAIL.sub(b"", xmp))
+    start, end = _XMP_THUMBNAILS
+    before, _, rest = xmp.partition(start)
+    _, is_whole, after = rest.partition(end)
+    return _XMP_MORE.sub(b"", before + after if is_whole else xmp)
 
 
 def _dpi(info: dict[str | tuple[int, int], object]) -> tuple[float, float] | None:
     dpi = info.get("dpi")
     if not isinstance(dpi, tuple) or len(dpi) != 2:
         return None
-    across, down = (float(value) for value in dpi)
+    try:
+        across, down = (float(value) for value in dpi)
+    # A TIFF may have text there.
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
     # 1 is what Pillow makes of a file that only has an aspect ratio.
     return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
 

@@ -184,7 +184,7 @@ def _header(order: str, place: int) -> bytes:
 
 def _pack(tags: Mapping[int, Tag], order: str, place: int) -> bytes:
     """Return a directory that begins at a place of its file, with all values behind it."""
-    entries, values = [], b""
+    entries, values = [], bytearray()
     end = place + 2 + 12 * len(tags) + 4
     for number, tag in sorted(tags.items()):
         data = tag.data
@@ -199,7 +199,7 @@ def _pack(tags: Mapping[int, Tag], order: str, place: int) -> bytes:
             data = struct.pack(f"{order}L", where)
         head = struct.pack(f"{order}HHL", number, tag.kind, tag.length)
         entries.append(head + data.ljust(4, b"\0"))
-    return struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4) + values
+    return struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4) + bytes(values)
 
 
 def _number_tag(order: str, kind: int, values: Iterable[int]) -> Tag:

@@ -104,9 +104,10 @@ def to_pillow(pixels: Any) -> Image.Image:
 def _encode_png(picture: Picture, pixels: Any, quality: int | None) -> bytes:
     if pixels.dtype == np.uint8:
         png = _save(to_pillow(pixels), "PNG", compress_level=_COMPRESSION)
-    else:
-        png = _encode_deep_png(pixels)
-    return metadata.add_to_png(png, picture.metadata, picture.profile)
+        return metadata.add_to_png(png, picture.metadata, picture.profile)
+    # Gray with alpha becomes RGB with alpha, which a profile of gray does not fit.
+    profile = None if pixels.shape[2] == 2 else picture.profile
+    return metadata.add_to_png(_encode_deep_png(pixels), picture.metadata, profile)
 
 
 def _encode_deep_png(pixels: Any) -> bytes:
@@ -158,10 +159,13 @@ def _encode_bmp(picture: Picture, pixels: Any, quality: int | None) -> bytes:
 
 
 def _encode_tiff(picture: Picture, pixels: Any, quality: int | None) -> bytes:
-    said = picture.metadata
+    said, profile = picture.metadata, picture.profile
+    if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
+        # Few programs read gray with alpha in 16 bits. A profile of gray does not fit RGB.
+        pixels, profile = pixels[..., [0, 0, 0, 1]], None
     return tiff.write(
         pixels,
-        profile=picture.profile,
+        profile=profile,
         exif=said.exif,
         xmp=said.xmp,
         iptc=said.iptc,

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support.editor import TIMEOUT_MS
 from support.gateway import FakeHost, Served, encoded, settings, until
 from support.paths import EXAMPLES
@@ -393,6 +395,24 @@ class TestReload:
         expect(tab("reference-preview")).to_be_visible()
         tab("undo").click()
         tab("redo").click()
+        expect(tab("mask-status")).to_have_text(marked)
+
+    def test_a_reload_without_the_gateway_loses_no_work(self, tab: Page, tmp_path: Path) -> None:
+        from playwright.sync_api import expect
+
+        file = tmp_path / "photo.tif"
+        Image.open(EXAMPLES / "coffee.png").save(file)
+        tab("photo-input").set_input_files(file)
+        tab.paint((0.5, 0.5), (0.6, 0.6))
+        marked = tab.marked()
+        tab.settle()
+        # The browser shows a TIFF with the gateway's help.
+        tab.page.route("**/api/image-utils/preview", lambda route: route.abort())
+        tab.page.reload()
+        expect(tab("error")).not_to_be_empty()
+        tab.page.unroute("**/api/image-utils/preview")
+        tab.page.reload()
+        expect(tab("canvas")).to_be_visible()
         expect(tab("mask-status")).to_have_text(marked)
 
     def test_a_clicked_object_stays_and_can_be_refined(self, tab: Page) -> None:

@@ -120,7 +120,9 @@ async function restore() {
   }
   try {
     if (state) await showState(state);
-  } catch {
+  } catch (error) {
+    // The gateway may be away for a moment: the work stays, and the next reload tries again.
+    if (error instanceof api.Failure) return showError(error);
     // An earlier version of the page may have left it.
     await store.clear();
     location.reload();
@@ -135,7 +137,11 @@ async function showState(state) {
   for (let index = 0; index < state.count; index++) pictures.push(await store.loadPicture(index));
   for (const picture of pictures) await strip.add(picture);
   if (state.base !== null) await edit(state.base, state.marks);
-  if (state.shown !== null) await showResult(state.shown);
+  if (state.shown !== null) {
+    // Both were stored as copies. While a result is shown, they are the same.
+    pictures[state.shown].marks = stage.mask.marks;
+    await showResult(state.shown);
+  }
   const image = await store.loadPicture("reference");
   if (image) await openReference(image.file, image.name);
   if (state.job) run(async () => state.job.id, state.job);

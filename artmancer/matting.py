@@ -245,6 +245,9 @@ def recognize(path: Path, name: str) -> str:
 
     The checksums of a large file take seconds. They are kept until the file changes.
     """
+    # _load says what to do about a file that is missing.
+    if not path.is_file():
+        return name
     status = path.stat()
     checksums = _checksums(path, status.st_size, status.st_mtime_ns)
     return next((other for other, model in MODELS.items() if model.checksum in checksums), name)

@@ -102,6 +102,9 @@ async def finished(record: JobRecord, uploads: Mapping[str, Path], outputs: Outp
     photo = uploads[record.inputs[field]]
     try:
         return await asyncio.to_thread(_finished, photo, outputs, file_format)
+    except FileNotFoundError:
+        # The photo was deleted while the job ran: the edit stays as ComfyUI returned it.
+        return outputs
     except ArtMancerError:
         raise
     # A graph of the operator's may return anything, and the job has to end.

@@ -120,6 +120,7 @@ def python_client(document: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         "post_hooks: []\n"
         "content_type_overrides:\n"
         "  image/png: application/octet-stream\n"
+        "  image/jpeg: application/octet-stream\n"
         "  application/zip: application/octet-stream\n"
     )
     options = ["--meta", "none", "--fail-on-warning", "--config", config]

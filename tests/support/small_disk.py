@@ -1,8 +1,9 @@
 """A small disk, and a file that fills it."""
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,12 @@ def read_only(folder: Path) -> Iterator[Callable[[], None]]:
 
     def make_read_only() -> None:
         mount("--bind", str(folder))
-        mount("-o", "remount,bind,ro")
+        # A mount is busy while a file in it is open for writing.
+        for _ in range(100):
+            with suppress(subprocess.CalledProcessError):
+                return mount("-o", "remount,bind,ro")
+            time.sleep(0.05)
+        raise TimeoutError(f"{folder} stays busy")
 
     yield make_read_only
     subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -104,10 +104,9 @@ def to_pillow(pixels: Any) -> Image.Image:
 def _encode_png(picture: Picture, pixels: Any, quality: int | None) -> bytes:
     if pixels.dtype == np.uint8:
         png = _save(to_pillow(pixels), "PNG", compress_level=_COMPRESSION)
-        return metadata.add_to_png(png, picture.metadata, picture.profile)
-    # Gray with alpha becomes RGB with alpha, which a profile of gray does not fit.
-    profile = None if pixels.shape[2] == 2 else picture.profile
-    return metadata.add_to_png(_encode_deep_png(pixels), picture.metadata, profile)
+    else:
+        png = _encode_deep_png(pixels)
+    return metadata.add_to_png(png, picture.metadata, picture.profile)
 
 
 def _encode_deep_png(pixels: Any) -> bytes:

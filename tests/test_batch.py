@@ -221,6 +221,7 @@ def test_masks_are_no_photos(folder: Path) -> None:
         ("{stem}_mask.*", ("a_mask.png", "a [1]_mask.PNG", "ab_mask.webp")),
         ("mask-{stem}.png", ("mask-a.png", "mask-a [1].png", "mask-ab.png")),
         ("*{stem}-?.png", ("xa-1.png", "a [1]-2.png", "y ab-3.png")),
+        ("shared.png", ("shared.png",) * 3),
         ("../masks/{stem}.*", ("../masks/a.png", "../masks/a [1].jpg", "../masks/ab.png")),
     ],
 )

@@ -71,6 +71,7 @@ def _transform(source: bytes | None, target: bytes | None, mode: str) -> Any:
             mode,
             "RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            # Newer Pillows annotate their own names of flags, which are numbers too.
             flags=_BLACK_POINT_COMPENSATION,  # type: ignore[arg-type]
         )
     except ImageCms.PyCMSError:

@@ -30,13 +30,6 @@ export class Reference {
     await this.#show();
   }
 
-  /** Start without an image. */
-  clear() {
-    this.#abort?.abort();
-    this.image = null;
-    byId("reference-details").hidden = true;
-  }
-
   /** Return the fields of an edit request that hold the reference. */
   async fields() {
     if (!this.image) return {};

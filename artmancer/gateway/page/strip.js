@@ -12,11 +12,6 @@ export class Strip {
     this.onChoose = onChoose;
   }
 
-  clear() {
-    this.element.replaceChildren();
-    this.element.hidden = true;
-  }
-
   /** Add a picture: its file and a label. */
   async add({ file, label }) {
     const index = this.element.children.length;

@@ -1,4 +1,4 @@
-"""What an edit gets from its photo's file when it has ended."""
+"""Tests of what an edit gets from the file of its photo when it has ended."""
 
 import asyncio
 from pathlib import Path

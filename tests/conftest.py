@@ -1,6 +1,7 @@
 """Fixtures that tests in several folders share."""
 
 import os
+from pathlib import Path
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Test processes share the cores. torch and numba read these variables at their import; numba,
@@ -8,10 +9,14 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
+    # numba compiles all of pymatting at its first import, for a minute and a half; without
+    # optimization, which small images do not need, in a third of it. The compiled code stays with
+    # the tests, and is shared by them.
+    os.environ.setdefault("NUMBA_OPT", "0")
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "numba"))
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

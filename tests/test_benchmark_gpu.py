@@ -18,7 +18,7 @@ pytest.importorskip("diffusers", reason="diffusers 0.42 needs Python 3.11")
 
 import torch
 from safetensors.torch import load_file
-from support import tiny_qwen
+from support import real_size, tiny_qwen
 from support.fake_gpu import DEVICE, FakeGpu, FakeOffloader
 from support.paths import ROOT
 
@@ -342,10 +342,8 @@ def test_a_cancel_in_a_step_leaves_the_next_edit_exact(bench: gpu.Bench) -> None
 # The real width, on a GPU that is not there
 
 
-@pytest.fixture(scope="module")
-def real_bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
-    """The real models with two blocks, made on a GPU of 80 GB."""
-    folder = tmp_path_factory.mktemp("real")
+def bench_without_gpu(folder: Path) -> gpu.Bench:
+    """Make the real models with two blocks on a GPU of 80 GB that is not there."""
     tiny_qwen.save_base(folder / "base")
     fake = FakeGpu()
     bench = gpu.Bench(DEVICE, folder, FakeMeter(fake), blocks=2)
@@ -356,14 +354,31 @@ def real_bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
     return bench
 
 
+@pytest.fixture(scope="module")
+def short_bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
+    """The real models with two blocks and an eighth of the text encoder's layers, which take most
+    of the time and are alike.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(real_size.TEXT, "num_hidden_layers", 4)
+        patch.setitem(real_size.VISION, "depth", 4)
+        patch.setitem(real_size.VISION, "fullatt_block_indexes", [3])
+        return bench_without_gpu(tmp_path_factory.mktemp("real"))
+
+
 @pytest.fixture
-def fake_bench(real_bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[gpu.Bench]:
+def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the checks that need a GPU."""
     # Weights that are not there need no room.
     monkeypatch.setattr(gpu, "check_room", lambda base: None)
     # A kernel's results are compared with the default's, and there are none.
     monkeypatch.setattr(speed, "_attention_error", lambda base: 0.0)
-    with real_bench.meter.fake:
-        yield real_bench
+
+
+@pytest.fixture
+def fake_bench(short_bench: gpu.Bench, no_checks: None) -> Iterator[gpu.Bench]:
+    with short_bench.meter.fake:
+        yield short_bench
 
 
 def gigabytes(bench: gpu.Bench) -> float:
@@ -372,15 +387,19 @@ def gigabytes(bench: gpu.Bench) -> float:
     return sum(weight.nbytes for model in models for weight in model.parameters()) / GB
 
 
-def test_the_real_models_stay_below_the_estimates_of_memory(fake_bench: gpu.Bench) -> None:
-    models = fake_bench.base.memory.parts
+def test_the_real_models_stay_below_the_estimates_of_memory(
+    tmp_path: Path, no_checks: None
+) -> None:
+    bench = bench_without_gpu(tmp_path)
+    models = bench.base.memory.parts
     for model in models.values():
         assert {(p.device, p.dtype) for p in model.parameters()} == {(DEVICE, torch.bfloat16)}
     # The real text encoder has 8.3 billion weights, a block of the transformer 0.34 billion.
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert counts["text_encoder"] == pytest.approx(8.3e9, rel=0.01)
     assert counts["transformer"] == pytest.approx(2 * 0.34e9, rel=0.1)
-    rows = rows_of(fake_bench, "5 memory, 512 px, conditions: 3")
+    with bench.meter.fake:
+        rows = rows_of(bench, "5 memory, 512 px, conditions: 3")
     assert all(row.ok and row.value for row in rows.values()), rows
 
 

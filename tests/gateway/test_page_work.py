@@ -418,10 +418,7 @@ class TestReload:
     def test_a_clicked_object_stays_and_can_be_refined(self, tab: Page) -> None:
         from playwright.sync_api import expect
 
-        bodies: list[dict[str, Any]] = []
-
         def answer(route: Any) -> None:
-            bodies.append(route.request.post_data_json)
             mask = {"mask_base64": encoded("coffee_mask"), "image_id": "1", "candidates": 2}
             route.fulfill(json=mask)
 
@@ -433,9 +430,10 @@ class TestReload:
         tab.settle()
         tab.page.reload()
         expect(tab("mask-status")).to_have_text(marked)
-        tab.page.mouse.click(*tab.place(0.3, 0.5))
+        with tab.page.expect_request("**/api/smart-mask") as asked:
+            tab.page.mouse.click(*tab.place(0.3, 0.5))
         expect(tab.page.locator(".marker")).to_have_count(2)
-        assert [len(body["points"]) for body in bodies] == [1, 2]
+        assert len(asked.value.post_data_json["points"]) == 2
 
     def test_a_running_job_is_followed_again(self, tab: Page, fake: FakeHost) -> None:
         from playwright.sync_api import expect
@@ -472,6 +470,56 @@ class TestReload:
             return new Promise((done) => { keys.onsuccess = () => done(keys.result.length); });
         }"""
         assert tab.page.evaluate(count) == 0
+
+    def test_a_duplicated_tab_goes_on_with_a_copy(self, tab: Page) -> None:
+        from playwright.sync_api import expect
+
+        tab.choose()
+        tab.paint((0.5, 0.5), (0.6, 0.6))
+        marked = tab.marked()
+        tab.settle()
+        # A window that a page opens gets a copy of its sessionStorage, as a duplicated tab does.
+        with tab.page.expect_popup() as opened:
+            tab.page.evaluate("void window.open(location.href)")
+        copy = opened.value
+        expect(copy.get_by_test_id("mask-status")).to_have_text(marked)
+        tab.paint((0.2, 0.2), (0.3, 0.2))
+        changed = tab.marked()
+        tab.settle()
+        copy.reload()
+        expect(copy.get_by_test_id("mask-status")).to_have_text(marked)
+        tab.page.reload()
+        expect(tab("mask-status")).to_have_text(changed)
+
+    def test_the_work_of_an_open_tab_is_kept_however_old_it_is(self, tab: Page) -> None:
+        from playwright.sync_api import expect
+
+        tab.choose()
+        tab.settle()
+        tab.page.evaluate(
+            """async () => {
+                const request = indexedDB.open("artmancer");
+                await new Promise((done) => { request.onsuccess = done; });
+                const states = request.result.transaction("states", "readwrite")
+                    .objectStore("states");
+                const entries = states.getAll();
+                await new Promise((done) => { entries.onsuccess = done; });
+                states.put({ ...entries.result[0], time: 0 }, sessionStorage["artmancer.tab"]);
+                const closed = states.put({ ...entries.result[0], time: 0 }, "a closed tab");
+                await new Promise((done) => { closed.onsuccess = done; });
+            }"""
+        )
+        other = tab.page.context.new_page()
+        other.goto(tab.page.url)
+        names = """async () => {
+            const request = indexedDB.open("artmancer");
+            await new Promise((done) => { request.onsuccess = done; });
+            const keys = request.result.transaction("states").objectStore("states").getAllKeys();
+            return new Promise((done) => { keys.onsuccess = () => done(keys.result); });
+        }"""
+        until(lambda: "a closed tab" not in other.evaluate(names))
+        tab.page.reload()
+        expect(tab("canvas")).to_be_visible()
 
     def test_a_state_that_cannot_be_read_is_dropped(self, tab: Page) -> None:
         from playwright.sync_api import expect

@@ -3,10 +3,36 @@
 /** Milliseconds after which the work of a tab that was closed is deleted. */
 const LIFETIME = 24 * 3600 * 1000;
 
-/** The key under which a tab keeps its own id. A reload keeps it, a new tab has none. */
+/** The key under which a tab keeps its own id. A reload keeps it, a new tab has none, and a
+ * duplicated tab that of its original. */
 const KEY = "artmancer.tab";
 
-const tab = (sessionStorage[KEY] ??= `${Date.now()}-${Math.random()}`);
+const newId = () => `${Date.now()}-${Math.random()}`;
+
+/** The name of the lock that a tab holds while it is open. */
+const lockOf = (owner) => `artmancer.tab ${owner}`;
+
+/** Hold a tab's lock until the tab is closed; false: another tab holds it. */
+function hold(owner) {
+  return new Promise((resolve) => {
+    navigator.locks.request(lockOf(owner), { ifAvailable: true }, (lock) => {
+      resolve(!!lock);
+      return lock && new Promise(() => {});
+    });
+  });
+}
+
+/** Return this tab's id. A duplicated tab comes with the id of its original, and goes on with a copy
+ * of its work. */
+async function claim() {
+  const id = (sessionStorage[KEY] ??= newId());
+  // Browsers have locks on HTTPS and on this machine only.
+  if (!navigator.locks || (await hold(id))) return id;
+  const own = (sessionStorage[KEY] = newId());
+  await hold(own);
+  await copy(id, own);
+  return own;
+}
 
 /** All keys of a tab in the store "pictures". */
 const keysOf = (owner) => IDBKeyRange.bound([owner], [owner, []]);
@@ -38,26 +64,47 @@ async function stores() {
   return { states: transaction.objectStore("states"), pictures: transaction.objectStore("pictures") };
 }
 
+/** Copy the work of a tab to another. */
+async function copy(from, to) {
+  const { states, pictures } = await stores();
+  const [entry, names, saved] = await Promise.all([
+    done(states.get(from)),
+    done(pictures.getAllKeys(keysOf(from))),
+    done(pictures.getAll(keysOf(from))),
+  ]);
+  names.forEach(([, name], index) => pictures.put(saved[index], [to, name]));
+  if (entry) await done(states.put(entry, to));
+}
+
+let claimed = null;
+
+/** Return a promise of this tab's id. */
+const tab = () => (claimed ??= claim());
+
 /** Return the state that was saved last, or undefined. */
 export async function loadState() {
+  const owner = await tab();
   const { states } = await stores();
-  return (await done(states.get(tab)))?.state;
+  return (await done(states.get(owner)))?.state;
 }
 
 export async function saveState(state) {
+  const owner = await tab();
   const { states } = await stores();
-  await done(states.put({ state, time: Date.now() }, tab));
+  await done(states.put({ state, time: Date.now() }, owner));
 }
 
 /** Return a picture that was saved under a number or name, or undefined. */
 export async function loadPicture(name) {
+  const owner = await tab();
   const { pictures } = await stores();
-  return done(pictures.get([tab, name]));
+  return done(pictures.get([owner, name]));
 }
 
 export async function savePicture(name, picture) {
+  const owner = await tab();
   const { pictures } = await stores();
-  await done(pictures.put(picture, [tab, name]));
+  await done(pictures.put(picture, [owner, name]));
 }
 
 /** Delete the work of a tab. */
@@ -68,12 +115,15 @@ async function remove(owner) {
 }
 
 /** Delete all that this tab saved. */
-export const clear = () => remove(tab);
+export const clear = async () => remove(await tab());
 
 /** Delete the work of tabs that were closed long ago. */
 export async function prune() {
+  const owner = await tab();
+  const held = (await navigator.locks?.query())?.held ?? [];
+  const open = new Set(held.map(({ name }) => name)).add(lockOf(owner));
   const { states } = await stores();
   const [owners, entries] = await Promise.all([done(states.getAllKeys()), done(states.getAll())]);
-  const isOld = (_, index) => owners[index] !== tab && entries[index].time < Date.now() - LIFETIME;
+  const isOld = (id, index) => !open.has(lockOf(id)) && entries[index].time < Date.now() - LIFETIME;
   await Promise.all(owners.filter(isOld).map(remove));
 }

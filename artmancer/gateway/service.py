@@ -28,6 +28,9 @@ from .workflows import Workflow, WorkflowFolder
 
 logger = logging.getLogger(__name__)
 
+DECODED_AT_A_TIME = 2
+"""Photos that the gateway itself decodes at a time: each takes up to a gigabyte."""
+
 
 @dataclass(frozen=True)
 class Sender:
@@ -62,6 +65,9 @@ class Gateway:
     fetcher: Fetcher
     _problems: dict[str, tuple[Workflow, Mapping[str, NodeType], str | None]] = field(
         default_factory=dict, repr=False
+    )
+    _decoding: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(DECODED_AT_A_TIME), repr=False
     )
 
     def lane_of(self, workflow: Workflow) -> LaneName:
@@ -153,8 +159,15 @@ class Gateway:
         """
         path = await self.uploads.path(reference)
         data = await asyncio.to_thread(path.read_bytes)
-        matched = await asyncio.to_thread(images.match_reference, profile, data)
+        async with self._decoding:
+            matched = await asyncio.to_thread(images.match_reference, profile, data)
         return reference if matched is None else await self.uploads.keep(matched, "reference_image")
+
+    async def preview(self, photo: str) -> bytes:
+        """Return a stored photo as a JPEG; see images.preview."""
+        path = await self.uploads.path(photo)
+        async with self._decoding:
+            return await asyncio.to_thread(images.preview, path)
 
     def check_delivery(self, field: str, url: str | None) -> None:
         """Refuse a URL that nothing can be sent to; None is none.

@@ -4,15 +4,20 @@ edit.
 
 import base64
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import odd_files
-from support.gateway import FakeHost, Served, error
+from support.gateway import WAIT_TIMEOUT, FakeHost, Served, error
 from support.odd_files import IPTC, PROFILES, SIDE, XMP, exif_tags, jpeg, photo, png, tiff
 
+from artmancer import images
+from artmancer.gateway import service
 from artmancer.images import formats
 
 from .conftest import REAL
@@ -175,6 +180,29 @@ def test_a_preview_is_a_jpeg_that_looks_like_the_photo(quick: Served, name: str)
         colors, alpha = colors[..., :3], colors[..., 3:]
     over_white = (colors * alpha + 1 - alpha) * 255
     assert np.abs(after.pixels - over_white).mean() < 6
+
+
+def test_few_photos_are_decoded_at_a_time(quick: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decoding: set[int] = set()
+    waiting = threading.Barrier(service.DECODED_AT_A_TIME)
+
+    def preview(path: Path) -> bytes:
+        decoding.add(threading.get_ident())
+        decoded.append(len(decoding))
+        waiting.wait(WAIT_TIMEOUT)
+        decoding.discard(threading.get_ident())
+        return path.read_bytes()
+
+    monkeypatch.setattr(images, "preview", preview)
+    body = {"image": encoded(FILES["tiff 16"])}
+    count = 4 * service.DECODED_AT_A_TIME
+    with ThreadPoolExecutor(count) as pool:
+        answers = pool.map(
+            lambda _: quick.http.post("/api/image-utils/preview", json=body), range(count)
+        )
+    assert [answer.status_code for answer in answers] == [200] * count
+    assert max(decoded) == service.DECODED_AT_A_TIME
 
 
 def test_a_preview_of_no_image_says_why(quick: Served) -> None:

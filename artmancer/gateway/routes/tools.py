@@ -1,13 +1,12 @@
 """/api/smart-mask and /api/image-utils: masks and tools, which take seconds."""
 
-import asyncio
 import json
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Response
 
-from ... import __version__, images
+from ... import __version__
 from ...errors import ArtMancerError
 from .. import request_errors, schemas
 from ..jobs import LIGHT, Job
@@ -157,9 +156,7 @@ async def preview(request: PreviewRequest, gateway: GatewayDependency) -> Respon
     its format.
     """
     name = await gateway.keep("image", request.image)
-    path = await gateway.uploads.path(str(name))
-    data = await asyncio.to_thread(images.preview, path)
-    response = Response(data, media_type="image/jpeg")
+    response = Response(await gateway.preview(str(name)), media_type="image/jpeg")
     answers.warn_of_ignored(response, answers.unknown_fields(request))
     return response
 

@@ -2,9 +2,9 @@
 its memory, and what is left after it was killed.
 
 Photos of mixed sizes are made from the examples, with a mark to remove in each. The draft editor
-edits every fifth of them alone, one after the other, of which only the edits' own time counts; all
-of them in one batch; a sample of them by `artmancer edit`, one process each. A second batch is
-killed at random moments.
+edits every fifth of them alone, one after the other, of which only the edits' own time counts,
+before the batch of all and again after it; a sample of them by `artmancer edit`, one process each.
+A second batch is killed at random moments.
 
 Usage: python benchmarks/batch.py [--json] [--photos N] [--kills N]
 """
@@ -135,13 +135,11 @@ class Batch:
     run_seconds: float
 
 
-def measure_batch(folder: Path, out: Path, count: int, alone: float) -> Batch:
-    """Measure a batch.
-
-    Parameters
-    ----------
-    alone : seconds of the edits of all photos; see own_seconds
+def measure_batch(folder: Path, out: Path, count: int) -> Batch:
+    """Measure a batch, and the edits alone before it and after it: other programs on the machine
+    slow both.
     """
+    before = own_seconds(folder, count)
     began = time.perf_counter()
     process = start(folder, out)
     bytes_used: list[int] = []
@@ -150,6 +148,7 @@ def measure_batch(folder: Path, out: Path, count: int, alone: float) -> Batch:
     summary = json.loads(process.communicate()[0])
     seconds = time.perf_counter() - began
     watcher.join()
+    alone = (before + own_seconds(folder, count)) / 2
     assert summary["edited"] == count, summary
     run_seconds = summary["seconds"]
     third = len(bytes_used) // 3
@@ -242,8 +241,7 @@ def main() -> int:
         folder, out = Path(name, "photos"), Path(name, "out")
         folder.mkdir()
         make_photos(folder, options.photos)
-        alone = own_seconds(folder, options.photos)
-        batch = measure_batch(folder, out, options.photos, alone)
+        batch = measure_batch(folder, out, options.photos)
         rows = batch.rows
         rows += measure_single(folder, Path(name, "single"), 60 * options.photos / batch.seconds)
         rows += measure_kills(folder, Path(name, "killed"), out, options.kills, batch)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .checks import check_lama_variant
 from .conditions import fill_crop
+from .draft import DraftEditor
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .fill import choose
 from .lama import Lama
@@ -41,4 +42,6 @@ class LamaEditor(EditorWithoutCheckpoint):
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Fill the hole; see Editor.edit. Only the conditions and the seed are used."""
         conditions = request.conditions
+        if self.lama is None:
+            return DraftEditor(self.variant).edit(request, progress)
         return fill_crop(conditions.crop, conditions.fill_mask, request.seed, progress, self.lama)

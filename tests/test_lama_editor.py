@@ -93,16 +93,17 @@ def test_the_command_finds_lama_in_comfyuis_folders(
     assert {"lama"} == {row["kind"] for row in json.loads(capsys.readouterr().out)} & {"lama"}
 
 
+@pytest.mark.parametrize("more", [[], ["--brush-mask"]])
 def test_without_its_file_patchmatch_fills_and_the_report_says_so(
-    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
-    image, report = command(comfyui_folder, capsys)
+    image, report = command(comfyui_folder, capsys, *more)
     assert report["editor"] == "draft/removal"
     (note,) = report["notes"]
     assert "LaMa is not installed" in note and "models fetch big-lama" in note
     output = comfyui_folder / "draft.png"
     arguments = ["edit", str(PHOTO), "--task=removal", f"--mask={MASK}", f"--output={output}"]
-    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, *more]) == 0
     assert fill.method() == "telea" or torch.equal(image, images.load(output).image)
 
 

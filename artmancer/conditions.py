@@ -27,7 +27,7 @@ from .lama import Lama
 from .options import DEFAULT_CONTEXT, FRAMES, REGIONS, RESOLUTIONS
 from .progress import Progress, no_progress, part_progress
 from .recipes import DEFAULT_RECIPE, RECIPES, check_recipe
-from .region import Crop, Window, bounds
+from .region import Crop, Region, Window, bounds
 from .silhouette import shadow_strength, silhouette_mask
 from .tone import value_range
 
@@ -39,6 +39,11 @@ _EXTRA = "extra "
 
 _CANNY_RANGE = 0.33
 """Distance of Canny's thresholds from the median of the values, as a share of it."""
+
+_RIM = 3
+"""Pixels around a hole that are filled too. A mask that ends at an object's edge, or a little
+inside it, leaves pixels of the object around the hole, and every method would continue them.
+"""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ def prepare(
 
     def make_sources(crop: Crop) -> Sources:
         filled = None if fill is None else region.crop_like(fill.to(image), crop.region, "fill")
-        fill_mask = _fill_mask(crop, row.fill_growth if brushed else 0)
+        fill_mask = _dilated(crop.mask, crop.region, row.fill_growth if brushed else 0)
         return Sources(crop, inserted, filled, fill_mask, lama, silhouette, shadow)
 
     if "fill" in row.images_for(reference is not None) and fill is None:
@@ -406,17 +411,17 @@ def _size_options(recipe: str, resolution: str, frame: str, regions: str) -> dic
     return {"frame": frame, **RESOLUTIONS[resolution]}
 
 
-def _fill_mask(crop: Crop, growth: int) -> Tensor:
-    """Return the crop's mask dilated by this many pixels, or by half of them, a quarter and so on,
+def _dilated(mask: Tensor, region: Region, growth: int) -> Tensor:
+    """Return a mask of a crop dilated by this many pixels, or by half of them, a quarter and so on,
     where nothing would be left to fill from.
     """
-    shows_image = crop.region.shows_image()
+    shows_image = region.shows_image()
     while growth > 0:
-        grown = torch.maximum(mask_ops.dilate_ellipse(crop.mask, growth), crop.mask) * shows_image
+        grown = torch.maximum(mask_ops.dilate_ellipse(mask, growth), mask) * shows_image
         if bool(((grown == 0) & shows_image).flatten(1).any(1).all()):
             return grown
         growth //= 2
-    return crop.mask
+    return mask
 
 
 def with_extra(conditions: Conditions, image: Tensor) -> Conditions:
@@ -594,13 +599,18 @@ def _photo_slices(crop: Crop) -> tuple[slice, slice]:
 def fill_crop(
     crop: Crop, mask: Tensor, seed: int, progress: Progress, lama: Lama | None = None
 ) -> Tensor:
-    """Fill a hole of a crop, see fill.fill. Black padding is no texture to fill with.
+    """Fill a hole of a crop and the rim around it, see fill.fill. Black padding is no texture to
+    fill with.
+
+    The rim lies where the edit fades out, so that it is seen: see _RIM.
 
     Parameters
     ----------
     mask : MASK [B, h, w], the hole
     lama : the loaded LaMa; None: PatchMatch fills
     """
+    rim = min(_RIM, round(crop.region.feather * crop.region.scale))
+    mask = _dilated(mask, crop.region, rim)
     rows, columns = slice(None), slice(None)
     if crop.region.black_padding:
         rows, columns = _photo_slices(crop)

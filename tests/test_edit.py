@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import cv2
 import pytest
@@ -201,6 +202,38 @@ def test_the_draft_removes_what_a_brush_painted_as_well_as_any_other_mask(exampl
     wall = result[0, 40:240, 390:440]
     assert (wall.mean((0, 1)) - photo[0, 60:180, 310:335].mean((0, 1))).abs().max() < 0.1
     assert wall.amin() > 0.4
+
+
+def ball_on_wood(example: Callable[[str], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a photo of a wooden table, the same with a blue ball whose edge is as soft as a
+    camera's, and the ball's opacity, [1, h, w].
+    """
+    table = example("coffee")[:, :150, 430:]
+    height, width = table.shape[1:3]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    opacity = (torch.hypot(y - 70.0, x - 90.0).neg() + 25.5).clamp(0, 1)[None]
+    ball = torch.tensor([0.1, 0.2, 0.9])
+    return table, torch.lerp(table, ball.expand_as(table), opacity[..., None]), opacity
+
+
+@pytest.mark.parametrize("method", ["patchmatch", "telea"])
+@pytest.mark.parametrize("short", [0, 2], ids=["mask to the edge", "mask 2 px short"])
+def test_a_removal_continues_nothing_of_an_object_that_the_mask_leaves_at_its_edge(
+    example, monkeypatch: pytest.MonkeyPatch, method: str, short: int
+) -> None:
+    if filling.method() != "patchmatch" and method == "patchmatch":
+        pytest.skip("pypatchmatch has no wheel for this Python")
+    monkeypatch.setattr(filling, "method", lambda: method)
+    table, photo, opacity = ball_on_wood(example)
+    mask = mask_ops.grow((opacity > 0.5).float(), -short)
+    result = edit(DraftEditor("removal"), prepare(photo, mask)).image
+    # Wood is orange: red is far above blue. What is left of the ball fades out with the edit.
+    place = mask > 0
+    blue = result[..., 2] - result[..., 0]
+    assert blue[place].amax() < 0
+    assert blue.amax() < 0.25 * (photo[..., 2] - photo[..., 0]).amax()
+    error = (result - table)[place].square().mean().sqrt()
+    assert error < 0.09
 
 
 def test_without_patchmatch_opencv_fills_the_hole(monkeypatch: pytest.MonkeyPatch, caplog) -> None:

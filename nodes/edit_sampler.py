@@ -54,9 +54,9 @@ class EditSampler(io.ComfyNode):
                 ),
                 *prompt_inputs(
                     prompt_tooltip="The edit in words. Empty: the prompt of the recipe or the "
-                    "checkpoint, if it has one. The draft editor ignores it.",
-                    negative_tooltip="What to avoid. The checkpoints were trained with a single "
-                    "space. The draft editor ignores it.",
+                    "checkpoint, if it has one. The editors draft and lama ignore it.",
+                    negative_tooltip="What to avoid, used if cfg is above 1. The checkpoints were "
+                    "trained with a single space. The editors draft and lama ignore it.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -72,8 +72,9 @@ class EditSampler(io.ComfyNode):
                     default=FROM_RECIPE,
                     min=FROM_RECIPE,
                     max=STEPS[1],
-                    tooltip="Denoising steps; 0: as many as the recipe says, 10 in all that there "
-                    "are. The draft editor ignores them.",
+                    tooltip="Denoising steps. 0: as many as the acceleration of a model set is "
+                    "made for, else as the recipe says: 10 in every recipe. The editors draft and "
+                    "lama ignore them.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -82,9 +83,9 @@ class EditSampler(io.ComfyNode):
                     max=CFG[1],
                     step=0.1,
                     tooltip="Classifier-free guidance: how closely the edit follows the prompt. "
-                    "0: as the recipe says, 4, or 3.3 for image_edges. "
-                    "With 1, each step takes half the time and the negative prompt is ignored. "
-                    "The draft editor ignores it.",
+                    "0: as the recipe says (4, or 3.3 for image_edges); else 0.5 to 20. "
+                    "With 1, each step takes half the time and the negative prompt is ignored; an "
+                    "acceleration always uses 1. The editors draft and lama ignore it.",
                 ),
                 match_colors(),
                 advanced(transfer(optional=True)),
@@ -110,7 +111,7 @@ class EditSampler(io.ComfyNode):
                         tooltip="Cache threshold: the higher, the more steps are reused or "
                         "extrapolated from earlier steps instead of computed; 0 = off. For 20 "
                         "steps or more; costs detail. The meaning of the number depends on "
-                        "step_cache_kind.",
+                        "step_cache_kind. Only for an editor from models/diffusers.",
                     )
                 ),
                 advanced(
@@ -122,7 +123,7 @@ class EditSampler(io.ComfyNode):
                         tooltip="The attention kernel. All but default and cudnn must be installed "
                         "first. sage computes in 8 bits, which changes the result slightly; with "
                         "Qwen-Image some users of ComfyUI got black images from it (issue 9184): "
-                        "choose default then.",
+                        "choose default then. Only for an editor from models/diffusers.",
                     )
                 ),
                 advanced(
@@ -133,7 +134,8 @@ class EditSampler(io.ComfyNode):
                         tooltip="Compile the transformer's blocks. The first edit then takes a "
                         "minute or more; later edits are faster. The size and the checkpoint may "
                         "change; a LoRA of a larger rank or for other layers than any before "
-                        "compiles the blocks again. With a LoKr or a LoHa they are not compiled.",
+                        "compiles the blocks again. With a LoKr or a LoHa they are not compiled. "
+                        "Only for an editor from models/diffusers.",
                     )
                 ),
                 condition_megapixels(),
@@ -145,9 +147,10 @@ class EditSampler(io.ComfyNode):
                         optional=True,
                         tooltip="The caching method; step_cache is its threshold. first "
                         "block: skips the other blocks where the first block changes less than "
-                        "this, for example 0.1; adapts to the image. sea: skips all blocks until "
-                        "the image has changed this much, for example 0.25; at most two steps in a "
-                        "row. taylor: computes every second step (from 0.34), third (0.7), fifth "
+                        "the threshold, for example 0.1; adapts to the image. sea: skips all "
+                        "blocks until the image has changed by the threshold, for example 0.25; "
+                        "at most two steps in a row. taylor: computes every second step (threshold "
+                        "from 0.34), third (0.7), fifth "
                         "(0.8) or tenth (0.9), the first three steps and the last. The other steps "
                         "are extrapolated, at almost no cost.",
                     )

@@ -30,8 +30,8 @@ class EditorFromModel(io.ComfyNode):
                 ),
                 io.Clip.Input(
                     "clip",
-                    tooltip="The model's text encoder, from Load CLIP: for Qwen-Image-Edit "
-                    "Qwen2.5-VL with the type qwen_image.",
+                    tooltip="The model's text encoder, from Load CLIP. For Qwen-Image-Edit: "
+                    "Qwen2.5-VL with the type qwen_image. For FLUX.2: the type flux2.",
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE, from Load VAE."),
                 io.Combo.Input(
@@ -47,9 +47,10 @@ class EditorFromModel(io.ComfyNode):
                         options=[AUTO, *RECIPES],
                         default=AUTO,
                         optional=True,
-                        tooltip="How the LoRA was trained; its file name is not known here. auto: "
-                        "reference_mask_background for insertion, background_mask_fill for "
-                        "removal, image_edges for white balance.",
+                        tooltip="How the LoRA was trained: its conditioning images, sizes and "
+                        "prompt. auto: reference_mask_background for insertion, "
+                        "background_mask_fill for removal, image_edges for white balance, since "
+                        "the LoRA's file name is not known here.",
                     )
                 ),
                 advanced(

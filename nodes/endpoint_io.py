@@ -29,7 +29,9 @@ OUTPUT_TOOLTIP = "The value that the caller sends, or else the node's own value.
 def _name_and_help(name: str) -> list[io.Input]:
     """Make the inputs that every endpoint node has."""
     return [
-        io.String.Input("name", default=name, tooltip="Name in the endpoint's schema."),
+        io.String.Input(
+            "name", default=name, tooltip="The name that callers use, in the endpoint's schema."
+        ),
         io.String.Input(
             "help", default="", tooltip="Description in the endpoint's schema, for callers."
         ),
@@ -406,8 +408,8 @@ class EndpointResult(io.ComfyNode):
                         options=["8", "16"],
                         default="8",
                         optional=True,
-                        tooltip="Bits of a channel of the PNG. 16: for an image from a 16-bit "
-                        "file.",
+                        tooltip="Bits of each channel in the PNG file. 16: for an image from a "
+                        "16-bit file.",
                     )
                 ),
             ],

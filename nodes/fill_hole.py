@@ -25,7 +25,7 @@ class FillHole(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The photo."),
                 io.Mask.Input(
-                    "mask", tooltip="White = replace. Everything that is not black is replaced."
+                    "mask", tooltip="White = replace. Every pixel that is not black is replaced."
                 ),
                 io.Combo.Input(
                     "method",

@@ -33,7 +33,7 @@ class Resize(io.ComfyNode):
                     min=0,
                     max=MAX_SIDE,
                     tooltip="In pixels; 0 = follow the height, keeping the aspect ratio. Both 0: "
-                    "the photo's own size.",
+                    "the photo's own size. Both set: the photo is stretched to them.",
                 ),
                 io.Int.Input(
                     "height",
@@ -41,7 +41,7 @@ class Resize(io.ComfyNode):
                     min=0,
                     max=MAX_SIDE,
                     tooltip="In pixels; 0 = follow the width, keeping the aspect ratio. Both 0: "
-                    "the photo's own size.",
+                    "the photo's own size. Both set: the photo is stretched to them.",
                 ),
                 io.Float.Input(
                     "max_megapixels",
@@ -162,12 +162,14 @@ class CastShadow(io.ComfyNode):
                     default=20,
                     min=0,
                     max=512,
-                    tooltip="Softness of the shadow's edge, in pixels.",
+                    tooltip="Softness of the shadow's edge, in pixels; 0 = sharp.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The photo with the shadow."),
-                io.Mask.Output(display_name="shadow", tooltip="The shadow alone."),
+                io.Mask.Output(
+                    display_name="shadow", tooltip="The shadow alone, from 0 to the opacity."
+                ),
             ],
         )
         return with_aliases(schema, "drop shadow")
@@ -238,7 +240,7 @@ class Edges(io.ComfyNode):
             category=CATEGORY,
             description="The photo's edges (Canny), white on black, as in the recipe image_edges.",
             inputs=[io.Image.Input("image", tooltip="The photo.")],
-            outputs=[io.Image.Output(display_name="edges", tooltip="White on black.")],
+            outputs=[io.Image.Output(display_name="edges", tooltip="The edges, white on black.")],
         )
         return with_aliases(schema, "canny", "edge detection")
 
@@ -264,8 +266,8 @@ class WhiteBalance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much of the estimated color cast is removed (shades of gray); "
-                    "0 = by hand only.",
+                    tooltip="Share of the color cast that is removed: 0 = none, 1 = all of it. "
+                    "The cast is estimated by the method shades of gray.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -273,7 +275,7 @@ class WhiteBalance(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=1.0,
-                    tooltip="-100 = blue, 100 = amber.",
+                    tooltip="-100 = blue, 0 = unchanged, 100 = amber.",
                 ),
                 io.Float.Input(
                     "tint",
@@ -281,7 +283,7 @@ class WhiteBalance(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=1.0,
-                    tooltip="-100 = green, 100 = magenta.",
+                    tooltip="-100 = green, 0 = unchanged, 100 = magenta.",
                 ),
                 io.Mask.Input(
                     "mask",

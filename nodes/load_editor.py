@@ -77,7 +77,8 @@ class LoadEditor(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Strength of the LoRA, or of the draft editor's white balance.",
+                    tooltip="Strength of the variant's LoRA: 1 = as trained, 0 = off. For the "
+                    "draft editor's white balance: 1 = remove the whole color cast, 0 = nothing.",
                 ),
                 io.Combo.Input(
                     "checkpoint",
@@ -106,7 +107,8 @@ class LoadEditor(io.ComfyNode):
                         options=list(PRECISIONS),
                         default=AUTO,
                         optional=True,
-                        tooltip="auto: bf16 on a GPU where the transformer fits, else fp8; fp32 "
+                        tooltip="The number format of the base's weights. auto: bf16 on a GPU "
+                        "where the transformer fits, else fp8; fp32 "
                         "on the CPU; a base whose files are in fp8 stays so. fp8: the transformer "
                         "takes half the memory (20 GB instead of 40); its weights are rounded, "
                         "which changes the result slightly. A model set keeps its files' own.",
@@ -118,10 +120,11 @@ class LoadEditor(io.ComfyNode):
                         options=[AUTO, *MEMORY_MODES],
                         default=AUTO,
                         optional=True,
-                        tooltip="auto: the first of the other three that fits. one model at a "
-                        "time: moves the text encoder (16 GB) and the transformer (40 GB) to the "
-                        "GPU in each new edit. group offload: streams the weights through a small "
-                        "GPU at every step; slowest. For a model set, ComfyUI decides.",
+                        tooltip="Where the base's models are during an edit. all on the GPU: "
+                        "fastest. one model at a time: moves the text encoder (16 GB) and the "
+                        "transformer (40 GB) to the GPU in each new edit. group offload: streams "
+                        "the weights through a small GPU at every step; slowest. auto: the first "
+                        "of these three that fits. For a model set, ComfyUI decides.",
                     )
                 ),
             ],

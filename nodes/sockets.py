@@ -182,9 +182,10 @@ def blend_mask() -> io.Input:
     return io.Mask.Input(
         "blend_mask",
         optional=True,
-        tooltip="White where the edit may show, faded as the mask is. Without it, that is the mask "
-        "of Split Conditions. Only the crop can show: choose more context there for a larger one. "
-        "At the crop's sides inside the photo it fades out too.",
+        tooltip="White where the edit may show, faded as the mask is. Without it: the mask of "
+        "Split Conditions. The edit shows inside the crop alone, and fades out at those sides of "
+        "the crop that lie inside the photo; for a larger crop, choose more context in Split "
+        "Conditions.",
     )
 
 
@@ -195,8 +196,8 @@ def match_grain() -> io.Input:
             "match_grain",
             default=False,
             optional=True,
-            tooltip="Sharpen what is pasted, and add noise to it, as far as the photo around the "
-            "mask has more. The report names the strength.",
+            tooltip="Make what is pasted as sharp and as noisy as the photo around the mask, where "
+            "it is less so. The report names the strength.",
         )
     )
 

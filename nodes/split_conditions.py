@@ -54,7 +54,7 @@ class SplitConditions(io.ComfyNode):
                     tooltip="How the checkpoint was trained: its conditioning images in order, "
                     "frame, sizes, prompt, steps and cfg. auto: the recipe that the connected "
                     "editor's checkpoint names in its metadata, else the one for its file name, "
-                    "else mask_background_object.\n"
+                    "else mask_background_object; with Editor from Model, the one chosen there.\n"
                     + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
                 ),
                 io.Combo.Input(
@@ -74,8 +74,9 @@ class SplitConditions(io.ComfyNode):
                     min=CONTEXT[0],
                     max=CONTEXT[1],
                     step=0.1,
-                    tooltip="How much of the photo around the mask the editor sees: the crop's "
-                    "size divided by the mask's. Without effect in the frame photo.",
+                    tooltip="How much of the photo around the mask the editor sees: each side of "
+                    "the crop divided by that of the mask's bounding box; at least 32 pixels "
+                    "around it. Without effect where the frame is the whole photo.",
                 ),
                 io.Int.Input(
                     "grow", default=0, min=0, max=512, tooltip="Widen the mask by this many pixels."
@@ -94,8 +95,8 @@ class SplitConditions(io.ComfyNode):
                 EditorType.Input(
                     "editor",
                     optional=True,
-                    tooltip="From Load Editor. Its checkpoint sets the recipe and the resolution "
-                    "where they are auto.",
+                    tooltip="From Load Editor or Editor from Model. It sets the recipe and the "
+                    "resolution where they are auto.",
                 ),
                 io.Combo.Input(
                     "frame",
@@ -150,7 +151,7 @@ class SplitConditions(io.ComfyNode):
                     optional=True,
                     tooltip="White on what the editor has to see besides the mask, for example "
                     "another object of the same kind. The crop then holds both. Nothing "
-                    "changes there. Without effect in the frame photo.",
+                    "changes there. Without effect where the frame is the whole photo.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -174,12 +175,14 @@ class SplitConditions(io.ComfyNode):
                 io.Image.Output(
                     display_name="background",
                     is_output_list=True,
-                    tooltip="The crop outside the mask.",
+                    tooltip="The crop outside the mask; a list with an item for each part of the "
+                    "mask.",
                 ),
                 io.Image.Output(
                     display_name="object",
                     is_output_list=True,
-                    tooltip="The crop inside the mask, or the reference.",
+                    tooltip="The crop inside the mask, or the reference; a list with an item for "
+                    "each part of the mask.",
                 ),
                 ConditionsType.Output(
                     display_name="conditions", tooltip="For Edit Sampler or Encode Conditions."

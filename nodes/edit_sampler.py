@@ -145,14 +145,14 @@ class EditSampler(io.ComfyNode):
                         options=list(STEP_CACHES),
                         default="first block",
                         optional=True,
-                        tooltip="The caching method; step_cache is its threshold. first "
-                        "block: skips the other blocks where the first block changes less than "
-                        "the threshold, for example 0.1; adapts to the image. sea: skips all "
-                        "blocks until the image has changed by the threshold, for example 0.25; "
-                        "at most two steps in a row. taylor: computes every second step (threshold "
-                        "from 0.34), third (0.7), fifth "
-                        "(0.8) or tenth (0.9), the first three steps and the last. The other steps "
-                        "are extrapolated, at almost no cost.",
+                        tooltip="The caching method; step_cache is its threshold.\n"
+                        "first block: skips the other blocks where the first block changes less "
+                        "than the threshold, for example 0.1; adapts to the image.\n"
+                        "sea: skips all blocks until the image has changed by the threshold, for "
+                        "example 0.25; at most two steps in a row.\n"
+                        "taylor: computes every second step (threshold from 0.34), third (0.7), "
+                        "fifth (0.8) or tenth (0.9), the first three steps and the last. The "
+                        "other steps are extrapolated, at almost no cost.",
                     )
                 ),
                 widen(),

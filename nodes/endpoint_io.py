@@ -397,9 +397,9 @@ class EndpointResult(io.ComfyNode):
                         options=[OUTPUT, TEMP],
                         default=OUTPUT,
                         optional=True,
-                        tooltip="The folder that images are saved in. output: ComfyUI's output "
-                        "folder. temp: ComfyUI's temporary folder, which it empties when it "
-                        "starts.",
+                        tooltip="The folder that images are saved in.\n"
+                        "output: ComfyUI's output folder.\n"
+                        "temp: ComfyUI's temporary folder, which it empties when it starts.",
                     )
                 ),
                 advanced(

@@ -31,10 +31,10 @@ class FillHole(io.ComfyNode):
                     "method",
                     options=list(fill.METHODS),
                     default=AUTO,
-                    tooltip="lama: the network LaMa, from big-lama.pt in models/inpaint. "
-                    "patchmatch: patches from around the hole; slower on large holes. telea: "
-                    "OpenCV, at once, but it smears. auto: lama, or patchmatch where its file is "
-                    "missing.",
+                    tooltip="lama: the network LaMa, from big-lama.pt in models/inpaint.\n"
+                    "patchmatch: patches from around the hole; slower on large holes.\n"
+                    "telea: OpenCV, at once, but it smears.\n"
+                    "auto: lama, or patchmatch where its file is missing.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The filled photo.")],

@@ -55,21 +55,23 @@ class LoadEditor(io.ComfyNode):
                     options=[DRAFT, LAMA, AUTO, *set_paths(), *bases()],
                     default=DRAFT,
                     tooltip="draft: PatchMatch fills the hole, Poisson blending inserts a "
-                    "reference, shades of gray corrects the white balance; it ignores the prompt. "
+                    "reference, shades of gray corrects the white balance; it ignores the "
+                    "prompt.\n"
                     "lama: the network LaMa fills the hole, for removal only; it ignores the "
-                    "prompt too. Without big-lama.pt in models/inpaint, PatchMatch fills. Others: "
-                    "model sets, the files NAME.json in models/artmancer (artmancer models set "
-                    "NAME writes one), and folders with Qwen-Image-Edit-2509 or 2511, in "
-                    "models/diffusers or named by MODEL_PATH. auto: the first of these folders, "
-                    "else the first set whose files are there, else draft.",
+                    "prompt too. Without big-lama.pt in models/inpaint, PatchMatch fills.\n"
+                    "Others: model sets, the files NAME.json in models/artmancer (artmancer "
+                    "models set NAME writes one), and folders with Qwen-Image-Edit-2509 or 2511, "
+                    "in models/diffusers or named by MODEL_PATH.\n"
+                    "auto: the first of these folders, else the first set whose files are there, "
+                    "else draft.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),
                     default="removal",
-                    tooltip="insertion: put the reference where the mask is white. removal: remove "
-                    "the object that the mask covers. white_balance: remove a color cast; works "
-                    "without a mask.",
+                    tooltip="insertion: put the reference where the mask is white.\n"
+                    "removal: remove the object that the mask covers.\n"
+                    "white_balance: remove a color cast; works without a mask.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -85,10 +87,11 @@ class LoadEditor(io.ComfyNode):
                     options=[AUTO, NONE, *files],
                     default=AUTO,
                     optional=True,
-                    tooltip="The variant's LoRA, from models/artmancer or models/loras. auto: the "
-                    "file that MODEL_FILE (insertion), MODEL_FILE_REMOVAL or "
+                    tooltip="The variant's LoRA, from models/artmancer or models/loras.\n"
+                    "auto: the file that MODEL_FILE (insertion), MODEL_FILE_REMOVAL or "
                     "MODEL_FILE_WHITE_BALANCE names, else the file with the variant's own name, "
-                    "such as removal_cp.safetensors; for a model set, the file that the set names. "
+                    "such as removal_cp.safetensors; for a model set, the file that the set "
+                    "names.\n"
                     "none: the base alone. Switching does not load the base again.",
                 ),
                 io.Combo.Input(
@@ -107,11 +110,12 @@ class LoadEditor(io.ComfyNode):
                         options=list(PRECISIONS),
                         default=AUTO,
                         optional=True,
-                        tooltip="The number format of the base's weights. auto: bf16 on a GPU "
-                        "where the transformer fits, else fp8; fp32 "
-                        "on the CPU; a base whose files are in fp8 stays so. fp8: the transformer "
-                        "takes half the memory (20 GB instead of 40); its weights are rounded, "
-                        "which changes the result slightly. A model set keeps its files' own.",
+                        tooltip="The number format of the base's weights.\n"
+                        "auto: bf16 on a GPU where the transformer fits, else fp8; fp32 on the "
+                        "CPU; a base whose files are in fp8 stays so.\n"
+                        "fp8: the transformer takes half the memory (20 GB instead of 40); its "
+                        "weights are rounded, which changes the result slightly.\n"
+                        "A model set keeps its files' own.",
                     )
                 ),
                 advanced(
@@ -120,11 +124,14 @@ class LoadEditor(io.ComfyNode):
                         options=[AUTO, *MEMORY_MODES],
                         default=AUTO,
                         optional=True,
-                        tooltip="Where the base's models are during an edit. all on the GPU: "
-                        "fastest. one model at a time: moves the text encoder (16 GB) and the "
-                        "transformer (40 GB) to the GPU in each new edit. group offload: streams "
-                        "the weights through a small GPU at every step; slowest. auto: the first "
-                        "of these three that fits. For a model set, ComfyUI decides.",
+                        tooltip="Where the base's models are during an edit.\n"
+                        "all on the GPU: fastest.\n"
+                        "one model at a time: moves the text encoder (16 GB) and the transformer "
+                        "(40 GB) to the GPU in each new edit.\n"
+                        "group offload: streams the weights through a small GPU at every step; "
+                        "slowest.\n"
+                        "auto: the first of these three that fits.\n"
+                        "For a model set, ComfyUI decides.",
                     )
                 ),
             ],

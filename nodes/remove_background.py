@@ -70,8 +70,8 @@ class RemoveBackground(io.ComfyNode):
                     "background",
                     options=[ALPHA, COLOR],
                     default=ALPHA,
-                    tooltip="alpha: the background becomes transparent. color: the subject is "
-                    "placed on the color below.",
+                    tooltip="alpha: the background becomes transparent.\n"
+                    "color: the subject is placed on the color below.",
                 ),
                 io.String.Input(
                     "color",
@@ -96,9 +96,9 @@ class RemoveBackground(io.ComfyNode):
                         options=list(matting.DEVICES),
                         default="auto",
                         optional=True,
-                        tooltip="auto: the GPU if onnxruntime can use it, else the CPU; the report "
-                        "says which one ran, and why. cpu: leaves the GPU's memory to other "
-                        "models.",
+                        tooltip="auto: the GPU if onnxruntime can use it, else the CPU; the "
+                        "report says which one ran, and why.\n"
+                        "cpu: leaves the GPU's memory to other models.",
                     )
                 ),
                 BackgroundRemoval.Input(

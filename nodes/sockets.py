@@ -47,9 +47,11 @@ def condition_size() -> io.Input:
             options=[*CONDITION_SIZES, MEGAPIXELS],
             default=RECIPE,
             optional=True,
-            tooltip="The size each conditioning image is encoded at. recipe: as the checkpoint was "
-            "trained. crop: the crop's own, fastest. 1 megapixel: as in the stock pipeline, 4 "
-            "times the work at 512x512. A number: the area of a square with this side in pixels. "
+            tooltip="The size each conditioning image is encoded at.\n"
+            "recipe: as the checkpoint was trained.\n"
+            "crop: the crop's own, fastest.\n"
+            "1 megapixel: as in the stock pipeline, 4 times the work at 512x512.\n"
+            "A number: the area of a square with this side in pixels.\n"
             "megapixels: the area in condition_megapixels.",
         )
     )
@@ -159,8 +161,10 @@ def transfer(optional: bool = False) -> io.Input:
         options=list(TRANSFERS),
         default="colors",
         optional=optional,
-        tooltip="For white balance. colors: the edit's change of colors is applied to the photo's "
-        "own pixels, so that no texture is lost. pixels: the edited pixels are used.",
+        tooltip="For white balance.\n"
+        "colors: the edit's change of colors is applied to the photo's own pixels, so that no "
+        "texture is lost.\n"
+        "pixels: the edited pixels are used.",
     )
 
 

@@ -52,21 +52,24 @@ class SplitConditions(io.ComfyNode):
                     options=[AUTO, *RECIPES],
                     default=AUTO,
                     tooltip="How the checkpoint was trained: its conditioning images in order, "
-                    "frame, sizes, prompt, steps and cfg. auto: the recipe that the connected "
-                    "editor's checkpoint names in its metadata, else the one for its file name, "
-                    "else mask_background_object; with Editor from Model, the one chosen there.\n"
+                    "frame, sizes, prompt, steps and cfg.\n"
+                    "auto: the recipe that the connected editor's checkpoint names in its "
+                    "metadata, else the one for its file name, else mask_background_object; with "
+                    "Editor from Model, the one chosen there.\n"
                     + "\n".join(f"{name}: {recipe.purpose}" for name, recipe in RECIPES.items()),
                 ),
                 io.Combo.Input(
                     "resolution",
                     options=[AUTO, *RESOLUTIONS],
                     default=AUTO,
-                    tooltip="The size of the crop. auto: the size that the connected editor's "
-                    "checkpoint names, else the recipe's; 1 megapixel for the base alone; native "
-                    "for the draft editor or without an editor. native: the photo's own pixels, up "
-                    "to 1536 on the longest side; for the draft and LaMa editors also up to 4 "
-                    "megapixels, if at most one is masked. A number: the longest side in pixels. "
-                    "The photo around the crop keeps its resolution.",
+                    tooltip="The size of the crop.\n"
+                    "auto: the size that the connected editor's checkpoint names, else the "
+                    "recipe's; 1 megapixel for the base alone; native for the draft editor or "
+                    "without an editor.\n"
+                    "native: the photo's own pixels, up to 1536 on the longest side; for the "
+                    "draft and LaMa editors also up to 4 megapixels, if at most one is masked.\n"
+                    "A number: the longest side in pixels. The photo around the crop keeps its "
+                    "resolution.",
                 ),
                 io.Float.Input(
                     "context",
@@ -103,8 +106,10 @@ class SplitConditions(io.ComfyNode):
                     options=[AUTO, *FRAMES],
                     default=AUTO,
                     optional=True,
-                    tooltip="What the editor sees. auto: as the recipe says. crop: the photo "
-                    "around the mask. photo: the whole photo, padded with black to a square.",
+                    tooltip="What the editor sees.\n"
+                    "auto: as the recipe says.\n"
+                    "crop: the photo around the mask.\n"
+                    "photo: the whole photo, padded with black to a square.",
                 ),
                 advanced(
                     io.Boolean.Input(
@@ -139,12 +144,15 @@ class SplitConditions(io.ComfyNode):
                     options=list(REGIONS),
                     default=REGIONS[0],
                     optional=True,
-                    tooltip="For a mask of several islands. together: one crop around all. apart: "
-                    "islands that lie apart are cropped, edited and stitched one after another; "
-                    "the reference goes into each, and Edit Sampler uses the next seed for each. "
+                    tooltip="For a mask of several islands.\n"
+                    "together: one crop around all.\n"
+                    "apart: islands that lie apart are cropped, edited and stitched one after "
+                    "another; the reference goes into each, and Edit Sampler uses the next seed "
+                    "for each.\n"
                     "auto: apart where that crops fewer pixels of the photo; together for white "
-                    "balance. With auto and apart, a long thin mask is cut along its length where "
-                    "one crop would be scaled down. With a context_mask there is one crop.",
+                    "balance.\n"
+                    "With auto and apart, a long thin mask is cut along its length where one crop "
+                    "would be scaled down. With a context_mask there is one crop.",
                 ),
                 io.Mask.Input(
                     "context_mask",

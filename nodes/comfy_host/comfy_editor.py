@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -142,9 +142,6 @@ class ModelEditor:
             to another model; out_of_memory
         """
         _check_settings(request.sampling)
-        sampling = request.sampling
-        if self.accelerated:
-            sampling = replace(sampling, cfg=1.0)
         crop = request.conditions.crop
         count = len(crop.image)
         images = []
@@ -152,29 +149,30 @@ class ModelEditor:
             for index in range(count):
                 if crop.mask[index].any():
                     part = part_progress(progress, index, count)
-                    images.append(self._edit_image(request, index, sampling, part))
+                    images.append(self._edit_image(request, index, part))
                 else:
                     images.append(crop.image[index : index + 1])
         return torch.cat(images)
 
-    def _edit_image(
-        self, request: EditRequest, index: int, sampling: Sampling, progress: Progress
-    ) -> Tensor:
+    def _edit_image(self, request: EditRequest, index: int, progress: Progress) -> Tensor:
         """Edit one image of a batch; return an IMAGE [1, h, w, 3] on the CPU."""
-        inputs = self._inputs(request, index, sampling, progress)
+        sampling = request.sampling
+        inputs = self._inputs(request, index, progress)
         latents = self._sample(inputs, request.seed + index, sampling, progress)
         progress(sampling.steps, sampling.steps, "decoding")
         pixels: Tensor = self.vae.decode(latents)
         height, width = request.conditions.crop.region.size
         return pixels.reshape(1, height, width, -1)[..., :3].to("cpu", torch.float32)
 
-    def _inputs(
-        self, request: EditRequest, index: int, sampling: Sampling, progress: Progress
-    ) -> "_Inputs":
+    def _inputs(self, request: EditRequest, index: int, progress: Progress) -> "_Inputs":
         """Encode the prompts and the images of one image of a batch."""
-        crop, family, steps = request.conditions.crop, self.family, sampling.steps
+        crop, family, sampling = request.conditions.crop, self.family, request.sampling
+        steps = sampling.steps
         conditions = [to_pil(image[index]) for image in request.conditions.images.values()]
         guidance = family.guidance(self.model, sampling.cfg)
+        if self.accelerated:
+            # A guidance that the model itself reads costs no second pass, and stays.
+            guidance = guidance._replace(cfg=1.0)
         texts = [request.prompt, sampling.negative] if guidance.cfg > 1 else [request.prompt]
         prompts = []
         for text in texts:

@@ -35,6 +35,20 @@ CONTENT: dict[str, Any] = {
 
 FAST = {"lora": "fast.safetensors", "steps": 2, "shift": 3}
 
+FLUX2: dict[str, dict[str, Any]] = {
+    f"{model}{speed}": {
+        "family": "flux2",
+        "unet": f"small-{model}.safetensors",
+        "clip": "small-klein.safetensors",
+        "vae": "small-flux2.safetensors",
+        "recipes": {"removal": "mask_background_object"},
+        **({"acceleration": {"steps": 4}} if speed else {}),
+    }
+    for model in ("klein", "dev")
+    for speed in ("", "-fast")
+}
+"""Model sets for a small FLUX.2."""
+
 WIDTH = 3072
 
 
@@ -94,12 +108,14 @@ def graph(comfyui: ComfyUI, editor: str, **inputs: Any) -> dict[str, Any]:
     return nodes
 
 
-def by_editor_from_model(comfyui: ComfyUI, *loras: str, **inputs: Any) -> dict[str, Any]:
+def by_editor_from_model(
+    comfyui: ComfyUI, *loras: str, content: dict[str, Any] = CONTENT, **inputs: Any
+) -> dict[str, Any]:
     """Return the same graph with ComfyUI's own loaders and Editor from Model."""
     nodes = graph(comfyui, "")
     nodes["unet"] = {
         "class_type": "UNETLoader",
-        "inputs": {"unet_name": CONTENT["unet"], "weight_dtype": "default"},
+        "inputs": {"unet_name": content["unet"], "weight_dtype": "default"},
     }
     model = "unet"
     for lora in loras:
@@ -110,9 +126,9 @@ def by_editor_from_model(comfyui: ComfyUI, *loras: str, **inputs: Any) -> dict[s
         model = lora
     nodes["clip"] = {
         "class_type": "CLIPLoader",
-        "inputs": {"clip_name": CONTENT["clip"], "type": "qwen_image"},
+        "inputs": {"clip_name": content["clip"], "type": content.get("family", "qwen_image")},
     }
-    nodes["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": CONTENT["vae"]}}
+    nodes["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": content["vae"]}}
     nodes["11"] = {
         "class_type": "ArtMancer_EditorFromModel",
         "inputs": {
@@ -183,6 +199,54 @@ def test_a_model_for_few_steps_is_sampled_so_without_a_lora(sets: ComfyUI) -> No
     path.unlink()
 
 
+@pytest.fixture(scope="module")
+def flux2(sets: ComfyUI) -> ComfyUI:
+    """Provide ComfyUI with a small FLUX.2 klein and dev, and model sets for them."""
+    if sets.get("/system_stats")["system"]["comfyui_version"].startswith("0.3."):
+        pytest.skip("ComfyUI 0.3 does not know FLUX.2")
+    run = sets.run({"1": {"class_type": "SaveSmallFlux2", "inputs": {}}})
+    assert run.outcome == "execution_success", run.events[-1]
+    for name, content in FLUX2.items():
+        write(sets, name, content)
+    return sets
+
+
+@pytest.mark.parametrize("name", ["klein", "dev"])
+def test_a_set_for_flux2_gives_the_picture_of_editor_from_model(flux2: ComfyUI, name: str) -> None:
+    reference = by_editor_from_model(flux2, content=FLUX2[name])
+    expected, _ = result(flux2, steps(reference, 2))
+    image, report = result(flux2, steps(graph(flux2, name), 2))
+    assert torch.equal(image, expected)
+    assert report["editor"] == f"{name}/removal"
+    other = steps(graph(flux2, name), 2)
+    other["6"]["inputs"]["value"] = "a cat"
+    assert not torch.equal(result(flux2, other)[0], image), "its text encoder reads the prompt"
+
+
+def test_a_klein_set_with_acceleration_has_the_published_shift_and_no_guidance(
+    flux2: ComfyUI,
+) -> None:
+    reference = by_editor_from_model(flux2, content=FLUX2["klein"])
+    expected, _ = result(flux2, steps(reference, 4, 1.0))
+    image, report = result(flux2, steps(graph(flux2, "klein-fast"), 0, 4.0))
+    assert torch.equal(image, expected)
+    assert report["settings"]["steps"] == 4
+
+
+def test_acceleration_leaves_dev_the_guidance_that_it_reads(flux2: ComfyUI) -> None:
+    """FLUX.2 dev reads the guidance itself, with or without a LoRA for few steps."""
+    images = [
+        result(flux2, steps(nodes, 2, cfg))[0]
+        for nodes, cfg in (
+            (graph(flux2, "dev-fast"), 4.0),
+            (by_editor_from_model(flux2, content=FLUX2["dev"]), 4.0),
+            (by_editor_from_model(flux2, content=FLUX2["dev"]), 1.0),
+        )
+    ]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[1], images[2])
+
+
 def test_a_changed_set_or_file_runs_again(sets: ComfyUI) -> None:
     nodes = steps(graph(sets, "changing"), 1)
     path = write(sets, "changing", CONTENT)
@@ -248,8 +312,7 @@ def test_a_lora_for_another_model_is_refused(sets: ComfyUI) -> None:
 def test_the_small_files_are_told_apart_by_their_headers(sets: ComfyUI) -> None:
     models = sets.base / "models"
     for folder, kind in (("diffusion_models", "unet"), ("text_encoders", "clip"), ("vae", "vae")):
-        (path,) = (models / folder).glob("*.safetensors")
-        found = file_kind(path)
+        found = file_kind(models / folder / CONTENT[kind])
         assert found is not None and found.kind == kind
 
 

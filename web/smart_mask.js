@@ -4,26 +4,32 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { MARGIN, after, fit, frame, hide, load, passToCanvas, viewUrl } from "./widget.js";
 
-/** Shortest drag in CSS pixels; a shorter one is a click. */
+/** Shortest drag of a mouse and of a finger, in CSS pixels; a shorter one is a click. */
 const DRAG = 5;
+const TOUCH_DRAG = 12;
+/** Milliseconds after which a finger that rests marks what is not the object. */
+const LONG_PRESS = 500;
 /** Step of an arrow key, as a share of the image's side. */
 const STEP = 0.02;
 /** Events that may end a run. */
 const END_EVENTS = ["execution_success", "execution_error", "execution_interrupted", "status"];
 const HELP = "Click: the object. Shift-click or right-click: not the object. Drag: a box.";
-/** What each key and each button of the mouse does. */
+/** What each key and each button of the mouse does. With a method, the key is a button of the list, too. */
 const KEYS = [
   ["Click", "the object"],
-  ["Shift-click, right-click", "not the object"],
+  ["Shift-click, right-click, long press", "not the object"],
   ["Drag", "a box around the object"],
-  ["C", "the next candidate"],
-  ["Ctrl+Z", "undo"],
-  ["Delete", "clear"],
+  ["C", "the next candidate", "nextCandidate"],
+  ["Ctrl+Z", "undo", "undo"],
+  ["Ctrl+Y, Ctrl+Shift+Z", "redo", "redo"],
+  ["Delete", "clear", "clear"],
   ["Arrow keys", "move the cursor"],
   ["Enter, Shift+Enter", "a point at the cursor"],
   ["?", "this list"],
 ];
 const NO_OBJECT = "No object there. Click on it, or drag a box around it.";
+const OUTSIDE = "That is outside the photo. Click on the photo.";
+const NEW_CHOICE = "Outside the box: a new choice.";
 const CONNECT = "Connect an image, then run the node or click here.";
 /** Smallest height in CSS pixels. */
 const HEIGHT = 240;
@@ -103,8 +109,13 @@ class Picker {
     this.size = null;
     // The mask as a canvas to draw over the image.
     this.tint = null;
-    // Earlier prompts, for undo.
+    // Earlier prompts, for undo, and undone ones, for redo.
     this.history = [];
+    this.undone = [];
+    // The number of candidates for the clicks; 0 if it is not known.
+    this.count = 0;
+    // What to say of the last click beside the texts of its run.
+    this.note = "";
     // The cursor of the keyboard, [x, y] in pixels of the photo.
     this.cursor = null;
     this.drag = null;
@@ -121,7 +132,7 @@ class Picker {
     // Pixels of the canvas to one CSS pixel.
     this.sharpness = 1;
 
-    this.element = frame(`Pick an object. ${KEYS.map((row) => row.join(": ")).join(". ")}.`, HEIGHT);
+    this.element = frame(`Pick an object. ${KEYS.map(([key, action]) => `${key}: ${action}`).join(". ")}.`, HEIGHT);
     // A text field receives the keys: elsewhere ComfyUI handles them itself, and its Ctrl+Z undoes the graph.
     this.element.removeAttribute("tabindex");
     this.keys = document.createElement("input");
@@ -186,8 +197,12 @@ class Picker {
       }
       this.setRunning(false);
       this.jobId = null;
-      if (message) this.showText(message);
-      else if (!this.hasResult) this.showHelp();
+      if (message) {
+        // The mask of the clicks before is not the answer to these.
+        this.tint = null;
+        this.showText(message);
+        this.draw();
+      } else if (!this.hasResult) this.showHelp();
       if (this.runAgain) this.run();
     };
   }
@@ -197,14 +212,24 @@ class Picker {
     this.keyList = document.createElement("dl");
     this.keyList.className = "artmancer-keylist";
     this.keyList.hidden = true;
-    for (const [key, action] of KEYS) {
-      this.keyList.append(
-        Object.assign(document.createElement("dt"), { textContent: key }),
-        Object.assign(document.createElement("dd"), { textContent: action }),
-      );
+    for (const [key, action, method] of KEYS) {
+      const term = document.createElement("dt");
+      const name = Object.assign(document.createElement(method ? "button" : "span"), { textContent: key });
+      if (method) {
+        name.type = "button";
+        name.setAttribute("aria-label", action);
+        name.addEventListener("click", (event) => {
+          event.stopPropagation();
+          this[method]();
+        });
+      }
+      term.append(name);
+      this.keyList.append(term, Object.assign(document.createElement("dd"), { textContent: action }));
     }
     this.keyButton = Object.assign(document.createElement("button"), { textContent: "?", title: "Keys", type: "button" });
     this.keyButton.className = "artmancer-keybutton";
+    // The keys stay with the picture: without this, the button that is pressed takes the focus.
+    this.keyList.addEventListener("mousedown", (event) => event.preventDefault());
     for (const part of [this.keyButton, this.keyList]) {
       part.addEventListener("pointerdown", (event) => event.stopPropagation());
       part.addEventListener("click", () => this.toggleKeyList());
@@ -221,6 +246,8 @@ class Picker {
   // clipboard, could otherwise not be freed.
   start() {
     this.resizeObserver.observe(this.element);
+    // A longer text takes more of the height: the picture is drawn smaller.
+    this.resizeObserver.observe(this.words);
     for (const name of END_EVENTS) api.addEventListener(name, this.onEnd);
     // A loader shows its image before any run, and there is no event for it.
     this.timer = setInterval(() => this.followLoader(), LOADER_INTERVAL);
@@ -293,8 +320,9 @@ class Picker {
     this.image = image;
     this.size = [width, height];
     this.tint = Picker.tintedMask(mask);
+    this.count = count;
     const candidate = count > 1 ? `, candidate ${(this.candidate.value % count) + 1} of ${count} (C)` : "";
-    this.showText(score ? `Score ${score.toFixed(2)}${candidate}` : NO_OBJECT);
+    this.showText(score ? `${this.note} Score ${score.toFixed(2)}${candidate}`.trim() : NO_OBJECT);
     this.draw();
   }
 
@@ -355,9 +383,20 @@ class Picker {
       this.run();
       return;
     }
-    if (!position.inside) return;
+    // A second finger is no click.
+    if (this.drag) {
+      this.cancelDrag();
+      return;
+    }
+    if (!position.inside) {
+      this.showText(OUTSIDE);
+      return;
+    }
     this.element.setPointerCapture(event.pointerId);
-    this.drag = { from: position, to: position, negative: event.shiftKey || event.button === 2 };
+    const isTouch = event.pointerType === "touch";
+    const negative = event.shiftKey || event.button === 2;
+    this.drag = { from: position, to: position, negative, shortest: isTouch ? TOUCH_DRAG : DRAG };
+    if (isTouch) this.longPress = setTimeout(() => this.holdFinger(), LONG_PRESS);
   }
 
   move(event) {
@@ -368,31 +407,44 @@ class Picker {
   }
 
   cancelDrag() {
+    clearTimeout(this.longPress);
+    if (!this.drag) return;
     this.drag = null;
     this.draw();
+  }
+
+  /** A finger that rests marks what is not the object. */
+  holdFinger() {
+    if (!this.drag || this.draggedBox()) return;
+    const { x, y } = this.drag.from;
+    this.drag = null;
+    this.addPoint(x, y, true);
   }
 
   release(event) {
     if (!this.drag) return;
     event.stopPropagation();
+    clearTimeout(this.longPress);
     const { from, to, negative } = this.drag;
+    const isClick = !this.draggedBox();
     this.drag = null;
-    const clicks = readClicks(this.prompt.value);
-    if (Picker.dragLength(from, to) < DRAG) {
-      this.change(Picker.withPoint(clicks, from.x, from.y, negative));
+    if (isClick) {
+      this.addPoint(from.x, from.y, negative);
     } else {
       const [width, height] = this.size;
       const clip = (value, limit) => Math.round(Math.min(limit, Math.max(0, value)));
       const [left, right] = [from.x, to.x].sort((a, b) => a - b);
       const [top, bottom] = [from.y, to.y].sort((a, b) => a - b);
-      clicks.bbox = [clip(left, width), clip(top, height), clip(right, width), clip(bottom, height)];
-      this.change(clicks);
+      const bbox = [clip(left, width), clip(top, height), clip(right, width), clip(bottom, height)];
+      this.change({ ...readClicks(this.prompt.value), bbox });
     }
   }
 
-  /** Return the length of a drag in CSS pixels. */
-  static dragLength(from, to) {
-    return Math.hypot(to.x - from.x, to.y - from.y) * from.zoom;
+  /** Add a point to the clicks, and say so where it begins a new choice. */
+  addPoint(x, y, negative) {
+    const clicks = readClicks(this.prompt.value);
+    const changed = Picker.withPoint(clicks, x, y, negative);
+    this.change(changed, clicks.bbox && !changed.bbox ? NEW_CHOICE : "");
   }
 
   /** Return the clicks with one more. A click outside the box chooses another object. */
@@ -407,17 +459,19 @@ class Picker {
   key(event) {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const command = event.ctrlKey || event.metaKey;
-    const clicks = readClicks(this.prompt.value);
-    if (command && event.key.toLowerCase() === "z") {
-      if (this.history.length) this.set(this.history.pop(), 0);
+    const letter = event.key.toLowerCase();
+    if (command && (letter === "y" || (letter === "z" && event.shiftKey))) {
+      this.redo();
+    } else if (command && letter === "z") {
+      this.undo();
     } else if (command || event.altKey) {
       return;
     } else if (event.key === "?" || (event.key === "Escape" && !this.keyList.hidden)) {
       this.toggleKeyList();
-    } else if (event.key.toLowerCase() === "c") {
-      this.set(this.prompt.value, this.candidate.value + 1);
+    } else if (letter === "c") {
+      this.nextCandidate();
     } else if (event.key === "Delete" || event.key === "Backspace") {
-      this.change({ points: [], labels: [], bbox: null });
+      this.clear();
     } else if (this.size && arrows[event.key]) {
       const [width, height] = this.size;
       const [x, y] = this.cursor ?? [width / 2, height / 2];
@@ -429,7 +483,7 @@ class Picker {
       this.draw();
     } else if (this.size && event.key === "Enter") {
       const [x, y] = this.cursor ?? [this.size[0] / 2, this.size[1] / 2];
-      this.change(Picker.withPoint(clicks, x, y, event.shiftKey));
+      this.addPoint(x, y, event.shiftKey);
     } else {
       return;
     }
@@ -437,23 +491,50 @@ class Picker {
     event.stopPropagation();
   }
 
-  change(clicks) {
+  undo() {
+    if (!this.history.length) return;
+    this.undone.push(this.prompt.value);
+    this.set(this.history.pop(), 0);
+  }
+
+  redo() {
+    if (!this.undone.length) return;
     this.history.push(this.prompt.value);
-    const { points, labels, bbox } = clicks;
+    this.set(this.undone.pop(), 0);
+  }
+
+  clear() {
+    this.change({ points: [], labels: [], bbox: null });
+  }
+
+  /** Show the next candidate. After the last comes number 0 again: ComfyUI's cache goes by the number. */
+  nextCandidate() {
+    const { count } = this;
+    this.set(this.prompt.value, (this.candidate.value + 1) % (count || 100));
+    this.count = count;
+  }
+
+  change({ points, labels, bbox }, note = "") {
+    this.history.push(this.prompt.value);
+    this.undone = [];
     const empty = !points.length && !bbox;
-    this.set(empty ? "" : JSON.stringify({ points, labels, ...(bbox && { bbox }) }), 0);
+    this.set(empty ? "" : JSON.stringify({ points, labels, ...(bbox && { bbox }) }), 0, note);
   }
 
   /** Remove the clicks without a run: they were on another photo. */
   forgetClicks() {
     this.history = [];
+    this.undone = [];
+    this.count = 0;
     this.prompt.value = "";
     this.candidate.value = 0;
   }
 
-  set(text, candidate) {
+  set(text, candidate, note = "") {
     this.prompt.value = text;
-    this.candidate.value = candidate % 100;
+    this.candidate.value = candidate;
+    this.count = 0;
+    this.note = note;
     app.graph.change?.();
     this.draw();
     this.run();
@@ -475,7 +556,7 @@ class Picker {
     this.runAgain = false;
     this.earlyEvents = [];
     this.hasResult = false;
-    this.showText("Looking for the object.");
+    this.showText(`${this.note} Looking for the object.`.trim());
     const targets = executionIds(this.node);
     try {
       await app.queuePrompt(0, 1, targets);
@@ -540,8 +621,9 @@ class Picker {
   /** Return the box that is being dragged; null if there is none yet. */
   draggedBox() {
     if (!this.drag) return null;
-    const { from, to } = this.drag;
-    return Picker.dragLength(from, to) >= DRAG ? [from.x, from.y, to.x, to.y] : null;
+    const { from, to, shortest } = this.drag;
+    const length = Math.hypot(to.x - from.x, to.y - from.y) * from.zoom;
+    return length >= shortest ? [from.x, from.y, to.x, to.y] : null;
   }
 }
 

@@ -78,6 +78,7 @@ const STYLE = `
   display: grid; grid-template-columns: auto auto; gap: 1px 12px; }
 .artmancer-picture > .artmancer-keylist[hidden] { display: none; }
 .artmancer-keylist > dt { font-weight: bold; }
+.artmancer-keylist button { padding: 0 6px; border: 1px solid currentColor; border-radius: 4px; background: none; color: inherit; font: inherit; cursor: pointer; }
 .artmancer-keylist > dd { margin: 0; }
 `;
 

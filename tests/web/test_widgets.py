@@ -205,6 +205,82 @@ def test_a_click_shows_the_object_and_more_clicks_change_it(
     assert picker.prompt == {} and picker.value("candidate") == 0
 
 
+@pytest.mark.parametrize("key", ["Control+y", "Control+Shift+Z"])
+def test_redo_brings_back_what_was_undone(picker: Picker, key: str) -> None:
+    picker.click(270, 60)
+    picker.click(120, 230)
+    clicks = picker.prompt
+    picker.press("Control+z", "Control+z")
+    assert picker.prompt == {}
+    picker.press(key, key, key)
+    assert picker.prompt == clicks
+    picker.press("Control+z")
+    picker.click(300, 300)
+    picker.press(key)
+    assert picker.prompt["points"] == [[270, 60], [300, 300]], "a new click ends redo"
+
+
+def test_after_the_last_candidate_the_number_is_0_again(picker: Picker) -> None:
+    picker.click(270, 60)
+    picker.wait_for("candidate 1 of")
+    text = picker.element.locator(".artmancer-words").text_content()
+    count = int(text.split(" of ")[1].split()[0])
+    for number in [*range(1, count), 0]:
+        picker.press("c")
+        assert picker.value("candidate") == number
+
+
+def test_a_click_beside_the_photo_says_so(picker_in_both: Picker) -> None:
+    picker = picker_in_both
+    # The classic renderer moves the picture when it draws.
+    picker.page.evaluate(f"{PICK}.setSize([900, 500]); window.app.canvas.setDirty(true, true)")
+    settle(picker.page)
+    left, top = picker.position(-10, 200)
+    picker.page.mouse.click(left, top)
+    picker.wait_for("outside the photo")
+    assert picker.prompt == {}
+
+
+def test_the_list_of_keys_has_buttons_for_a_screen_without_keys(picker: Picker) -> None:
+    picker.click(270, 60)
+    picker.element.get_by_role("button", name="?").click()
+    for name, points in (("undo", 0), ("redo", 1), ("clear", 0)):
+        picker.element.get_by_role("button", name=name, exact=True).click()
+        assert len(picker.prompt.get("points", [])) == points
+    picker.page.keyboard.press("Control+z")
+    assert len(picker.prompt["points"]) == 1, "the keys still reach the picture"
+    take_screenshot(picker.page, "smart-mask-keys")
+
+
+def test_a_finger_taps_the_object_and_rests_on_what_is_not(browser: Any, comfyui: ComfyUI) -> None:
+    page = open_editor(browser, comfyui, has_touch=True)
+    picker = add_smart_mask(page, comfyui)
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [
+            {"x": left, "y": top, "id": index}
+            for index, (left, top) in enumerate(picker.position(*place) for place in places)
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    touch("Start", (270, 60))
+    touch("Move", (274, 62))
+    touch("End")
+    assert picker.prompt == {"points": [[270, 60]], "labels": [1]}
+    touch("Start", (120, 230))
+    page.wait_for_function(
+        f"JSON.parse({PICK}.widgets.find(({{ name }}) => name === 'prompt').value).labels[1] === 0"
+    )
+    touch("End")
+    assert picker.prompt["labels"] == [1, 0]
+    touch("Start", (200, 100))
+    touch("Start", (200, 100), (300, 200))
+    touch("End")
+    assert picker.prompt["labels"] == [1, 0], "two fingers are no click"
+    page.close()
+
+
 def test_a_drag_is_a_box(picker_in_both: Picker) -> None:
     picker = picker_in_both
     mouse = picker.page.mouse
@@ -338,6 +414,7 @@ def test_a_click_outside_the_box_chooses_another_object(picker_in_both: Picker) 
     picker.wait_for("Score")
     picker.click(270, 60)
     assert picker.prompt == {"points": [[270, 60]], "labels": [1]}
+    picker.wait_for("Outside the box: a new choice. Score")
     wait_for_runs(picker.page)
     assert picker.is_pink(290, 80)
     picker.press("Control+z")

@@ -21,6 +21,9 @@ from .comfy_host.memory import load_remover, load_segmenter
 from .comfy_host.progress import node_progress
 from .sockets import AUTO, DRAFT, resolve_auto, with_aliases
 
+_GRABCUT = GrabCut()
+"""The selector without weights. It keeps its answers: undo, redo and C compute nothing again."""
+
 BIREFNET = "birefnet"
 """Option of model: the model of AUTO finds the object, and BiRefNet refines its mask."""
 
@@ -225,7 +228,7 @@ class SmartMask(io.ComfyNode):
         clicks = parse_clicks(prompt)
         brushes = _brushes(brush, len(image))
         finder = _finder(model)
-        selector = GrabCut() if finder == DRAFT else load_segmenter(finder)
+        selector = _GRABCUT if finder == DRAFT else load_segmenter(finder)
         # A single photo is the input tensor itself, not a view of it: its hash is known from the
         # last click.
         photos = [image] if len(image) == 1 else torch.split(image, 1)

@@ -1,6 +1,7 @@
 """Smart Mask without weights: GrabCut (Rother, Kolmogorov and Blake, 2004), from OpenCV."""
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import mask_ops
+from ..cache import Cache, digest
 from ..errors import ArtMancerError
 from ..images import to_uint8
 from .choose import Selection
@@ -45,6 +47,14 @@ POINT_RADIUS = 0.01
 MIN_PART_AREA = 0.1
 """Smallest area of a part that is kept without points, as a share of the largest part's area."""
 
+MIN_GROWTH = 0.5
+"""Smallest area of an object beyond the discs of its points, as a share of one disc's area; with
+less, only the points themselves were found.
+"""
+
+_ANSWERS_BYTES = 64 * 2**20
+"""Size of the cache of answers, in bytes: 20 for a photo of 24 megapixels."""
+
 _CANNY_THRESHOLDS = (50, 150)
 """Canny's thresholds, lower and upper, for the edges that the score counts."""
 
@@ -55,8 +65,34 @@ _Points = tuple[tuple[float, float], ...]
 """Points (x, y) in pixels of the image."""
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """A mask that was found.
+
+    Attributes
+    ----------
+    bits : uint8 [H * W / 8], eight pixels to a byte
+    score : 0..1
+    """
+
+    bits: NDArray[np.uint8]
+    score: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.bits.nbytes
+
+
+@dataclass(eq=False)
 class GrabCut:
-    """A selector that cuts the object out by its colors. It is used like FastSAM."""
+    """A selector that cuts the object out by its colors. It is used like FastSAM.
+
+    Attributes
+    ----------
+    answers : the masks for the latest clicks
+    """
+
+    answers: Cache = field(default_factory=lambda: Cache(_ANSWERS_BYTES))
 
     name = "draft"
 
@@ -65,45 +101,69 @@ class GrabCut:
 
         The score is the share of the object's rim that lies on an edge in the image.
         """
-        import cv2
-
         check_clicks(clicks, image)
-        height, width = image.shape[1:3]
-        ratio = min(1.0, WORKING_SIDE / max(height, width))
-        size = max(2, round(width * ratio)), max(2, round(height * ratio))
-        pixels = to_uint8(image[0]).numpy()
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         only_points = clicks.positive and clicks.box is None and clicks.brush is None
         count = len(OBJECT_RADII) if only_points else 1
-        labels = _labels(clicks, size, ratio, OBJECT_RADII[candidate % count])
-        if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
-            raise _no_object()
-        if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
-            return Selection(torch.ones(1, height, width), 0.0, count)
-        background, foreground = np.zeros((1, _MODEL_SIZE)), np.zeros((1, _MODEL_SIZE))
-        # OpenCV draws the first centers of its clusters from a random generator that the whole
-        # process shares.
-        cv2.setRNGSeed(0)
-        cv2.grabCut(
-            small, labels, (0, 0, 1, 1), background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
-        )
-        shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
-        shape = _keep_parts(shape, clicks, ratio)
-        smooth = cv2.medianBlur(shape, 3).astype(np.float32)
-        soft = mask_ops.guided_upsample(
-            smooth,
-            small.astype(np.float32) / np.float32(255),
-            image[0].numpy(),
-            GUIDED_FILTER_RADIUS,
-            FLAT_VARIANCE,
-        )
-        mask = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
-        for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
-            for x, y in points:
-                mask[int(y), int(x)] = value
-        if not mask.any():
-            raise _no_object()
-        return Selection(torch.from_numpy(mask)[None].float(), _edge_share(small, shape), count)
+        candidate %= count
+
+        def find() -> _Answer:
+            mask, score = _find(image, clicks, OBJECT_RADII[candidate])
+            return _Answer(np.packbits(mask), score)
+
+        brush = None if clicks.brush is None else digest(clicks.brush)
+        points = (clicks.positive, clicks.negative, clicks.box)
+        answer = self.answers.get((digest(image), points, brush, candidate), find)
+        height, width = image.shape[1:3]
+        mask = np.unpackbits(answer.bits, count=height * width).reshape(1, height, width)
+        return Selection(torch.from_numpy(mask).float(), answer.score, count)
+
+
+def _find(image: Tensor, clicks: Clicks, reach: float) -> tuple[NDArray[np.uint8], float]:
+    """Return the mask of the object, [H, W], 0 or 1, and its score.
+
+    Parameters
+    ----------
+    reach : see _labels
+    """
+    import cv2
+
+    height, width = image.shape[1:3]
+    ratio = min(1.0, WORKING_SIDE / max(height, width))
+    size = max(2, round(width * ratio)), max(2, round(height * ratio))
+    pixels = to_uint8(image[0]).numpy()
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    labels = _labels(clicks, size, ratio, reach)
+    if not ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).any():
+        raise _no_object()
+    if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any():
+        return np.ones((height, width), np.uint8), 0.0
+    discs = (labels == cv2.GC_FGD).astype(np.uint8)
+    background, foreground = np.zeros((1, _MODEL_SIZE)), np.zeros((1, _MODEL_SIZE))
+    # OpenCV draws the first centers of its clusters from a random generator that the whole process
+    # shares.
+    cv2.setRNGSeed(0)
+    cv2.grabCut(
+        small, labels, (0, 0, 1, 1), background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK
+    )
+    shape = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
+    shape = _keep_parts(shape, clicks, ratio)
+    if clicks.positive and clicks.brush is None and _is_dots(shape, discs):
+        raise _no_object()
+    smooth = cv2.medianBlur(shape, 3).astype(np.float32)
+    soft = mask_ops.guided_upsample(
+        smooth,
+        small.astype(np.float32) / np.float32(255),
+        image[0].numpy(),
+        GUIDED_FILTER_RADIUS,
+        FLAT_VARIANCE,
+    )
+    mask = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
+    for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
+        for x, y in points:
+            mask[int(y), int(x)] = value
+    if not mask.any():
+        raise _no_object()
+    return np.asarray(mask, np.uint8), _edge_share(small, shape)
 
 
 def _labels(clicks: Clicks, size: tuple[int, int], ratio: float, reach: float) -> NDArray[np.uint8]:
@@ -202,6 +262,15 @@ def _keep_parts(shape: NDArray[np.uint8], clicks: Clicks, ratio: float) -> NDArr
         min_area = MIN_PART_AREA * areas[1:].max() if count > 1 else 0
         kept = [part for part in range(1, count) if areas[part] >= min_area]
     return np.isin(parts, kept).astype(np.uint8)
+
+
+def _is_dots(shape: NDArray[np.uint8], discs: NDArray[np.uint8]) -> bool:
+    """Tell whether a shape is little more than the discs of the points, both [h, w], 0 or 1."""
+    import cv2
+
+    beyond = shape * (1 - cv2.dilate(discs, np.ones((3, 3), np.uint8)))
+    radius = max(1, round(POINT_RADIUS * max(shape.shape)))
+    return bool(beyond.sum() < MIN_GROWTH * math.pi * radius**2)
 
 
 def _edge_share(small: NDArray[np.uint8], shape: NDArray[np.uint8]) -> float:

@@ -273,6 +273,27 @@ def test_the_candidate_number_of_the_draft_model_starts_again_after_the_last_can
     )
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.3])
+def test_the_draft_model_says_so_where_it_finds_only_the_clicked_dot(spread: float) -> None:
+    noise = torch.randn(1, 300, 400, 3, generator=torch.Generator().manual_seed(3))
+    with pytest.raises(ArtMancerError, match="finds no object there"):
+        GrabCut().select((0.5 + spread * noise).clamp(0, 1), Clicks(((200, 150),)))
+
+
+def test_the_draft_model_keeps_its_answers(example, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, selector = example("coffee"), GrabCut()
+    clicks, box = Clicks(((300, 200),)), Clicks(box=(60, 10, 500, 395))
+    answers = [selector.select(photo, clicks), selector.select(photo, box)]
+    monkeypatch.delattr(cv2, "grabCut")
+    # Undo and redo compute nothing again, also for an equal photo that was loaded again.
+    again = [selector.select(photo.clone(), asked) for asked in (clicks, box)]
+    for answer, other in zip(answers, again, strict=True):
+        assert torch.equal(answer.mask, other.mask)
+        assert (answer.score, answer.count) == (other.score, other.count)
+    # After the last candidate the first comes again.
+    assert torch.equal(selector.select(photo, clicks, 3).mask, answers[0].mask)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (100, 12000), (700, 40)])
 def test_the_draft_model_accepts_images_of_any_shape(size: tuple[int, int]) -> None:
     photo = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(1))

@@ -1,7 +1,6 @@
 """Fixtures that tests in several folders share."""
 
 import os
-from pathlib import Path
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Test processes share the cores. torch and numba read these variables at their import; numba,
@@ -9,14 +8,11 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))
-    # numba compiles all of pymatting at its first import, for a minute and a half; without
-    # optimization, which small images do not need, in a third of it. The compiled code stays with
-    # the tests, and is shared by them.
-    os.environ.setdefault("NUMBA_OPT", "0")
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "numba"))
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +70,15 @@ def old_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             pytest.skip(f"older releases cannot be installed: {reason}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_rembg(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile rembg's alpha matting once for all test processes, where it is installed."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "rembg.lock"), suppress(ImportError):
+        # Without onnxruntime, importing rembg ends the process.
+        import onnxruntime  # noqa: F401
+        import rembg  # noqa: F401
 
 
 @pytest.fixture(scope="session")

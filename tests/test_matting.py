@@ -25,6 +25,8 @@ from artmancer.errors import ArtMancerError
 from artmancer.folders import comfyui_folder
 from artmancer.matting import MODELS, Remover
 
+pytestmark = pytest.mark.usefixtures("compiled_rembg")
+
 ROUNDING = 1.01 / 255
 """Largest difference of a value that was rounded down to 8 bits."""
 

@@ -23,7 +23,7 @@ resizes it.
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Callable[[Tensor], Tensor]:
+def subject(tmp_path: Path, compiled_rembg: None) -> Callable[[Tensor], Tensor]:
     pytest.importorskip("rembg")
     path = tmp_path / "birefnet-general.onnx"
     path.write_bytes(rembg_weights.onnx("Identity", side=1024))

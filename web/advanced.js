@@ -51,8 +51,8 @@ function fold(node, change = () => {}) {
   const height = node.computeSize()[1];
   // The Vue renderer reads a widget's options again where the list of widgets changes.
   if (!isClassic()) node.widgets.push(node.widgets.pop());
-  // A node that is being loaded has its size already. The Vue renderer makes a node as high as its widgets need.
-  if (height !== before && !isLoading) {
+  // A node that is being loaded or pasted has its size already. The Vue renderer makes a node as high as its widgets need.
+  if (height !== before && !isLoading && !node.artmancerFold.isPasted) {
     node.setSize([node.size[0], isClassic() ? Math.max(height, node.size[1] + height - before) : height]);
   }
   node.setDirtyCanvas?.(true, true);
@@ -80,7 +80,12 @@ function prepare(node) {
   // ComfyUI's own leaves gaps in the classic renderer.
   node.toggleAdvanced = () => fold(node, () => (node.showAdvanced = !node.showAdvanced));
   after(node, "onConnectionsChange", () => fold(node));
-  after(node, "onConfigure", () => apply(node));
+  after(node, "onConfigure", () => {
+    apply(node);
+    // A pasted node gets its links right after its values.
+    node.artmancerFold.isPasted = true;
+    queueMicrotask(() => (node.artmancerFold.isPasted = false));
+  });
   apply(node);
   node.setSize([node.size[0], node.computeSize()[1]]);
 }

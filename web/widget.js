@@ -80,14 +80,18 @@ const STYLE = `
 .artmancer-keylist > dt { font-weight: bold; }
 .artmancer-keylist button { padding: 0 6px; border: 1px solid currentColor; border-radius: 4px; background: none; color: inherit; font: inherit; cursor: pointer; }
 .artmancer-keylist > dd { margin: 0; }
+.artmancer-error { margin-top: 190px; }
 `;
+
+/** Add the style to the page. */
+export function addStyle() {
+  if (document.getElementById("artmancer-style")) return;
+  document.head.append(Object.assign(document.createElement("style"), { id: "artmancer-style", textContent: STYLE }));
+}
 
 /** Make the element of a DOM widget, at least `height` CSS pixels high. It receives the mouse and the keys itself. */
 export function frame(label, height) {
-  if (!document.getElementById("artmancer-style")) {
-    const style = Object.assign(document.createElement("style"), { id: "artmancer-style", textContent: STYLE });
-    document.head.append(style);
-  }
+  addStyle();
   const element = document.createElement("div");
   element.className = "artmancer-picture";
   // ComfyUI's Vue renderer uses this height, its canvas renderer the widget's getMinHeight.

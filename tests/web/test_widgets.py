@@ -834,6 +834,29 @@ def test_folding_changes_no_saved_value(page: Any, watch: Watch) -> None:
     assert sent["steps"] == 7 and "advanced" not in sent
 
 
+def test_a_pasted_node_keeps_its_size(page: Any, watch: Watch, vue: bool) -> None:
+    watch(page)
+    page.evaluate(ADD_EDIT_SAMPLER)
+    page.evaluate(CONNECT_EDITOR)
+    settle(page)
+    page.evaluate(
+        """() => {
+          const { canvas, graph } = window.app;
+          graph.getNodeById(1).setSize([340, 800]);
+          canvas.selectItems(graph.nodes);
+          canvas.copyToClipboard();
+          canvas.pasteFromClipboard();
+        }"""
+    )
+    settle(page)
+    heights = page.evaluate(
+        """() => window.app.graph.nodes
+          .filter((node) => node.comfyClass === "ArtMancer_EditSampler")
+          .map((node) => node.size[1])"""
+    )
+    assert len(heights) == 2 and heights[1] == pytest.approx(heights[0], abs=1)
+
+
 def test_the_slider_of_a_new_node_fits_into_it(page: Any, watch: Watch, vue: bool) -> None:
     watch(page)
     page.evaluate(ADD_EDIT_SAMPLER)
@@ -919,7 +942,13 @@ def test_the_sentence_of_an_error_shows_without_a_click(own_page: Any, comfyui: 
     )
     choose_photo(page, "coffee.png")  # has no mask
     page.evaluate("window.app.queuePrompt(0, 1)")
-    page.get_by_text("A mask of 64x64 means that none was painted").first.wait_for()
+    sentence = page.locator(".p-toast-message", has_text="A mask of 64x64 means that none was")
+    sentence.wait_for()
+    details = page.get_by_role("button", name="View details")
+    details.wait_for()
+    settle(page)
+    box = details.bounding_box()
+    assert box["y"] + box["height"] <= sentence.bounding_box()["y"], "nor does it cover a button"
 
 
 def test_the_settings_set_the_values_of_new_nodes(own_page: Any, own_errors: list[str]) -> None:

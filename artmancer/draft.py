@@ -18,21 +18,11 @@ from .conditions import Reference, fill_crop, place
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
 from .images import to_uint8
+from .light import estimate
 from .progress import Progress
 from .region import Crop, bounds
 from .tone import ToneCurve, value_range
 from .variants import VARIANTS
-
-_MAX_GAIN = 2.0
-"""Largest gain of a channel in a white balance; the smallest is its inverse. No lamp is further
-from white, but a red wall is.
-"""
-
-_CLIPPED = 0.99
-"""Value in linear light from which a channel counts as clipped."""
-
-_NORM = 6
-"""Order of the Minkowski norm that estimates the light: the best in Finlayson and Trezzi (2004)."""
 
 _RIM = 3
 """Pixels from an object's edge over which it passes from Poisson blending to its own colors."""
@@ -149,8 +139,8 @@ def _pad(image: Tensor) -> NDArray[np.uint8]:
 
 
 def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
-    """Remove a color cast: shades of gray (Finlayson and Trezzi, 2004), a gain for each channel in
-    linear light.
+    """Remove a color cast: estimate the color of the light (light.py), and divide by it, a gain for
+    each channel in linear light. Where the light is not clearly colored, nothing changes.
 
     Parameters
     ----------
@@ -165,21 +155,12 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
     """
     linear = to_linear(image)
     balanced = torch.empty_like(image)
-    for result, colors, plane in zip(balanced, linear, mask, strict=True):
-        light = _light(colors, plane)
-        gains = (light.mean() / light).clamp(1 / _MAX_GAIN, _MAX_GAIN)
-        # Scaled, so that the light keeps its luminance.
-        gains = gains * (LUMINANCE @ light) / (LUMINANCE @ (gains * light))
+    for result, original, colors, plane in zip(balanced, image, linear, mask, strict=True):
+        light = estimate(colors, plane)
+        if (light == 1).all():
+            result.copy_(original)
+            continue
+        gains = (LUMINANCE @ light) / light
         balanced_colors = (colors * gains**strength).clamp(*value_range(colors))
         result.copy_(to_srgb(balanced_colors))
     return balanced
-
-
-def _light(colors: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the color of the light [3] from the linear colors [h, w, 3] inside the mask."""
-    # A clipped color has lost its hue.
-    trusted = colors[(mask >= 0.5) & (colors.amax(-1) < _CLIPPED)]
-    if len(trusted) == 0:
-        trusted = colors.reshape(-1, 3)
-    # Clamped, because the light is divided by.
-    return trusted.double().pow(_NORM).mean(0).pow(1 / _NORM).float().clamp(min=1e-4)

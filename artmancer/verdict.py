@@ -74,9 +74,19 @@ MAX_CLIPPED = 0.04
 MIN_MOVED = 2 / 255
 """Least mean change of colors of a white balance."""
 
+# Photos of one color up to 0.01, others without a cast from 0.027 (benchmarks/balance.py).
+MIN_GRAY = 0.02
+"""Least share of pixels that are nearly gray in a photo whose own color can be told."""
+
 # Another picture up to 0.08; the photo itself from 0.87, also overexposed.
 MIN_STRUCTURE = 0.5
 """Least correlation of the gradients of a white balance with those of the input."""
+
+_NEARLY_GRAY = 0.08
+"""Largest difference of the channels of a gray, as a share of the brightest."""
+
+_TOO_DARK = 20 / 255
+"""Value up to which a pixel is too dark to tell a gray."""
 
 _VISIBLE = 6 / 255
 """Difference that is visible, after a blur."""
@@ -222,12 +232,14 @@ class Balance(NamedTuple):
     Attributes
     ----------
     moved : mean change of the colors, 0..1
+    gray : share of the input's pixels that are nearly gray
     clipped : share of the pixels that became clipped
     variation : standard deviation of the result's most varied channel; None where the input is even
     structure : correlation of the gradients of the edit with those of the input
     """
 
     moved: float
+    gray: float
     clipped: float
     variation: float | None
     structure: float | None
@@ -341,6 +353,11 @@ def _against_balance(figures: Balance) -> list[Finding]:
     findings = []
     if figures.moved < MIN_MOVED:
         sentence = f"Colors hardly changed: by {255 * figures.moved:.1f} of 255 levels."
+        if figures.gray < MIN_GRAY:
+            sentence += (
+                f" Only {100 * figures.gray:.1f} % of the photo is nearly gray: its color may be "
+                "its own or the light's."
+            )
         findings.append(Finding("unmoved", LOOK, sentence))
     if figures.clipped > MAX_CLIPPED:
         sentence = f"{100 * figures.clipped:.1f} % of the pixels became clipped."
@@ -356,10 +373,18 @@ def measure_balance(edit: Edit) -> Balance:
     clipped = [((colors <= _CLIPPED[0]) | (colors >= _CLIPPED[1])).any(-1) for colors in (old, new)]
     return Balance(
         moved=float(np.abs(new - old).mean()),
+        gray=float(_is_gray(old).mean()),
         clipped=float((clipped[1] & ~clipped[0]).mean()),
         variation=_deviation(after, area) if _deviation(before, area) >= _VARYING else None,
         structure=_correlation(_gray(before), _gray(edited), area),
     )
+
+
+def _is_gray(colors: Plane) -> NDArray[np.bool_]:
+    """Tell which of the colors [n, 3] are nearly gray."""
+    brightest = colors.max(-1)
+    near = np.ptp(colors, -1) <= _NEARLY_GRAY * brightest
+    return np.asarray(near & (brightest > _TOO_DARK))
 
 
 def measure(edit: Edit, variant: str) -> Figures:

@@ -266,8 +266,8 @@ class WhiteBalance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the color cast that is removed: 0 = none, 1 = all of it. "
-                    "The cast is estimated by the method shades of gray.",
+                    tooltip="Share of the color cast that is removed: 0 = none, 1 = all of it. A "
+                    "photo of one color, or without a cast, stays as it is.",
                 ),
                 io.Float.Input(
                     "temperature",

@@ -55,7 +55,7 @@ class LoadEditor(io.ComfyNode):
                     options=[DRAFT, LAMA, AUTO, *set_paths(), *bases()],
                     default=DRAFT,
                     tooltip="draft: PatchMatch fills the hole, Poisson blending inserts a "
-                    "reference, shades of gray corrects the white balance; it ignores the "
+                    "reference, and the estimated light corrects the white balance; it ignores the "
                     "prompt.\n"
                     "lama: the network LaMa fills the hole, for removal only; it ignores the "
                     "prompt too. Without big-lama.pt in models/inpaint, PatchMatch fills.\n"

@@ -104,7 +104,7 @@ def main() -> int:
             sys.stdout.write(f"{name:14}  {plain:>8.2f}  {curved:>9.2f}\n")
         sys.stdout.write("\n")
     rows = [
-        Row(f"{name}: lost by taking its curve for that of sRGB", plain - curved, "", 0.5)
+        Row(f"{name}: lost by taking its curve for that of sRGB", plain - curved, "", 1.0)
         for name, (plain, curved) in table.items()
     ]
     return finish(rows, arguments.json)

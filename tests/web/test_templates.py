@@ -1,6 +1,7 @@
 """The pack in ComfyUI's own editor, in a real browser."""
 
 import json
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from support.comfyui import ComfyUI
 from support.editor import EMPTY_GRAPH, repeat_until, settle
-from support.paths import ROOT
+from support.paths import EXAMPLES, ROOT
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 
@@ -249,7 +250,7 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     assert not overlapping(page)
 
     settle(page)
-    if name != "9 ComfyUI's KSampler":
+    if name != "9 ComfyUI's KSampler":  # has no room beside its note
         assert not page.evaluate(UNDER_THE_MINIMAP), "the figures of the report are in sight"
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"template-{name}-{'vue' if vue else 'canvas'}.png")
@@ -267,6 +268,65 @@ def test_a_template_opens_without_a_red_node_and_runs_as_it_comes(
     take_screenshot(page, f"template-{name}-ran-{'vue' if vue else 'canvas'}")
     assert not overlapping(page), "what shows after a run has room too"
     assert sticking_out(page) == [], "also in its group"
+
+
+SAVE_SMALL_MODELS = """async () => {
+  const prompt = { 1: { class_type: "SaveSmallModels", inputs: {} } };
+  const headers = { "Content-Type": "application/json" };
+  const body = JSON.stringify({ prompt });
+  const answer = await fetch("/api/prompt", { method: "POST", headers, body });
+  const { prompt_id } = await answer.json();
+  for (;;) {
+    const history = await (await fetch("/api/history")).json();
+    if (prompt_id in history) return;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}"""
+
+USE_SMALL_MODELS = """() => {
+  const find = (type) => window.app.graph.nodes.find((node) => node.type === type);
+  const set = (type, name, value) => {
+    find(type).widgets.find((widget) => widget.name === name).value = value;
+  };
+  set("UNETLoader", "unet_name", "one-block.safetensors");
+  set("CLIPLoader", "clip_name", "stand-in.safetensors");
+  set("VAELoader", "vae_name", "narrow.safetensors");
+  set("LoadImage", "image", "small_painted.png");
+  set("ArtMancer_SplitConditions", "resolution", "native");
+  set("LTXVScheduler", "steps", 2);
+  find("LoraLoaderModelOnly").mode = 4;  // bypassed, as the note says
+}"""
+
+
+@pytest.fixture
+def small_models(page: Any, comfyui: ComfyUI) -> Iterator[None]:
+    """Provide ComfyUI with small models in the place of Qwen-Image-Edit, and a small photo."""
+    page.evaluate(SAVE_SMALL_MODELS)
+    photo = Image.open(EXAMPLES / "coffee_painted.png").resize((150, 100))
+    photo.save(comfyui.base / "input" / "small_painted.png")
+    yield
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        for path in (comfyui.base / "models" / folder).glob("*.safetensors"):
+            path.unlink()
+
+
+@pytest.mark.slow
+def test_the_template_for_ksampler_has_room_for_what_a_run_shows(
+    page: Any, small_models: None, vue: bool
+) -> None:
+    page.set_viewport_size({"width": 1280, "height": 800})
+    open_template(page, "9 ComfyUI's KSampler")
+    page.evaluate("window.app.refreshComboInNodes()")
+    page.evaluate(USE_SMALL_MODELS)
+    entry = run(page)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    settle(page)
+    page.wait_for_function("() => document.querySelector('.artmancer-stage > img')?.complete")
+    settle(page)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"template-9-ran-{'vue' if vue else 'canvas'}.png")
+    assert not overlapping(page)
+    assert sticking_out(page) == []
 
 
 def open_app(page: Any, name: str) -> None:

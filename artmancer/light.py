@@ -54,9 +54,6 @@ _AMBER, _GREEN = 1.0, 0.2
 _BLUEST = -0.9
 """Place on the locus of an infinite color temperature: no sky is bluer, but blue cloth is."""
 
-_POSSIBLE = 0.55
-"""Least share of the votes for lights of the histogram; below it the photo is colored by itself."""
-
 _CLEARLY = 0.5
 """Least difference of log probability between a light and white for which the photo is changed."""
 
@@ -76,7 +73,7 @@ def estimate(colors: Tensor, mask: Tensor) -> Tensor:
     [3], a green of 1; all ones where nothing speaks clearly for another light
     """
     votes = _votes(*_shrink(colors, mask))
-    if votes is None or votes.sum() < _POSSIBLE:
+    if votes is None:
         return torch.ones(3)
     likely = _log_probability(votes)
     white = likely[len(likely) // 2, len(likely) // 2]
@@ -96,7 +93,7 @@ def _shrink(colors: Tensor, mask: Tensor) -> tuple[Plane, NDArray[np.bool_]]:
     scale = min(1, _SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small, share = (
-        np.asarray(cv2.resize(plane.float().numpy(), size, interpolation=cv2.INTER_AREA))
+        np.asarray(cv2.resize(plane.float().numpy(), size, interpolation=cv2.INTER_AREA), "f4")
         for plane in (colors, may_vote)
     )
     return small, (share > 0.999) & (small.min(-1) > _DARK)

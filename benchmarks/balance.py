@@ -279,10 +279,11 @@ def judge(case: Case, result: Array) -> Error:
     sure &= (after > 0.002).all(-1) & (after < 0.97).all(-1)
     removed = np.median(before[sure] / after[sure], 0) if sure.sum() > 50 else np.ones(3)
     cosine = (case.light @ removed) / np.linalg.norm(case.light, axis=-1) / np.linalg.norm(removed)
-    truth = encoded(case.truth)
+    # Each second pixel of each second row is enough.
+    labs = [rgb2lab(image[::2, ::2]) for image in (encoded(case.truth), result)]
     return Error(
         float(np.degrees(np.arccos(cosine.clip(-1, 1))).mean()),
-        float(deltaE_ciede2000(rgb2lab(truth), rgb2lab(result)).mean()),
+        float(deltaE_ciede2000(*labs).mean()),
     )
 
 

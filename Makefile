@@ -46,7 +46,8 @@ serve: comfyui  ## the gateway on 127.0.0.1, PORT=8003, and ComfyUI with the pac
 		--comfyui-url http://127.0.0.1:$(COMFYUI_PORT) --with-comfyui --comfyui-base "$(CURDIR)/build/comfyui" \
 		$(if $(shell command -v nvidia-smi),,--cpu)
 
-# Not among them: benchmarks/faults.py, which takes 20 minutes and the right to mount a disk.
+# Not among them: benchmarks/faults.py, which takes 20 minutes and the right to mount a disk, and benchmarks/balance.py, which
+# takes photos that are downloaded.
 bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/region.py
 	$(BIN)/python benchmarks/registration.py
@@ -55,6 +56,7 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/cards.py
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/fill.py
+	$(BIN)/python benchmarks/insertion.py
 	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/batch_modal.py

@@ -11,24 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import mask_ops
 from .checks import draft_needs_reference
 from .color import LUMINANCE, to_linear, to_srgb
 from .conditions import Reference, fill_crop, place
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
-from .images import to_uint8
 from .light import estimate
 from .progress import Progress
 from .region import Crop, bounds
-from .tone import ToneCurve, value_range
+from .tone import value_range
 from .variants import VARIANTS
 
-_RIM = 3
-"""Pixels from an object's edge over which it passes from Poisson blending to its own colors."""
+_FUSION_SIDES = (90, 6)
+"""Sides of the squares of blur fusion, in pixels: the author's."""
 
-_PADDING = 2
-"""Pixels around an image for OpenCV's Poisson blending."""
+_NEAR, _STEEP = 15, 4
+"""Side of the square, in pixels, whose colors tell whether an edge is mixed with its background,
+and the power of the mask by which they count: opaque pixels tell most.
+"""
+
+Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,8 @@ class DraftEditor(EditorWithoutCheckpoint):
 
 
 def insert(crop: Crop, reference: Reference) -> Tensor:
-    """Fit the reference into the mask's bounding box and blend it in (Perez, Gangnet and Blake,
-    Poisson Image Editing, 2003).
-
-    Poisson blending alone gives a whole object the tint of its surroundings. It is therefore used
-    at the object's rim only; inside, the object keeps its own colors.
+    """Fit the reference into the mask's bounding box and lay it over the photo by its mask, in its
+    own colors, also in hair and soft edges.
 
     Parameters
     ----------
@@ -94,48 +93,62 @@ def insert(crop: Crop, reference: Reference) -> Tensor:
     -------
     IMAGE [B, h, w, 3]
     """
+    colors = _own_colors(reference.image[0], reference.mask[0])
+    own = Reference(colors.unsqueeze(0), reference.mask)
     inserted = crop.image.clone()
     for index, (plane, mask) in enumerate(zip(inserted, crop.mask, strict=True)):
         if not mask.any():
             continue
         box = bounds(mask).clip(crop.region.image_in_crop(index))
-        placed = place(reference, crop.region.size, box)
-        source, shape = placed.image[0], placed.mask[0]
-        # Nothing is left of an object that is scaled down too far.
-        if shape.max() < 0.5:
-            continue
-        depth = (mask_ops.distance(1 - shape) / _RIM).clamp(max=1)
-        own_colors = depth.mul(shape).unsqueeze(-1)
-        blended = torch.lerp(_poisson(source, plane, shape), source, own_colors)
-        plane.copy_(torch.where(mask.unsqueeze(-1) > 0, blended, plane))
+        placed = place(own, crop.region.size, box)
+        shape = (placed.mask[0] * (mask > 0)).unsqueeze(-1)
+        plane.lerp_(placed.image[0], shape)
     return inserted
 
 
-def _poisson(source: Tensor, target: Tensor, shape: Tensor) -> Tensor:
-    """Return the target [h, w, 3] with the part of the source inside `shape` [h, w] blended in."""
+def _own_colors(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the object's own colors [h, w, 3], without those of its background in soft edges, by
+    blur fusion (Forte, Approximate Fast Foreground Colour Estimation, 2021).
+
+    Colors that are the object's own already, as in a cutout with transparency, stay as they are.
+
+    Parameters
+    ----------
+    image : [h, w, 3]
+    mask : [h, w], 1 = the object
+    """
+    soft = (mask > 0) & (mask < 1)
+    if not soft.any():
+        return image
+    alpha, seen = mask.unsqueeze(-1).numpy(), image.numpy()
+    if _is_unmixed(seen, alpha, soft.numpy()):
+        return image
+    foreground = background = seen
+    for side in _FUSION_SIDES:
+        around = _average(foreground, alpha, side)
+        background = _average(background, 1 - alpha, side)
+        foreground = around + alpha * (seen - alpha * around - (1 - alpha) * background)
+    own = torch.from_numpy(foreground).clamp(*value_range(image))
+    return torch.where(mask.unsqueeze(-1) < 1, own, image)
+
+
+def _average(colors: Plane, weights: Plane, side: int) -> Plane:
+    """Return the average of colors [h, w, 3] in a square, by weights [h, w, 1]."""
     import cv2
 
-    # OpenCV needs the object away from the image's border.
-    cut_out = np.pad((shape.numpy() >= 0.5).view(np.uint8) * 255, _PADDING)
-    y, x = np.nonzero(cut_out)
-    # OpenCV cannot blend an object that is all rim.
-    if np.ptp(y) < 2 or np.ptp(x) < 2:
-        return source
-    # OpenCV centers the object's bounding box on this point, which keeps it in its place.
-    center = (int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2)
-    curve = ToneCurve(*value_range(torch.cat([source, target])))
-    above, under = (_pad(curve.encode(image)) for image in (source, target))
-    blended = cv2.seamlessClone(above, under, cut_out, center, cv2.NORMAL_CLONE)
-    inside = blended[_PADDING:-_PADDING, _PADDING:-_PADDING]
-    colors = curve.decode(torch.from_numpy(inside.copy()).to(torch.float32).div_(255))
-    # Around the object OpenCV only rounds the target.
-    return torch.where((shape >= 0.5).unsqueeze(-1), colors, target)
+    total = cv2.blur(colors * weights, (side, side))
+    share = cv2.blur(weights, (side, side))[..., None]
+    return np.asarray(total / np.maximum(share, 1e-5), np.float32)
 
 
-def _pad(image: Tensor) -> NDArray[np.uint8]:
-    """Return an image [h, w, 3] in 0..255, its edge pixels repeated on each side."""
-    pixels = to_uint8(image).numpy()
-    return np.pad(pixels, ((_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)), mode="edge")
+def _is_unmixed(seen: Plane, alpha: Plane, soft: NDArray[np.bool_]) -> bool:
+    """Tell whether the colors of soft pixels are as near to the object's colors around them as to
+    their mix with the background's.
+    """
+    around = _average(seen, alpha**_STEEP, _NEAR)
+    mixed = alpha * around + (1 - alpha) * _average(seen, (1 - alpha) ** _STEEP, _NEAR)
+    own, mix = (np.abs(seen[soft] - colors[soft]).mean() for colors in (around, mixed))
+    return bool(own <= mix)
 
 
 def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:

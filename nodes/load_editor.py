@@ -54,9 +54,9 @@ class LoadEditor(io.ComfyNode):
                     "editor",
                     options=[DRAFT, LAMA, AUTO, *set_paths(), *bases()],
                     default=DRAFT,
-                    tooltip="draft: PatchMatch fills the hole, Poisson blending inserts a "
-                    "reference, and the estimated light corrects the white balance; it ignores the "
-                    "prompt.\n"
+                    tooltip="draft: PatchMatch fills the hole, the mask of a reference lays "
+                    "it over the photo, and the estimated light corrects the white balance; it "
+                    "ignores the prompt.\n"
                     "lama: the network LaMa fills the hole, for removal only; it ignores the "
                     "prompt too. Without big-lama.pt in models/inpaint, PatchMatch fills.\n"
                     "Others: model sets, the files NAME.json in models/artmancer (artmancer "

@@ -729,3 +729,28 @@ def test_the_report_is_json_without_infinities() -> None:
     )
     assert report.as_dict()["outside_psnr"] == "infinite"
     assert report.as_dict()["drift_px"] is None
+
+
+def hair(width: int) -> Tensor:
+    """Draw upright strands of a width in pixels with soft edges, as a MASK [1, 160, 160]."""
+    mask = torch.zeros(1, 160, 160)
+    for left in range(20, 140, 20):
+        mask[:, 20:140, left : left + width] = 1
+        mask[:, 20:140, left - 1] = mask[:, 20:140, left + width] = 0.4
+    return mask
+
+
+@pytest.mark.parametrize("mixed", [True, False], ids=["photo", "cutout"])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_hair_keeps_its_color_and_none_of_its_old_background(width: int, mixed: bool) -> None:
+    color, old, new = torch.tensor([0.3, 0.15, 0.1]), torch.tensor([0.2, 0.7, 0.2]), 0.8
+    alpha = hair(width)
+    share = alpha.unsqueeze(-1) if mixed else (alpha > 0).float().unsqueeze(-1)
+    reference = share * color + (1 - share) * old
+    box = torch.zeros(1, 160, 160)
+    region.bounds(alpha[0]).view(box[0]).fill_(1)
+    photo = torch.full((1, 160, 160, 3), new)
+    conditions = prepare(photo, box, reference=reference, reference_mask=alpha)
+    result = edit(DraftEditor("insertion"), conditions, match=False).image
+    expected = alpha.unsqueeze(-1) * color + (1 - alpha.unsqueeze(-1)) * new
+    assert (result - expected).abs().max() < 0.03

@@ -35,6 +35,9 @@ _CHANGE_RIDGE = 1e-6
 _CLIPPED = (1 / 255, 254 / 255)
 """Values at or beyond these count as clipped."""
 
+_CLIPPING = (0.95, 0.99)
+"""Values in linear light between which a channel passes to being clipped, as the sensor sees it."""
+
 _ROUNDS = 8
 """Rounds of reweighting in a fit."""
 
@@ -86,9 +89,11 @@ class ColorChange:
     Attributes
     ----------
     weights : [10, 3], the weight of each term of the polynomial in each channel of the result
+    whitens : whether clipped whites stay white, see `whiten_clipped`
     """
 
     weights: Tensor
+    whitens: bool = False
 
     def __call__(self, colors: Tensor) -> Tensor:
         """Change colors [..., 3] (sRGB). Those brighter than 1, in HDR images, change as their
@@ -97,7 +102,8 @@ class ColorChange:
         linear = to_linear(colors)
         brightness = linear.amax(-1, keepdim=True).clamp_(min=1)
         changed = (_terms(linear / brightness) @ self.weights).clamp_(0, 1)
-        return to_srgb(changed * brightness)
+        changed = changed * brightness
+        return to_srgb(whiten_clipped(linear, changed) if self.whitens else changed)
 
 
 def fit_change(before: Tensor, after: Tensor) -> ColorChange:
@@ -118,9 +124,36 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
     if len(kept) == 0:
         return ColorChange(no_change)
     kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
-    return ColorChange(
-        _fit(_terms(to_linear(old[kept])), to_linear(new[kept]), no_change, _CHANGE_RIDGE)
+    weights = _fit(_terms(to_linear(old[kept])), to_linear(new[kept]), no_change, _CHANGE_RIDGE)
+    clipped = (old >= brightest).any(1).nonzero()[:, 0]
+    if len(clipped) == 0:
+        return ColorChange(weights)
+    clipped = clipped[:: math.ceil(len(clipped) / _MAX_PIXELS)]
+    return min(
+        (ColorChange(weights, whitens) for whitens in (False, True)),
+        key=lambda change: float((change(old[clipped]) - new[clipped]).abs().mean()),
     )
+
+
+def whiten_clipped(before: Tensor, after: Tensor) -> Tensor:
+    """Raise the channels that were clipped, so that white stays white, in linear light.
+
+    A clipped channel was brighter than it says. Changed like the others, it would give a white
+    lamp or cloud the opposite of the cast that is removed. No channel becomes brighter than the
+    brightest of its color.
+
+    Parameters
+    ----------
+    before, after : colors [..., 3] before and after a change of colors; those above 1, in HDR
+        images, were not clipped
+    """
+    if value_range(before)[1] > 1:
+        return after
+    start, end = _CLIPPING
+    share = ((before - start) / (end - start)).clamp(0, 1)
+    # Nothing that is clipped is black.
+    scale = after.amax(-1, keepdim=True) / before.amax(-1, keepdim=True).clamp(min=start)
+    return torch.lerp(after, torch.maximum(after, before * scale), share)
 
 
 def to_linear(srgb: Tensor) -> Tensor:

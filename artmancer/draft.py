@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import draft_needs_reference
-from .color import LUMINANCE, to_linear, to_srgb
+from .color import LUMINANCE, to_linear, to_srgb, whiten_clipped
 from .conditions import Reference, fill_crop, place
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
@@ -174,6 +174,6 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
             result.copy_(original)
             continue
         gains = (LUMINANCE @ light) / light
-        balanced_colors = (colors * gains**strength).clamp(*value_range(colors))
-        result.copy_(to_srgb(balanced_colors))
+        balanced_colors = whiten_clipped(colors, colors * gains**strength)
+        result.copy_(to_srgb(balanced_colors.clamp(*value_range(colors))))
     return balanced

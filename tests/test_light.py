@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from artmancer.color import to_linear, to_srgb
+from artmancer.color import to_linear, to_srgb, whiten_clipped
 from artmancer.conditions import prepare
 from artmancer.draft import DraftEditor, balance
 from artmancer.edit import edit
@@ -58,6 +58,24 @@ def test_clipped_colors_do_not_vote() -> None:
     linear = one_color(LAMP / LAMP.max())
     linear[:60] = torch.tensor([1.0, 1.0, 0.2])
     assert degrees(estimate(linear, torch.ones(linear.shape[:2])), LAMP) < 0.5
+
+
+def test_a_lamp_that_is_clipped_stays_white() -> None:
+    linear = one_color(LAMP / LAMP.max())
+    linear[40:60, 40:60] = 1
+    result = edit(DraftEditor("white_balance"), prepare(to_srgb(linear).unsqueeze(0))).image[0]
+    lamp, wall = result[42:58, 42:58], result[:30]
+    assert (wall.amax(-1) - wall.amin(-1)).max() < 0.02
+    assert lamp.min() > 0.95
+
+
+def test_clipped_colors_stay_where_nothing_changes() -> None:
+    colors = torch.rand(500, 3, generator=torch.Generator().manual_seed(2)) * 1.3
+    colors.clamp_(max=1)
+    assert torch.allclose(whiten_clipped(colors, colors), colors, atol=1e-6)
+    red = torch.tensor([1.0, 0.1, 0.05])
+    duller = red * torch.tensor([0.5, 1.0, 2.0])
+    assert torch.equal(whiten_clipped(red, duller), duller)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2)])

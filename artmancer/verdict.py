@@ -74,7 +74,8 @@ MAX_CLIPPED = 0.04
 MIN_MOVED = 2 / 255
 """Least mean change of colors of a white balance."""
 
-# Photos of one color up to 0.01, others without a cast from 0.027 (benchmarks/balance.py).
+# Photos of one color up to 0.01, others without a cast from 0.027, among those of
+# benchmarks/balance.py that are for choosing.
 MIN_GRAY = 0.02
 """Least share of pixels that are nearly gray in a photo whose own color can be told."""
 

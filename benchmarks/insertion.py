@@ -133,10 +133,13 @@ def cases() -> list[Case]:
         made.append(case(f"disc, edge {blur} px", texture, alpha, alpha))
     alpha = disc(1)
     hard = (alpha >= 0.5).astype(np.float32)
-    loose = cv2.dilate(hard, np.ones((5, 5), np.uint8))
     made.append(case("disc, cut out", texture, alpha, alpha, unmixed=True))
     made.append(case("disc, hard mask", texture, alpha, hard))
-    made.append(case("disc, hard mask, 2 px too large", texture, alpha, loose))
+    for pixels in (1, 2):
+        square = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+        for word, change in (("small", cv2.erode), ("large", cv2.dilate)):
+            name = f"disc, hard mask, {pixels} px too {word}"
+            made.append(case(name, texture, alpha, np.asarray(change(hard, square))))
     return made
 
 

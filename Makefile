@@ -57,6 +57,7 @@ bench: comfyui  ## print the benchmarks' tables
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/fill.py
 	$(BIN)/python benchmarks/insertion.py
+	$(BIN)/python benchmarks/removal.py
 	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/batch_modal.py

@@ -1,5 +1,6 @@
 """The choice of the clicked object: clicks, candidate masks, and GrabCut without weights."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -183,14 +184,21 @@ def hand_made(name: str) -> torch.Tensor:
     [
         ("coffee", "coffee_set", Clicks(box=(60, 10, 500, 395)), 0.95),
         ("coffee", "coffee_set", Clicks(((300, 200), (150, 250), (280, 60))), 0.9),
-        ("astronaut", "astronaut_body", Clicks(((230, 350), (220, 110))), 0.75),
+        ("astronaut", "astronaut_body", Clicks(((230, 350), (220, 110))), 0.6),
         ("chelsea", "chelsea_eye", Clicks(box=(130, 78, 212, 152)), 0.75),
+        ("chelsea", "chelsea_eye", Clicks(((171, 115),)), 0.75),
     ],
 )
-def test_the_masks_of_the_draft_model_agree_with_masks_made_by_hand(
+def test_a_candidate_of_the_draft_model_agrees_with_the_mask_made_by_hand(
     photo: str, mask: str, clicks: Clicks, min_iou: float, example
 ) -> None:
-    assert iou(GrabCut().select(example(photo), clicks).mask, hand_made(mask)) >= min_iou
+    selector = GrabCut()
+    count = selector.select(example(photo), clicks).count
+    overlaps = [
+        iou(selector.select(example(photo), clicks, number).mask, hand_made(mask))
+        for number in range(count)
+    ]
+    assert max(overlaps) >= min_iou
 
 
 def test_the_draft_model_follows_a_rough_brush(example) -> None:
@@ -228,7 +236,7 @@ def mean_edge_distance(mask: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.slow
 def test_the_edge_of_the_draft_models_mask_lies_on_the_objects_edge_at_4k() -> None:
     image, disc = wavy_disc(2160, 3840)
-    mask = GrabCut().select(image, Clicks(((1920, 1080),)), 2).mask
+    mask = GrabCut().select(image, Clicks(((1920, 1080),))).mask
     assert mean_edge_distance(mask, disc) <= 2
     assert mean_edge_distance(disc, mask) <= 2
 
@@ -256,21 +264,55 @@ def test_the_draft_model_separates_a_positive_point_from_a_negative_point_beside
         assert mask[0, 540, x] == 1
         assert mask[0, 540, x + distance] == 0
     clicks = Clicks(((center, 540),), ((center + distance, 540),))
-    mask = GrabCut().select(image, clicks, 2).mask
+    mask = GrabCut().select(image, clicks).mask
     assert iou(mask, disc) >= 0.9, "the rest of the object stays"
 
 
-@pytest.mark.slow
-def test_the_candidate_number_of_the_draft_model_starts_again_after_the_last_candidate(
+def test_the_candidates_of_the_draft_model_differ_in_size_and_start_again_after_the_last(
     example,
 ) -> None:
-    photo, click = example("coffee"), Clicks(((300, 200),))
-    first, second = GrabCut().select(photo, click, 0), GrabCut().select(photo, click, 1)
-    assert first.count == 3
-    assert not torch.equal(first.mask, second.mask)
-    assert torch.equal(GrabCut().select(photo, click, 3).mask, first.mask), (
-        "the fourth candidate is the first, and the same mask again"
+    photo, click, selector = example("coffee"), Clicks(((300, 200),)), GrabCut()
+    count = selector.select(photo, click).count
+    selections = [selector.select(photo, click, number) for number in range(count + 1)]
+    assert count > 1
+    assert torch.equal(selections.pop().mask, selections[0].mask), "after the last the first"
+    scores = [selection.score for selection in selections]
+    assert scores == sorted(scores, reverse=True), "the likeliest first"
+    areas = sorted(float(selection.mask.sum()) for selection in selections)
+    assert all(large > 1.3 * small for small, large in itertools.pairwise(areas))
+
+
+def test_a_click_on_a_speck_is_not_answered_with_the_speck() -> None:
+    image, body = wavy_disc(400, 600)
+    image[0, 195:198, 300:303] = 1
+    assert iou(GrabCut().select(image, Clicks(((301, 196),))).mask, body) >= 0.95
+
+
+def test_the_draft_model_finds_a_small_object_in_a_large_photo() -> None:
+    noise = torch.randn(1, 1500, 2000, 3, generator=torch.Generator().manual_seed(3))
+    ball = disc(1500, 2000, 900, 1400, 15)
+    photo = torch.lerp(
+        torch.tensor([0.3, 0.5, 0.3]), torch.tensor([0.9, 0.3, 0.1]), ball[..., None]
     )
+    found = GrabCut().select((photo + 0.02 * noise).clamp(0, 1), Clicks(((1403, 897),)))
+    assert iou(found.mask, ball) >= 0.8
+
+
+def test_the_score_of_an_object_that_is_small_in_its_box_is_lower() -> None:
+    image, _ = wavy_disc(400, 600)
+    tight = GrabCut().select(image, Clicks(box=(150, 50, 450, 350)))
+    image, body = wavy_disc(100, 150)
+    wide = image[:, :1, :1].expand(1, 400, 600, 3).clone()
+    wide[:, 150:250, 225:375] = image
+    loose = GrabCut().select(wide, Clicks(box=(100, 20, 500, 380)))
+    assert iou(loose.mask[:, 150:250, 225:375], body) >= 0.85
+    assert loose.score < tight.score
+
+
+def test_the_draft_model_finds_no_object_where_colors_only_fade() -> None:
+    fading = torch.linspace(0, 1, 400)[None, None, :, None].expand(1, 300, 400, 3)
+    with pytest.raises(ArtMancerError, match="finds no object there"):
+        GrabCut().select(fading.contiguous(), Clicks(((200, 150),)))
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.3])
@@ -290,8 +332,7 @@ def test_the_draft_model_keeps_its_answers(example, monkeypatch: pytest.MonkeyPa
     for answer, other in zip(answers, again, strict=True):
         assert torch.equal(answer.mask, other.mask)
         assert (answer.score, answer.count) == (other.score, other.count)
-    # After the last candidate the first comes again.
-    assert torch.equal(selector.select(photo, clicks, 3).mask, answers[0].mask)
+    assert torch.equal(selector.select(photo, clicks, answers[0].count).mask, answers[0].mask)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (100, 12000), (700, 40)])

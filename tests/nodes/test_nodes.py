@@ -166,7 +166,7 @@ def test_smart_mask_accepts_clicks_and_returns_a_mask_and_a_score(comfyui: Comfy
     assert mask.mode == "L"
     assert mask.size == (600, 400)
     assert 0 <= first["score"] <= 1
-    assert first["candidates"] == 3
+    assert 1 < first["candidates"] <= 3
     graph = endpoint(comfyui, "smart-mask", **clicks, grow=20, feather=8)
     wider = results_of(comfyui, graph)["mask"][0]
     assert sum(wider.histogram()[128:]) > sum(mask.histogram()[128:])

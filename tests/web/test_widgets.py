@@ -200,7 +200,7 @@ def test_a_click_shows_the_object_and_more_clicks_change_it(
     assert len(picker.prompt["points"]) == 2
     picker.press("c")
     assert picker.value("candidate") == 1
-    picker.wait_for("candidate 2 of 3")
+    picker.wait_for("candidate 2 of")
     picker.press("Delete")
     assert picker.prompt == {} and picker.value("candidate") == 0
 
@@ -400,7 +400,7 @@ def test_only_the_picture_counts_the_candidates(picker_in_both: Picker) -> None:
           && !(window.LiteGraph.vueNodesMode ? widget.options.hidden : widget.hidden))"""
     )
     picker.click(270, 60)
-    picker.wait_for("candidate 1 of 3")
+    picker.wait_for("candidate 1 of")
 
 
 def test_a_click_outside_the_box_chooses_another_object(picker_in_both: Picker) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -227,14 +228,24 @@ def _search(views: list[_View], clicks: Clicks) -> tuple[_Answer, ...]:
     ----------
     views : the same part of the image in the sizes of SEARCHED_RADII
     """
-    answers = []
-    for view, (_, radii) in zip(views, SEARCHED_RADII, strict=True):
-        shapes = [_cut(view, _labels(view, clicks, radius), clicks) for radius in radii]
-        for shape in shapes:
-            if not _is_dots(view, shape, clicks):
-                size = min(1.0, float(shape.mean()) / SPECK_SHARE)
-                answers.append(_Answer(view, shape, _edge_share(view, shape) * (1 + size) / 2))
-    answers = [answer for answer in answers if answer.score]
+
+    def search(view: _View, radius: float) -> _Answer:
+        shape = _cut(view, _labels(view, clicks, radius), clicks)
+        if _is_dots(view, shape, clicks):
+            return _Answer(view, shape, 0.0)
+        size = min(1.0, float(shape.mean()) / SPECK_SHARE)
+        return _Answer(view, shape, _edge_share(view, shape) * (1 + size) / 2)
+
+    searched = [
+        (view, radius)
+        for view, (_, radii) in zip(views, SEARCHED_RADII, strict=True)
+        for radius in radii
+    ]
+    # OpenCV cuts one mask on one core.
+    with ThreadPoolExecutor(len(searched)) as pool:
+        answers = [
+            answer for answer in pool.map(search, *zip(*searched, strict=True)) if answer.score
+        ]
     kept: list[_Answer] = []
     for answer in sorted(answers, key=lambda answer: (_part_count(answer.shape), -answer.score)):
         ratios = [float(answer.shape.mean() / other.shape.mean()) for other in kept]
@@ -294,8 +305,7 @@ def _cut(view: _View, labels: NDArray[np.uint8], clicks: Clicks) -> NDArray[np.u
     inside = _is_object(labels)
     if inside.any() and not inside.all():
         background, foreground = np.zeros((1, _MODEL_SIZE)), np.zeros((1, _MODEL_SIZE))
-        # OpenCV draws the first centers of its clusters from a random generator that all calls
-        # share.
+        # OpenCV draws the first centers of its clusters from a random generator of the thread.
         cv2.setRNGSeed(0)
         cv2.grabCut(
             view.pixels,

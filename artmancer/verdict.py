@@ -371,20 +371,30 @@ def measure_balance(edit: Edit) -> Balance:
     area = ((edit.feathered > 0) & edit.inside_image).numpy()
     before, after, edited = (plane.numpy() for plane in (edit.before, edit.pasted, edit.edited))
     old, new = before[area], after[area]
-    clipped = [((colors <= _CLIPPED[0]) | (colors >= _CLIPPED[1])).any(-1) for colors in (old, new)]
+    extremes = [_extremes(colors) for colors in (old, new)]
+    clipped = [(low <= _CLIPPED[0]) | (high >= _CLIPPED[1]) for low, high in extremes]
     return Balance(
         moved=float(np.abs(new - old).mean()),
-        gray=float(_is_gray(old).mean()),
+        gray=float(_is_gray(*extremes[0]).mean()),
         clipped=float((clipped[1] & ~clipped[0]).mean()),
         variation=_deviation(after, area) if _deviation(before, area) >= _VARYING else None,
         structure=_correlation(_gray(before), _gray(edited), area),
     )
 
 
-def _is_gray(colors: Plane) -> NDArray[np.bool_]:
-    """Tell which of the colors [n, 3] are nearly gray."""
-    brightest = colors.max(-1)
-    near = np.ptp(colors, -1) <= _NEARLY_GRAY * brightest
+def _extremes(colors: Plane) -> tuple[Plane, Plane]:
+    """Return the smallest and the largest channel of colors [n, 3]."""
+    # numpy reduces so short an axis slowly.
+    red, green, blue = colors.T
+    return (
+        np.minimum(np.minimum(red, green), blue),
+        np.maximum(np.maximum(red, green), blue),
+    )
+
+
+def _is_gray(darkest: Plane, brightest: Plane) -> NDArray[np.bool_]:
+    """Tell which colors are nearly gray, from their smallest and largest channels [n]."""
+    near = brightest - darkest <= _NEARLY_GRAY * brightest
     return np.asarray(near & (brightest > _TOO_DARK))
 
 

@@ -205,13 +205,8 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     """
     image = _load(data, name)
     _refuse_floats(image, name)
-    # To count the images of a TIFF, Pillow reads the orientation again, and would turn the pixels.
-    counted = _open_header(data, name) if isinstance(image, TiffImageFile) else image
-    notes = _frame_notes(counted, name)
-    said, tables, orientation = metadata.read(image, data), _tables(image), _orientation(image)
-    if image.info.get("exif") and not said.exif:
-        notes = (*notes, f"The EXIF data of {name} is broken: it was left out.")
-    profile = image.info.get("icc_profile") or None
+    orientation = _orientation(image)
+    said, profile, tables, notes = _beside_pixels(image, data, name)
     pixels = _deep_pixels(image, data, name)
     if pixels is None and image.mode == "CMYK":
         image, more = _from_cmyk(image, profile, name)
@@ -219,6 +214,19 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     if pixels is None:
         pixels = _pixels(image)
     return Picture(turn(pixels, orientation), profile, said, tables, notes)
+
+
+def _beside_pixels(
+    image: Image.Image, data: bytes, name: str
+) -> tuple[metadata.Metadata, bytes | None, JpegTables | None, tuple[str, ...]]:
+    """Return the metadata, the color profile, the compression and the sentences of a Picture."""
+    # To count the images of a TIFF, Pillow reads the orientation again, and would turn the pixels.
+    counted = _open_header(data, name) if isinstance(image, TiffImageFile) else image
+    notes = _frame_notes(counted, name)
+    said = metadata.read(image, data)
+    if image.info.get("exif") and not said.exif:
+        notes = (*notes, f"The EXIF data of {name} is broken: it was left out.")
+    return said, image.info.get("icc_profile") or None, _tables(image), notes
 
 
 class Header(NamedTuple):
@@ -266,7 +274,7 @@ def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[
     ------
     ArtMancerError : as `read`
     """
-    picture = read(photo, name="the photo")
+    picture = _read_quickly(photo, "the photo")
     notes = (*picture.notes, *losses(picture, file_format))
     if picture.bits == 8 and not (picture.is_gray or picture.has_alpha):
         # Its pixels are right as they are.
@@ -274,6 +282,18 @@ def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[
     result = read(edited, name="the result")
     image = result.colors() if result.is_gray or result.has_alpha else result.pixels
     return encode(picture.edited(image), "PNG"), notes
+
+
+def _read_quickly(data: bytes, name: str) -> Picture:
+    """Read an image file; of a JPEG in colors, which has no other depth and no transparency, not
+    its pixels: they are black.
+    """
+    image = _open_header(data, name)
+    if image.format not in ("JPEG", "MPO") or image.mode != "RGB":
+        return read(data, name=name)
+    said, profile, tables, notes = _beside_pixels(image, data, name)
+    width, height = image.size
+    return Picture(np.broadcast_to(np.uint8(0), (height, width, 3)), profile, said, tables, notes)
 
 
 def preview(path: str | Path) -> bytes:

@@ -103,7 +103,7 @@ def with_words(image: Image.Image, words: str) -> Image.Image:
 def coin() -> Image.Image:
     """Return the mask of the coin that the templates click, in coins.png."""
     mask = Image.new("L", example("coins").size)
-    ImageDraw.Draw(mask).ellipse((309, 152, 383, 227), fill=255)
+    ImageDraw.Draw(mask).ellipse((315, 156, 378, 217), fill=255)
     return mask
 
 

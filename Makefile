@@ -14,7 +14,7 @@ WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
 # One process more than cores, as many tests wait for another process.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 
 .PHONY: demo check test coverage lint serve bench gpu gpu-wheels locales contract comfyui browser requirements clean
@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 check: lint  ## style, types, and the quick tests that need neither ComfyUI nor a browser
 	$(PYTEST) -m "not comfyui and not browser and not slow"
 
-test: lint comfyui browser  ## all tests, JOBS at a time, default one more than cores; those in a real ComfyUI where one can be installed
+test: lint comfyui browser  ## all tests, JOBS at a time, default two for each core; those in a real ComfyUI where one can be installed
 	$(PYTEST)
 
 coverage: lint comfyui browser  ## all tests, and the lines that none of them runs; a sixth slower

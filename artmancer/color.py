@@ -38,6 +38,11 @@ _CLIPPED = (1 / 255, 254 / 255)
 _CLIPPING = (0.95, 0.99)
 """Values in linear light between which a channel passes to being clipped, as the sensor sees it."""
 
+_HDR = 1.05
+"""Value in linear light from which a color is one of an HDR image, which was not clipped; below, a
+resize may have gone beyond 1.
+"""
+
 _ROUNDS = 8
 """Rounds of reweighting in a fit."""
 
@@ -147,12 +152,12 @@ def whiten_clipped(before: Tensor, after: Tensor) -> Tensor:
     before, after : colors [..., 3] before and after a change of colors; those above 1, in HDR
         images, were not clipped
     """
-    if value_range(before)[1] > 1:
-        return after
     start, end = _CLIPPING
     share = ((before - start) / (end - start)).clamp(0, 1)
+    brightest = before.amax(-1, keepdim=True)
+    share = torch.where(brightest > _HDR, 0, share)
     # Nothing that is clipped is black.
-    scale = after.amax(-1, keepdim=True) / before.amax(-1, keepdim=True).clamp(min=start)
+    scale = after.amax(-1, keepdim=True) / brightest.clamp(min=start)
     return torch.lerp(after, torch.maximum(after, before * scale), share)
 
 

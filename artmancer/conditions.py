@@ -41,8 +41,9 @@ _CANNY_RANGE = 0.33
 """Distance of Canny's thresholds from the median of the values, as a share of it."""
 
 _RIM = 3
-"""Pixels around a hole that are filled too. A mask that ends at an object's edge, or a little
-inside it, leaves pixels of the object around the hole, and every method would continue them.
+"""Pixels of the crop around a hole that are filled too, at most the feather. A mask that ends at an
+object's edge, or a little inside it, leaves pixels of the object around the hole, and every method
+would continue them.
 """
 
 

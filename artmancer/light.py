@@ -88,6 +88,11 @@ def _shrink(colors: Tensor, mask: Tensor) -> tuple[Plane, NDArray[np.bool_]]:
     """Return the small image [h, w, 3], and where all of its pixels may vote [h, w]."""
     import cv2
 
+    # Scaled down with its surroundings, a small mask would have no pixel of its own.
+    rows, columns = ((mask >= 0.5).any(axis).nonzero()[:, 0] for axis in (1, 0))
+    if len(rows):
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        colors, mask = colors[part], mask[part]
     may_vote = (mask >= 0.5) & (colors.amax(-1) < _CLIPPED)
     height, width = may_vote.shape
     scale = min(1, _SIDE / max(height, width))

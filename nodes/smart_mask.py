@@ -22,7 +22,7 @@ from .comfy_host.progress import node_progress
 from .sockets import AUTO, DRAFT, resolve_auto, with_aliases
 
 _GRABCUT = GrabCut()
-"""The selector without weights. It keeps its answers: undo, redo and C compute nothing again."""
+"""The selector without weights. It keeps its answers: undo, redo and C search for nothing again."""
 
 BIREFNET = "birefnet"
 """Option of model: the model of AUTO finds the object, and BiRefNet refines its mask."""

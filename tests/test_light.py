@@ -24,6 +24,25 @@ def one_color(color: Tensor) -> Tensor:
     return color * torch.rand(120, 160, 1, generator=random).mul(0.6).add(0.2)
 
 
+def test_a_small_mask_over_something_gray_tells_the_light() -> None:
+    lamp = torch.tensor([1.6, 1.0, 0.55])
+    photo = torch.full((900, 1500, 3), 0.2) * torch.tensor([0.2, 1.0, 0.3])
+    photo[400:408, 700:708] = torch.linspace(0.2, 0.5, 8)[:, None, None] * lamp
+    mask = torch.zeros(900, 1500)
+    mask[400:408, 700:708] = 1
+    assert (estimate(photo, mask) / lamp - 1).abs().max() < 0.15
+
+
+def test_one_value_above_1_leaves_a_clipped_lamp_white() -> None:
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)) * 0.6
+    image = image.mean(-1, keepdim=True) * torch.tensor([1.0, 0.8, 0.55])
+    image[0, :8, :8] = 1
+    image[0, 40, 40] = 1.002
+    balanced = balance(image, torch.ones(1, 64, 64), 1.0)
+    assert balanced[0, :8, :8].min() > 0.99
+    assert (balanced[0, 20, 20] - image[0, 20, 20]).abs().max() > 0.02
+
+
 def test_a_photo_without_a_cast_stays_as_it_is(example) -> None:
     photo = example("astronaut")
     assert torch.equal(balance(photo, torch.ones(photo.shape[:3]), 1.0), photo)

@@ -320,7 +320,8 @@ class Picker {
     this.image = image;
     this.size = [width, height];
     this.tint = Picker.tintedMask(mask);
-    this.count = count;
+    // The result may be of earlier clicks, whose number of candidates says nothing of the latest.
+    if (!this.runAgain) this.count = count;
     const candidate = count > 1 ? `, candidate ${(this.candidate.value % count) + 1} of ${count} (C)` : "";
     this.showText(score ? `${this.note} Score ${score.toFixed(2)}${candidate}`.trim() : NO_OBJECT);
     this.draw();

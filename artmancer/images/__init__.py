@@ -272,7 +272,7 @@ def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[
 
     Raises
     ------
-    ArtMancerError : as `read`
+    ArtMancerError : as `read`, except for damage behind the header of a JPEG in colors
     """
     picture = _read_quickly(photo, "the photo")
     notes = (*picture.notes, *losses(picture, file_format))
@@ -286,7 +286,8 @@ def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[
 
 def _read_quickly(data: bytes, name: str) -> Picture:
     """Read an image file; of a JPEG in colors, which has no other depth and no transparency, not
-    its pixels: they are black.
+    its pixels: they are black, as the file has them before it is turned, and damage behind the
+    header is not noticed.
     """
     image = _open_header(data, name)
     if image.format not in ("JPEG", "MPO") or image.mode != "RGB":

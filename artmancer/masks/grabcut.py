@@ -177,17 +177,25 @@ class GrabCut:
         whole = (0, 0, image.shape[2], image.shape[1])
         found = self.answers.get(key, lambda: _find(photo, whole, clicks))
         if not found:
-            raise ArtMancerError(
-                "object_not_found",
-                "The draft model finds no object there. "
-                "Click on the object's middle, add a point, or drag a box around it.",
-            )
+            raise _no_object()
         answer = found[candidate % len(found)]
         if _has_only_points(clicks):
             answer = self.answers.get(
                 (*key, candidate % len(found)), lambda: _refine(photo, whole, clicks, answer)
             )
-        return Selection(_draw(image, clicks, answer), answer.score, len(found))
+        mask = _draw(image, clicks, answer)
+        # The object may be thinner than a pixel of the image.
+        if not mask.any():
+            raise _no_object()
+        return Selection(mask, answer.score, len(found))
+
+
+def _no_object() -> ArtMancerError:
+    return ArtMancerError(
+        "object_not_found",
+        "The draft model finds no object there. "
+        "Click on the object's middle, add a point, or drag a box around it.",
+    )
 
 
 def _has_only_points(clicks: Clicks) -> bool:
@@ -412,7 +420,7 @@ def _draw(image: Tensor, clicks: Clicks, answer: _Answer) -> Tensor:
     mask[top:bottom, left:right] = edge.draw(
         answer.shape,
         answer.view.pixels.astype(np.float32) / np.float32(255),
-        image[0, top:bottom, left:right].cpu().float().numpy(),
+        image[0, top:bottom, left:right].cpu().float().clamp(0, 1).numpy(),
     )
     for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
         for x, y in points:

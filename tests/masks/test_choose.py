@@ -322,6 +322,13 @@ def test_the_draft_model_says_so_where_it_finds_only_the_clicked_dot(spread: flo
         GrabCut().select((0.5 + spread * noise).clamp(0, 1), Clicks(((200, 150),)))
 
 
+def test_an_object_thinner_than_a_pixel_is_no_empty_success() -> None:
+    photo = torch.full((1, 900, 1200, 3), 0.5)
+    photo[0, 449:452, 600] = photo[0, 450, 599:602] = 1
+    with pytest.raises(ArtMancerError, match="finds no object there"):
+        GrabCut().select(photo, Clicks(box=(590, 440, 611, 461)))
+
+
 def test_the_draft_model_keeps_its_answers(example, monkeypatch: pytest.MonkeyPatch) -> None:
     photo, selector = example("coffee"), GrabCut()
     clicks, box = Clicks(((300, 200),)), Clicks(box=(60, 10, 500, 395))

@@ -14,11 +14,15 @@ const lockOf = (owner) => `artmancer.tab ${owner}`;
 
 /** Hold a tab's lock until the tab is closed; false: another tab holds it. */
 function hold(owner) {
+  // The page before a reload holds its lock for a moment longer.
+  const signal = AbortSignal.timeout(performance.getEntriesByType("navigation")[0]?.type === "reload" ? 1000 : 50);
   return new Promise((resolve) => {
-    navigator.locks.request(lockOf(owner), { ifAvailable: true }, (lock) => {
-      resolve(!!lock);
-      return lock && new Promise(() => {});
-    });
+    navigator.locks
+      .request(lockOf(owner), { signal }, () => {
+        resolve(true);
+        return new Promise(() => {});
+      })
+      .catch(() => resolve(false));
   });
 }
 
@@ -28,9 +32,11 @@ async function claim() {
   const id = (sessionStorage[KEY] ??= newId());
   // Browsers have locks on HTTPS and on this machine only.
   if (!navigator.locks || (await hold(id))) return id;
-  const own = (sessionStorage[KEY] = newId());
+  const own = newId();
   await hold(own);
-  await copy(id, own);
+  // A browser without room for a copy lets the tab start empty.
+  await copy(id, own).catch(() => remove(own));
+  sessionStorage[KEY] = own;
   return own;
 }
 
@@ -72,8 +78,9 @@ async function copy(from, to) {
     done(pictures.getAllKeys(keysOf(from))),
     done(pictures.getAll(keysOf(from))),
   ]);
+  if (!entry) return;
   names.forEach(([, name], index) => pictures.put(saved[index], [to, name]));
-  if (entry) await done(states.put(entry, to));
+  await done(states.put({ ...entry, time: Date.now() }, to));
 }
 
 let claimed = null;

@@ -274,7 +274,7 @@ def test_a_finger_taps_the_object_and_rests_on_what_is_not(browser: Any, comfyui
     )
     touch("End")
     assert picker.prompt["labels"] == [1, 0]
-    touch("Start", (200, 100))
+    # Together, so that the first never rests alone for long.
     touch("Start", (200, 100), (300, 200))
     touch("End")
     assert picker.prompt["labels"] == [1, 0], "two fingers are no click"

@@ -1,7 +1,7 @@
 """Operations on masks: grow, close holes, drop parts, smooth, feather.
 
-All functions take and return a MASK [B, H, W] in 0..1, except `distance` and `guided_upsample`. The
-shape of a soft mask is the set of pixels where it is at least one half.
+All functions take and return a MASK [B, H, W] in 0..1, except `distance` and the two of the guided
+filter. The shape of a soft mask is the set of pixels where it is at least one half.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import NEAR_BLACK, NEAR_WHITE
+
+_DETAIL_REACH, _DETAIL_SMOOTHING = 1, 1e-5
+"""The window's radius and the variance of flat colors, see `guided_planes`, with which a mask that
+is right at the small size gets its details.
+"""
 
 
 def shape(
@@ -139,25 +144,15 @@ def distance(mask: Tensor) -> Tensor:
 
 
 def guided_upsample(
-    mask: NDArray[np.float32],
-    small: NDArray[np.float32],
-    large: NDArray[np.float32],
-    reach: int = 1,
-    smoothing: float = 1e-5,
+    mask: NDArray[np.float32], small: NDArray[np.float32], large: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Upsample a mask of a small image to the large image, by a guided filter (He and Sun, 2015).
-
-    In each window the mask is modeled as a linear function of the colors. The colors of the large
-    image then give the mask its details.
+    The colors of the large image give the mask its details.
 
     Parameters
     ----------
     mask : [h, w] in 0..1
     small, large : the image, [h, w, 3] and [H, W, 3], in 0..1
-    reach : radius of a window in pixels of the small image; an edge that is off by up to half of it
-        is corrected
-    smoothing : variance of the colors up to which a window counts as flat; the mask keeps its
-        values there
 
     Returns
     -------
@@ -165,29 +160,53 @@ def guided_upsample(
     """
     import cv2
 
+    everywhere = np.ones(mask.shape, np.bool_)
+    planes = guided_planes(mask, small, everywhere, _DETAIL_REACH, _DETAIL_SMOOTHING)
+
+    def upsample(channel: int) -> NDArray[np.float32]:
+        plane = np.ascontiguousarray(planes[..., channel])
+        return np.asarray(cv2.resize(plane, large.shape[1::-1]), np.float32)
+
+    result = upsample(3)
+    for channel in range(3):
+        result += upsample(channel) * large[..., channel]
+    return result.clip(0, 1)
+
+
+def guided_planes(
+    mask: NDArray[np.float32],
+    image: NDArray[np.float32],
+    near: NDArray[np.bool_],
+    reach: int,
+    smoothing: float,
+) -> NDArray[np.float32]:
+    """Return a mask as a linear function of the colors around each pixel, [h, w, 4]: three slopes
+    and an offset, as a guided filter has them (He, Sun and Tang, 2010).
+
+    Parameters
+    ----------
+    mask : [h, w] in 0..1
+    image : [h, w, 3] in 0..1
+    near : [h, w], where the function is computed; elsewhere it is the mask's own value
+    reach : radius of a window in pixels; an edge that is off by up to half of it is corrected
+    smoothing : variance of the colors up to which a window counts as flat; the mask keeps its
+        values there
+    """
+    import cv2
+
     def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(cv2.blur(plane, (2 * reach + 1, 2 * reach + 1)))
 
-    def upsample(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.resize(plane, large.shape[1::-1]), np.float32)
-
-    mean_color = mean(small)
-    mean_mask = mean(mask)
-    covariance = np.stack(
-        [
-            mean(small * small[..., i : i + 1]) - mean_color * mean_color[..., i : i + 1]
-            for i in range(3)
-        ],
-        -1,
-    )
-    color_mask_covariance = mean(small * mask[..., None]) - mean_color * mean_mask[..., None]
-    regularized = covariance + np.float32(smoothing) * np.eye(3, dtype=np.float32)
-    slope = np.linalg.solve(regularized, color_mask_covariance[..., None])[..., 0]
-    offset = mean_mask - (slope * mean_color).sum(-1)
-    result = upsample(mean(offset))
-    for channel in range(3):
-        result += upsample(mean(slope[..., channel])) * large[..., channel]
-    return result.clip(0, 1)
+    color, level = mean(image)[near], mean(mask)[near]
+    products = np.stack([mean(image * image[..., i : i + 1])[near] for i in range(3)], -1)
+    covariance = products - color[:, :, None] * color[:, None]
+    covariance += np.float32(smoothing) * np.eye(3, dtype=np.float32)
+    relation = mean(image * mask[..., None])[near] - color * level[:, None]
+    slope = np.linalg.solve(covariance, relation[..., None])[..., 0]
+    planes = np.zeros((*mask.shape, 4), np.float32)
+    planes[..., 3] = mask
+    planes[near] = np.column_stack([slope, level - (slope * color).sum(-1)])
+    return mean(planes)
 
 
 def _keep_parts(mask: Tensor, select: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> Tensor:

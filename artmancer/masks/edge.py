@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import mask_ops
+
 RADIUS = 3
 """Radius of the guided filter that draws the edge, in pixels of the small image."""
 
@@ -38,7 +40,7 @@ def draw(
     reach = np.ones((4 * RADIUS + 3, 4 * RADIUS + 3), np.uint8)
     # Farther from the edge, all windows that hold a pixel are of one value.
     near = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, reach) > 0
-    planes = _coefficients(smooth.astype(np.float32), small, near)
+    planes = mask_ops.guided_planes(smooth.astype(np.float32), small, near, RADIUS, FLAT_VARIANCE)
     result = cv2.resize(smooth, (large_width, large_height), interpolation=cv2.INTER_NEAREST)
     scale_x, scale_y = width / large_width, height / large_height
     for top in range(0, height, _TILE):
@@ -68,26 +70,3 @@ def draw(
             soft = (values[..., :3] * pixels).sum(-1) + values[..., 3]
             result[rows, columns] = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
     return np.asarray(result, np.uint8)
-
-
-def _coefficients(
-    mask: NDArray[np.float32], small: NDArray[np.float32], near: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Return the mask as a linear function of the colors around each pixel: three slopes and an
-    offset, [h, w, 4].
-    """
-    import cv2
-
-    def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.blur(plane, (2 * RADIUS + 1, 2 * RADIUS + 1)))
-
-    color, level = mean(small)[near], mean(mask)[near]
-    products = np.stack([mean(small * small[..., i : i + 1])[near] for i in range(3)], -2)
-    covariance = products - color[:, :, None] * color[:, None]
-    covariance += np.float32(FLAT_VARIANCE) * np.eye(3, dtype=np.float32)
-    relation = mean(small * mask[..., None])[near] - color * level[:, None]
-    slope = np.linalg.solve(covariance, relation[..., None])[..., 0]
-    planes = np.zeros((*mask.shape, 4), np.float32)
-    planes[..., 3] = mask
-    planes[near] = np.column_stack([slope, level - (slope * color).sum(-1)])
-    return mean(planes)

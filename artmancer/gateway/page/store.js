@@ -7,6 +7,9 @@ const LIFETIME = 24 * 3600 * 1000;
  * duplicated tab that of its original. */
 const KEY = "artmancer.tab";
 
+/** Milliseconds that a page waits for the lock of the page before a reload. */
+const HANDOVER = 5000;
+
 const newId = () => `${Date.now()}-${Math.random()}`;
 
 /** The name of the lock that a tab holds while it is open. */
@@ -15,12 +18,13 @@ const lockOf = (owner) => `artmancer.tab ${owner}`;
 /** Hold a tab's lock until the tab is closed; false: another tab holds it. */
 function hold(owner) {
   // The page before a reload holds its lock for a moment longer.
-  const signal = AbortSignal.timeout(performance.getEntriesByType("navigation")[0]?.type === "reload" ? 1000 : 50);
+  const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  const options = isReload ? { signal: AbortSignal.timeout(HANDOVER) } : { ifAvailable: true };
   return new Promise((resolve) => {
     navigator.locks
-      .request(lockOf(owner), { signal }, () => {
-        resolve(true);
-        return new Promise(() => {});
+      .request(lockOf(owner), options, (lock) => {
+        resolve(!!lock);
+        return lock && new Promise(() => {});
       })
       .catch(() => resolve(false));
   });

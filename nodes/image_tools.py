@@ -267,7 +267,7 @@ class WhiteBalance(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="Share of the color cast that is removed: 0 = none, 1 = all of it. A "
-                    "photo of one color, or without a cast, stays as it is.",
+                    "photo of one color, or without a cast, mostly stays as it is.",
                 ),
                 io.Float.Input(
                     "temperature",

@@ -577,6 +577,36 @@ class TestStates:
         expect(tab("error")).to_contain_text(message)
         assert tab.marked() == marked
 
+    @pytest.mark.parametrize("opens", [True, False], ids=["opens", "is refused"])
+    def test_go_waits_for_the_photo_that_is_being_opened(
+        self, tab: Page, fake: FakeHost, tmp_path: Path, opens: bool
+    ) -> None:
+        from playwright.sync_api import expect
+
+        file = tmp_path / "later.tif"
+        Image.open(EXAMPLES / "coins.png").save(file)
+        held: list[Any] = []
+        tab.choose()
+        tab("task-white-balance").check()
+        before = len(fake.fake.posted)
+        tab.page.route("**/api/image-utils/preview", lambda route: held.append(route), times=1)
+        with tab.page.expect_request("**/api/image-utils/preview"):
+            tab("photo-input").set_input_files(file)
+        tab("go").click()
+        expect(tab.page.locator("#photo-hint")).to_contain_text("coffee")
+        if opens:
+            held[0].continue_()
+            name = "later.tif"
+        else:
+            held[0].abort()
+            expect(tab("error")).not_to_be_empty()
+            # Only this one edits the photo that is there.
+            tab("go").click()
+            name = "coffee.png"
+        expect(tab("result")).to_be_visible()
+        expect(tab.page.locator("#photo-hint")).to_contain_text(name)
+        assert len(fake.fake.posted) == before + 1
+
     def test_a_failed_job_says_why_and_keeps_the_marks(self, tab: Page) -> None:
         from playwright.sync_api import expect
 

@@ -29,7 +29,7 @@ const form = byId("form");
 const prompt = byId("prompt");
 const stage = new Stage({ onFailure: showError, onMask: saveSoon });
 const reference = new Reference(showError);
-const strip = new Strip(byId("strip"), (index) => attempt(() => showPicture(index)));
+const strip = new Strip(byId("strip"), (index) => attemptOpening(() => showPicture(index)));
 
 /**
  * The photos and results, in order. A photo has {file, name, label}; a result also {base, marks, settings, answer}:
@@ -66,14 +66,28 @@ byId("dismiss").addEventListener("click", clearError);
 for (const type of ["pointerdown", "keydown"]) byId("canvas").addEventListener(type, clearError);
 form.addEventListener("change", clearError);
 
-/** Run an action of the user, after the restoring of the page; show its error. */
+/** Run an action of the user, after the restoring of the page. Show its error, and return false if there is one. */
 async function attempt(action) {
   try {
     await restored;
-    return await action();
+    await action();
+    return true;
   } catch (error) {
     showError(error);
+    return false;
   }
+}
+
+/** Resolves when no image is being opened any more: to false if one of them could not be opened. */
+let opening = Promise.resolve(true);
+
+/** Run an action that opens an image. An edit that is started meanwhile waits for it. */
+function attemptOpening(action) {
+  const opened = Promise.all([opening, attempt(action)]).then((all) => all.every(Boolean));
+  opening = opened;
+  opened.then(() => {
+    if (opening === opened) opening = Promise.resolve(true);
+  });
 }
 
 // What a reload keeps
@@ -236,7 +250,7 @@ async function openReference(file, name) {
 }
 
 byId("sample").addEventListener("click", () =>
-  attempt(async () => {
+  attemptOpening(async () => {
     const file = await (await fetch("page/sample.jpg")).blob();
     await openPhoto(file, "sample.jpg", { marks: SAMPLE_MARKS, past: [[]] });
     byId("tool-brush").click();
@@ -250,7 +264,7 @@ byId("back").addEventListener("click", () => {
 });
 
 byId("further").addEventListener("click", () =>
-  attempt(async () => {
+  attemptOpening(async () => {
     await edit(shown);
     byId("canvas").focus({ preventScroll: true });
   }),
@@ -266,7 +280,7 @@ byId("again").addEventListener("click", () => {
 /** Connect a zone's file input to a function that opens a file; return a function that offers it a file. */
 function connectZone(zone, openFile) {
   const input = zone.querySelector("input");
-  const offer = (file) => file && attempt(() => openFile(file, file.name));
+  const offer = (file) => file && attemptOpening(() => openFile(file, file.name));
   input.addEventListener("change", () => {
     const [file] = input.files;
     // Otherwise choosing the same file again would be no change.
@@ -411,6 +425,8 @@ function showStatus(status) {
 
 /** Submit an edit, unless a job runs or a step is missing. */
 async function go() {
+  // Otherwise a click on Go just after the choice of a photo would edit the one before it.
+  if (!(await opening)) return;
   await stage.picker.settled;
   if (running) return;
   clearError();

@@ -3,6 +3,7 @@ at full resolution.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 _MIN_PIXELS = 64
 """Fewest pixels that colors are fitted on."""
 
-_MAX_PIXELS = 1 << 16
+_MAX_PIXELS = 1 << 14
 """Most pixels that a change of colors is fitted on; of more, every nth pixel is used."""
 
 _MAX_GAIN = 1.25
@@ -42,6 +43,9 @@ _HDR = 1.05
 """Value in linear light from which a color is one of an HDR image, which was not clipped; below, a
 resize may have gone beyond 1.
 """
+
+_CHUNK = 1 << 16
+"""Pixels whose colors are changed at a time: so few stay in the processor's cache."""
 
 _ROUNDS = 8
 """Rounds of reweighting in a fit."""
@@ -104,11 +108,15 @@ class ColorChange:
         """Change colors [..., 3] (sRGB). Those brighter than 1, in HDR images, change as their
         darker copies in 0..1 do.
         """
-        linear = to_linear(colors)
-        brightness = linear.amax(-1, keepdim=True).clamp_(min=1)
-        changed = (_terms(linear / brightness) @ self.weights).clamp_(0, 1)
-        changed = changed * brightness
-        return to_srgb(whiten_clipped(linear, changed) if self.whitens else changed)
+        return in_chunks(self._change, colors)
+
+    def _change(self, colors: Tensor) -> Tensor:
+        """Change colors [n, 3]."""
+        # One plane for each channel: reductions and sums over channels are quicker so.
+        linear = to_linear(colors.T.contiguous())
+        brightness = linear.amax(0).clamp_(min=1)
+        changed = (self.weights.T @ _terms(linear / brightness)).clamp_(0, 1).mul_(brightness)
+        return to_srgb(whiten_clipped(linear.T, changed.T) if self.whitens else changed.T)
 
 
 def fit_change(before: Tensor, after: Tensor) -> ColorChange:
@@ -129,7 +137,7 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
     if len(kept) == 0:
         return ColorChange(no_change)
     kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
-    weights = _fit(_terms(to_linear(old[kept])), to_linear(new[kept]), no_change, _CHANGE_RIDGE)
+    weights = _fit(_terms(to_linear(old[kept]).T).T, to_linear(new[kept]), no_change, _CHANGE_RIDGE)
     clipped = (old >= brightest).any(1).nonzero()[:, 0]
     if len(clipped) == 0:
         return ColorChange(weights)
@@ -153,24 +161,39 @@ def whiten_clipped(before: Tensor, after: Tensor) -> Tensor:
         images, were not clipped
     """
     start, end = _CLIPPING
-    share = ((before - start) / (end - start)).clamp(0, 1)
-    brightest = before.amax(-1, keepdim=True)
-    share = torch.where(brightest > _HDR, 0, share)
-    # Nothing that is clipped is black.
-    scale = after.amax(-1, keepdim=True) / brightest.clamp(min=start)
-    return torch.lerp(after, torch.maximum(after, before * scale), share)
+    brightest = before.amax(-1)
+    # Few colors of a photo are clipped.
+    clipped = (brightest > start) & (brightest <= _HDR)
+    old, new = before[clipped], after[clipped]
+    share = ((old - start) / (end - start)).clamp(0, 1)
+    scale = new.amax(-1, keepdim=True) / brightest[clipped].unsqueeze(-1)
+    whitened = after.clone()
+    whitened[clipped] = torch.lerp(new, torch.maximum(new, old * scale), share)
+    return whitened
 
 
 def to_linear(srgb: Tensor) -> Tensor:
     """Convert sRGB values 0..1 to linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
+    curved = srgb.add(0.055).div_(1.055).clamp_(min=0).pow_(2.4)
+    return torch.where(srgb <= 0.04045, srgb / 12.92, curved)
 
 
 def to_srgb(linear: Tensor) -> Tensor:
     """Convert linear light 0..1 to sRGB values (IEC 61966-2-1)."""
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, linear.clamp(min=0) ** (1 / 2.4) * 1.055 - 0.055
-    )
+    curved = linear.clamp(min=0).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return torch.where(linear <= 0.0031308, linear * 12.92, curved)
+
+
+def in_chunks(change: Callable[[Tensor], Tensor], colors: Tensor) -> Tensor:
+    """Change colors [..., 3] by a function from colors [n, 3] to others. It is called with so few
+    that what it calculates on the way stays in the processor's cache.
+    """
+    changed = torch.empty_like(colors, memory_format=torch.contiguous_format)
+    old, new = colors.reshape(-1, 3), changed.view(-1, 3)
+    for start in range(0, len(old), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        new[chunk] = change(old[chunk])
+    return changed
 
 
 def _averages(images: list[Tensor], ring: Tensor, width: int) -> list[Tensor]:
@@ -211,9 +234,9 @@ def _fit_rim(features: Tensor, target: Tensor) -> tuple[float, Tensor, Tensor, T
 
 
 def _terms(linear: Tensor) -> Tensor:
-    """Return the ten terms [..., 10] of a polynomial of second degree in r, g and b."""
-    r, g, b = linear.unbind(-1)
-    return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r], -1)
+    """Return the ten terms [10, n] of a polynomial of second degree in r, g and b [3, n]."""
+    r, g, b = linear
+    return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r])
 
 
 def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tensor:

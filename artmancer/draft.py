@@ -5,6 +5,7 @@ draft/removal, and so on.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import draft_needs_reference
-from .color import LUMINANCE, to_linear, to_srgb, whiten_clipped
+from .color import LUMINANCE, in_chunks, to_linear, to_srgb, whiten_clipped
 from .conditions import Reference, fill_crop, place
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
@@ -166,14 +167,19 @@ def balance(image: Tensor, mask: Tensor, strength: float) -> Tensor:
     -------
     IMAGE [B, h, w, 3]; a gray keeps its luminance
     """
-    linear = to_linear(image)
-    balanced = torch.empty_like(image)
-    for result, original, colors, plane in zip(balanced, image, linear, mask, strict=True):
+    balanced = []
+    for original, plane in zip(image, mask, strict=True):
+        colors = in_chunks(to_linear, original)
         light = estimate(colors, plane)
         if (light == 1).all():
-            result.copy_(original)
+            balanced.append(original)
             continue
-        gains = (LUMINANCE @ light) / light
-        balanced_colors = whiten_clipped(colors, colors * gains**strength)
-        result.copy_(to_srgb(balanced_colors.clamp(*value_range(colors))))
-    return balanced
+        gains = ((LUMINANCE @ light) / light) ** strength
+        change = partial(_divide, gains=gains, limits=value_range(colors))
+        balanced.append(in_chunks(change, colors))
+    return torch.stack(balanced)
+
+
+def _divide(linear: Tensor, *, gains: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Multiply colors [n, 3] in linear light by the gains, and return them as sRGB values."""
+    return to_srgb(whiten_clipped(linear, linear * gains).clamp(*limits))

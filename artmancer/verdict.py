@@ -10,6 +10,7 @@ Words of this module:
 - sector: the part of the crop in one of a few directions from the mask's center
 """
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -121,6 +122,9 @@ _SECTORS = 12
 
 _CLIPPED = (1 / 255, 254 / 255)
 """Values at or beyond these count as clipped."""
+
+_MAX_COLORS = 1 << 16
+"""Most pixels whose colors a white balance is judged by; of more, every nth pixel is used."""
 
 _VISIBLE_OUTSIDE = 10 / 255
 """Difference that is visible outside the mask, where colors that do not match are not pasted."""
@@ -370,7 +374,9 @@ def measure_balance(edit: Edit) -> Balance:
     """Measure a white balance, inside the feathered mask; `pasted` has the result's colors."""
     area = ((edit.feathered > 0) & edit.inside_image).numpy()
     before, after, edited = (plane.numpy() for plane in (edit.before, edit.pasted, edit.edited))
-    old, new = before[area], after[area]
+    positions = np.flatnonzero(area)
+    positions = positions[:: math.ceil(len(positions) / _MAX_COLORS)]
+    old, new = (plane.reshape(-1, 3)[positions] for plane in (before, after))
     extremes = [_extremes(colors) for colors in (old, new)]
     clipped = [(low <= _CLIPPED[0]) | (high >= _CLIPPED[1]) for low, high in extremes]
     return Balance(

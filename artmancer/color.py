@@ -44,7 +44,7 @@ _HDR = 1.05
 resize may have gone beyond 1.
 """
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 """Pixels whose colors are changed at a time: so few stay in the processor's cache."""
 
 _ROUNDS = 8
@@ -234,9 +234,11 @@ def _fit_rim(features: Tensor, target: Tensor) -> tuple[float, Tensor, Tensor, T
 
 
 def _terms(linear: Tensor) -> Tensor:
-    """Return the ten terms [10, n] of a polynomial of second degree in r, g and b [3, n]."""
-    r, g, b = linear
-    return torch.stack([torch.ones_like(r), r, g, b, r * r, g * g, b * b, r * g, g * b, b * r])
+    """Return the terms [10, n] of a polynomial of second degree in r, g and b [3, n]: 1, r, g, b,
+    r², g², b², rg, gb and br.
+    """
+    products = [linear * linear, linear * linear.roll(-1, 0)]
+    return torch.cat([torch.ones_like(linear[:1]), linear, *products])
 
 
 def _fit(features: Tensor, target: Tensor, prior: Tensor, ridge: float) -> Tensor:

@@ -13,7 +13,7 @@ Words of this module:
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -650,11 +650,16 @@ def _correlation(before: Plane, after: Plane, area: NDArray[np.bool_]) -> float 
     if area.sum() < 64:
         return None
     old, new = (
-        np.stack([cv2.Sobel(smooth, -1, 1, 0)[area], cv2.Sobel(smooth, -1, 0, 1)[area]]) / 8
+        [cv2.Sobel(smooth, -1, *axis, scale=1 / 8) for axis in ((1, 0), (0, 1))]
         for smooth in (cv2.GaussianBlur(plane, (0, 0), 1.5) for plane in (before, after))
     )
-    power = [(gradient**2).sum(0).mean() + _NOISE**2 for gradient in (old, new)]
-    return float((old * new).sum(0).mean() / np.sqrt(power[0] * power[1]))
+
+    def mean_product(one: list[Any], other: list[Any]) -> float:
+        product = one[0] * other[0] + one[1] * other[1]
+        return float(cv2.mean(product, mask=area.view(np.uint8))[0])
+
+    power = [mean_product(gradient, gradient) + _NOISE**2 for gradient in (old, new)]
+    return mean_product(old, new) / math.sqrt(power[0] * power[1])
 
 
 def _outside(edit: Edit) -> float:

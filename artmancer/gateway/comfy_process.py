@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 
 from ..errors import ArtMancerError
 from ..folders import comfyui_folder
+from .runner import ComfyStatus
 
 logger = logging.getLogger(__name__)
 
@@ -101,35 +102,54 @@ async def _spawn(start: list[str], output: BinaryIO) -> asyncio.subprocess.Proce
     )
 
 
-async def keep_running(start: list[str], port: int, folder: Path) -> None:
-    """Keep a ComfyUI running until cancelled, then stop it.
-
-    A ComfyUI that an earlier gateway left behind when it was killed is used as it is: it may still
-    run this gateway's jobs. It is stopped at the end, too.
+class KeptComfyUI:
+    """A ComfyUI that is restarted when it exits.
 
     Parameters
     ----------
     start : from `command`
     folder : folder for its log and its process id
     """
-    log = folder / "comfyui.log"
-    pid_file = folder / "comfyui.pid"
-    try:
-        while True:
-            while await _answers(port):
+
+    def __init__(self, start: list[str], port: int, folder: Path) -> None:
+        self._start = start
+        self._port = port
+        self._folder = folder
+        self._exit_code: int | None = None
+
+    def absence(self) -> ComfyStatus:
+        """Return the state of this ComfyUI while nothing listens on its port."""
+        if self._exit_code is None:
+            return ComfyStatus(False, "ComfyUI is starting.", starting=True)
+        return ComfyStatus(
+            False,
+            f"ComfyUI exited with code {self._exit_code} and is restarted. Look at its log.",
+        )
+
+    async def keep_running(self) -> None:
+        """Keep it running until cancelled, then stop it.
+
+        A ComfyUI that an earlier gateway left behind when it was killed is used as it is: it may
+        still run this gateway's jobs. It is stopped at the end, too.
+        """
+        log = self._folder / "comfyui.log"
+        pid_file = self._folder / "comfyui.pid"
+        try:
+            while True:
+                while await _answers(self._port):
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                logger.info("Starting ComfyUI on port %d; its log is %s", self._port, log)
+                with log.open("ab") as output:
+                    process = await _spawn(self._start, output)
+                pid_file.write_text(str(process.pid))
+                code = self._exit_code = await process.wait()
+                pid_file.unlink()
+                logger.warning("ComfyUI exited with code %d and is restarted; see %s", code, log)
                 await asyncio.sleep(_PAUSE_SECONDS)
-            logger.info("Starting ComfyUI on port %d; its log is %s", port, log)
-            with log.open("ab") as output:
-                process = await _spawn(start, output)
-            pid_file.write_text(str(process.pid))
-            code = await process.wait()
-            pid_file.unlink()
-            logger.warning("ComfyUI exited with code %d and is restarted; see %s", code, log)
-            await asyncio.sleep(_PAUSE_SECONDS)
-    finally:
-        if pid_file.is_file():
-            await _stop(int(pid_file.read_text()), folder)
-            pid_file.unlink()
+        finally:
+            if pid_file.is_file():
+                await _stop(int(pid_file.read_text()), self._folder)
+                pid_file.unlink()
 
 
 async def _answers(port: int) -> bool:

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -98,11 +98,15 @@ class ComfyRunner:
     ----------
     identity : client id; ComfyUI sends a run's progress to the client that submitted it, also after
         the client has restarted
+    absence : the state of this ComfyUI while nothing listens at the URL, from who starts it
     """
 
-    def __init__(self, url: str, identity: str) -> None:
+    def __init__(
+        self, url: str, identity: str, absence: Callable[[], ComfyStatus] | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         self._identity = identity
+        self._absence = absence
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(None, sock_connect=2, sock_read=30)
         )
@@ -114,6 +118,7 @@ class ComfyRunner:
         self._nodes: dict[str, NodeType] = {}
         self._info: dict[str, Any] = {}
         self._reason = "ComfyUI has not answered yet."
+        self._nothing_listens = True
         self._last_heard = time.monotonic()
 
     async def connect(self) -> None:
@@ -122,6 +127,9 @@ class ComfyRunner:
                 try:
                     await self._listen()
                     self._on_disconnect("ComfyUI closed the connection.")
+                except aiohttp.ClientConnectorError:
+                    self._on_disconnect("ComfyUI does not answer: nothing listens at its address.")
+                    self._nothing_listens = True
                 except _UNREACHABLE as error:
                     self._on_disconnect(f"ComfyUI does not answer ({type(error).__name__}).")
                 except _NOT_COMFYUI:
@@ -155,7 +163,10 @@ class ComfyRunner:
         silent = time.monotonic() - self._last_heard
         if reason is None and silent > _SILENT_SECONDS:
             reason = f"ComfyUI has answered nothing for {silent:.0f} s."
-        return ComfyStatus(reason is None, reason, self._info, self._nodes)
+        status = ComfyStatus(reason is None, reason)
+        if self._absence and self._nothing_listens:
+            status = self._absence()
+        return replace(status, info=self._info, nodes=self._nodes)
 
     async def submit(self, run: Run) -> None:
         with self._tracked(run) as state:
@@ -274,7 +285,8 @@ class ComfyRunner:
         nodes = await self._get_json("/object_info")
         self._nodes = {name: NodeType.from_info(info) for name, info in nodes.items()}
         await self._update_info()
-        logger.info("Ready: ComfyUI %s answers at %s", self._info.get("comfyui_version"), self.url)
+        logger.info("ComfyUI %s answers at %s", self._info.get("comfyui_version"), self.url)
+        self._nothing_listens = False
         self._connected.set()
 
     def _on_disconnect(self, reason: str) -> None:
@@ -282,6 +294,7 @@ class ComfyRunner:
         if self._connected.is_set():
             logger.warning("%s %d jobs were under way.", reason, len(self._runs))
         self._connected.clear()
+        self._nothing_listens = False
         self._reason = reason
         self._current = None
         for state in self._runs.values():

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -116,6 +116,7 @@ class LocalJobs:
     fetcher : sends webhooks, and results to the URLs of their requests
     runners : runners of the lanes "heavy" and "light", which may be one; default: the settings'
         ComfyUIs
+    absences : for ComfyUIs that the gateway starts, by URL; see ComfyRunner
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class LocalJobs:
         debug_sessions: DebugSessions,
         fetcher: Fetcher,
         runners: Mapping[str, Runner] | None = None,
+        absences: Mapping[str, Callable[[], ComfyStatus]] | None = None,
     ) -> None:
         self._settings = settings
         self._uploads = uploads
@@ -133,7 +135,7 @@ class LocalJobs:
         self._store = JobStore(settings.data)
         self._results = ResultFolder(settings.data / RESULTS)
         self._results.remove_orphans(self._store.ids())
-        runners = runners or self._comfy_runners()
+        runners = runners or self._comfy_runners(absences or {})
         self.lanes: dict[LaneName, Lane] = {
             HEAVY: Lane(runners[HEAVY], settings.heavy_timeout),
             LIGHT: Lane(runners[LIGHT], settings.light_timeout, urgent=True),
@@ -158,14 +160,18 @@ class LocalJobs:
         if self._unfinished:
             logger.info("%d jobs from before are unfinished", len(self._unfinished))
 
-    def _comfy_runners(self) -> dict[str, Runner]:
+    def _comfy_runners(
+        self, absences: Mapping[str, Callable[[], ComfyStatus]]
+    ) -> dict[str, Runner]:
         heavy = self._settings.comfyui_url
         light = self._settings.comfyui_light_url or heavy
         identity = f"artmancer-{self._store.identity}"
-        runner = ComfyRunner(heavy, identity)
+        runner = ComfyRunner(heavy, identity, absences.get(heavy))
+        if light == heavy:
+            return {HEAVY: runner, LIGHT: runner}
         return {
             HEAVY: runner,
-            LIGHT: runner if light == heavy else ComfyRunner(light, f"{identity}-light"),
+            LIGHT: ComfyRunner(light, f"{identity}-light", absences.get(light)),
         }
 
     async def submit(
@@ -217,6 +223,10 @@ class LocalJobs:
                 "not_found", "The result of this job is not kept any more. Send the job again."
             )
         return paths
+
+    async def ready(self) -> None:
+        """Wait until every ComfyUI accepts runs."""
+        await asyncio.gather(*(runner.ready() for runner in self._runners()))
 
     def comfy_status(self, lane: LaneName) -> ComfyStatus:
         return self.lanes[lane].runner.status()

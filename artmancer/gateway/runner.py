@@ -131,12 +131,14 @@ class ComfyStatus:
     reason : why it does not
     info : version, device, memory, queue and models, as /api/health answers them
     nodes : its node classes by name; empty: not known yet
+    starting : the gateway is starting it, and has not seen it exit
     """
 
     up: bool
     reason: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     nodes: Mapping[str, NodeType] = field(default_factory=dict)
+    starting: bool = False
 
 
 class RunLost(Exception):

@@ -55,6 +55,11 @@ class Health(BaseModel):
 
     status: Literal["healthy", "degraded"]
     reason: str | None = Field(None, description="Why the status is degraded.")
+    starting: bool = Field(
+        False,
+        description="The status is degraded because the gateway is starting ComfyUI; the models "
+        "and editors are not known yet.",
+    )
     model_loaded: bool
     device: str
     device_info: dict[str, Any] = Field(

@@ -17,7 +17,10 @@ from . import comfy_process
 from .app import create_app
 from .disk import make_folder
 from .logs import JsonLines, PlainLines
+from .service import local_gateway
 from .settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 """Host names of this machine that no other machine can reach."""
@@ -53,18 +56,40 @@ def serve(
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     make_folder(settings.data)
-    companions = []
+    companions: list[Callable[[], Coroutine[Any, Any, None]]] = []
+    absences = {}
     if with_comfyui:
         heavy = urlsplit(settings.comfyui_url)
         next_port = heavy._replace(netloc=f"{heavy.hostname}:{(heavy.port or 80) + 1}").geturl()
         light = urlsplit(settings.comfyui_light_url or next_port)
         settings = settings.model_copy(update={"comfyui_light_url": light.geturl()})
-        companions.append(_keep_comfyui_running("heavy", heavy, settings, base, cpu))
+        kept = {settings.comfyui_url: _kept_comfyui("heavy", heavy, settings, base, cpu)}
         if light.netloc != heavy.netloc:
             light_on_cpu = cpu or not light_on_gpu
-            companions.append(_keep_comfyui_running("light", light, settings, base, light_on_cpu))
-    app = create_app(settings, companions=companions, allowed_hosts=_allowed_hosts(settings))
+            kept[light.geturl()] = _kept_comfyui("light", light, settings, base, light_on_cpu)
+        absences = {url: comfyui.absence for url, comfyui in kept.items()}
+        companions += [comfyui.keep_running for comfyui in kept.values()]
+
+    async def announce() -> None:
+        await app.state.gateway.jobs.ready()
+        logger.info("Ready: open %s", _address(settings))
+
+    app = create_app(
+        settings,
+        partial(local_gateway, absences=absences),
+        companions=[*companions, announce],
+        allowed_hosts=_allowed_hosts(settings),
+    )
     uvicorn.run(app, **server_options(settings))
+
+
+def _address(settings: Settings) -> str:
+    """Return the URL of the page on this machine; without a page, of the documentation."""
+    # A browser does not open the addresses that stand for all of the machine's.
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    host = everywhere.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{settings.port}/{'' if settings.page else 'docs'}"
 
 
 def server_options(settings: Settings, header_timeout: float = HEADER_TIMEOUT) -> dict[str, Any]:
@@ -125,10 +150,10 @@ class _HeaderTimeoutProtocol(HttpToolsProtocol):
             self._timer = None
 
 
-def _keep_comfyui_running(
+def _kept_comfyui(
     name: str, url: SplitResult, settings: Settings, base: Path | None, cpu: bool
-) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return a coroutine function that keeps a ComfyUI running at a URL.
+) -> comfy_process.KeptComfyUI:
+    """Return a ComfyUI that is kept running at a URL.
 
     Raises
     ------
@@ -144,7 +169,7 @@ def _keep_comfyui_running(
     port = url.port or 80
     folder = settings.data / f"comfyui-{name}"
     start = comfy_process.command(port, folder, base=base, cpu=cpu)
-    return partial(comfy_process.keep_running, start, port, folder)
+    return comfy_process.KeptComfyUI(start, port, folder)
 
 
 def _allowed_hosts(settings: Settings) -> set[str] | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from .jobs import HEAVY, LIGHT, Claim, Job, JobRecord, Jobs, LaneName, check_don
 from .local_jobs import LocalJobs
 from .request_errors import invalid
 from .results import RESULTS
-from .runner import NodeType, Runner
+from .runner import ComfyStatus, NodeType, Runner
 from .settings import Settings
 from .upload_store import UploadStore
 from .workflow_safety import unsafe_reason
@@ -254,12 +254,13 @@ def local_gateway(
     settings: Settings,
     runners: Mapping[str, Runner] | None = None,
     fetcher: Fetcher | None = None,
+    absences: Mapping[str, Callable[[], ComfyStatus]] | None = None,
 ) -> Gateway:
     """Make a gateway whose jobs wait on this machine.
 
     Parameters
     ----------
-    runners : see LocalJobs
+    runners, absences : see LocalJobs
     fetcher : default: of the settings' hosts
     """
     make_folder(settings.data)
@@ -271,7 +272,7 @@ def local_gateway(
     uploads = UploadStore(settings.data / "pictures")
     debug_sessions = DebugSessions(settings.data / "debug")
     fetcher = fetcher or make_fetcher(settings)
-    jobs = LocalJobs(settings, uploads, debug_sessions, fetcher, runners)
+    jobs = LocalJobs(settings, uploads, debug_sessions, fetcher, runners, absences)
     workflows = WorkflowFolder(settings.workflows)
     return Gateway(settings, workflows, uploads, debug_sessions, jobs, fetcher)
 

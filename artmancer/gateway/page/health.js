@@ -4,6 +4,9 @@ import * as api from "./api.js";
 /** Milliseconds until the health of a gateway that is degraded or away is requested again. */
 const INTERVAL = 30_000;
 
+/** The same while the gateway starts ComfyUI, which takes seconds to a minute. */
+const STARTING_INTERVAL = 1_000;
+
 const QWEN = "Qwen-Image-Edit";
 const DRAFT = "Draft, without a model";
 
@@ -46,9 +49,12 @@ export async function watch(onEditors) {
   clearTimeout(timer);
   const line = byId("health");
   let degraded = true;
+  let starting = false;
   let isRefused = false;
   try {
-    const { status, reason, model_loaded: loaded, device, device_info: info } = await api.health();
+    const health = await api.health();
+    const { reason, model_loaded: loaded, device, device_info: info } = health;
+    starting = health.starting;
     editors = usableEditors(info);
     onEditors();
     // LaMa edits only where it is chosen.
@@ -56,16 +62,18 @@ export async function watch(onEditors) {
     const hasModel = loaded || label !== DRAFT;
     const name = label === DRAFT ? QWEN : label;
     const editor = hasModel ? `Editor: ${name} on ${device}.` : "Editor: draft. No model is installed.";
-    degraded = status === "degraded";
-    line.textContent = degraded ? `${editor} ${reason}` : editor;
-    byId("prompt-hint").hidden = hasModel;
+    degraded = health.status === "degraded";
+    // Before its first answer, it is not known what ComfyUI has.
+    const isKnown = device !== "unknown";
+    line.textContent = [isKnown && editor, reason].filter(Boolean).join(" ");
+    if (isKnown) byId("prompt-hint").hidden = hasModel;
   } catch (error) {
     line.textContent = error.message;
     isRefused = Boolean(error.needsToken);
   }
-  line.classList.toggle("degraded", degraded);
+  line.classList.toggle("degraded", degraded && !starting);
   const again = () => watch(onEditors);
   // A user who closed the question for the token is not asked again until they want something.
   if (isRefused) byId("token-form").addEventListener("submit", again, { once: true });
-  else if (degraded) timer = setTimeout(again, INTERVAL);
+  else if (degraded) timer = setTimeout(again, starting ? STARTING_INTERVAL : INTERVAL);
 }

@@ -53,6 +53,7 @@ async def health(gateway: GatewayDependency) -> schemas.Health:
     return schemas.Health(
         status="degraded" if reason else "healthy",
         reason=reason,
+        starting=comfyui.starting and reason == comfyui.reason,
         model_loaded=bool(comfyui.up and pack.get("model_loaded")),
         device=info.get("device", "unknown"),
         device_info={

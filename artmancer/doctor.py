@@ -168,7 +168,11 @@ def _lama() -> tuple[str, str, str]:
     """Return `found`, `reason` and `advice` for _feature."""
     if path := models.lama():
         return str(path), "", ""
-    return "", f"no {LAMA_FILE}", "`artmancer models fetch big-lama` downloads it (206 MB)"
+    advice = (
+        "`artmancer models fetch big-lama` downloads it (206 MB); until then PatchMatch fills in "
+        "its place in ComfyUI and over HTTP, and the report says so"
+    )
+    return "", f"no {LAMA_FILE}", advice
 
 
 def _weights(

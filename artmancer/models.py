@@ -179,6 +179,23 @@ def lama() -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def require_lama() -> Path:
+    """Return LaMa's file in ComfyUI's folders.
+
+    Raises
+    ------
+    ArtMancerError : checkpoint_missing
+    """
+    if path := lama():
+        return path
+    expected = comfyui_folder() / "models" / LAMA_FOLDERS[0] / LAMA_FILE
+    raise ArtMancerError(
+        "checkpoint_missing",
+        f"The lama editor needs '{expected}', which `artmancer models fetch big-lama` downloads "
+        "(206 MB); --editor draft needs no file.",
+    )
+
+
 def segmenter() -> Path | None:
     """Return the first of Smart Mask's models in ComfyUI's folders."""
     models = comfyui_folder() / "models"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from artmancer import cli, fill, images, lama, mask_ops
 from artmancer.conditions import prepare
+from artmancer.draft import DraftEditor
 from artmancer.edit import edit
 from artmancer.errors import ArtMancerError
 from artmancer.lama_editor import LamaEditor
@@ -93,18 +94,42 @@ def test_the_command_finds_lama_in_comfyuis_folders(
     assert {"lama"} == {row["kind"] for row in json.loads(capsys.readouterr().out)} & {"lama"}
 
 
-@pytest.mark.parametrize("more", [[], ["--brush-mask"]])
-def test_without_its_file_patchmatch_fills_and_the_report_says_so(
-    comfyui_folder: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+def test_the_command_without_its_file_says_where_it_goes_and_what_needs_none(
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image, report = command(comfyui_folder, capsys, *more)
-    assert report["editor"] == "draft/removal"
-    (note,) = report["notes"]
+    output = comfyui_folder / "out.png"
+    arguments = ["edit", str(PHOTO), "--editor=lama", "--task=removal", f"--mask={MASK}"]
+    assert cli.main([*arguments, f"--output={output}"]) == 1
+    message = capsys.readouterr().err
+    assert str(comfyui_folder / "models" / "inpaint" / "big-lama.pt") in message
+    assert "models fetch big-lama" in message and "--editor draft" in message
+    assert message.count("\n") == 1 and not output.exists()
+
+
+def test_a_batch_without_its_file_ends_before_the_first_photo(
+    comfyui_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = comfyui_folder / "photos"
+    photos.mkdir()
+    for name in ("a", "b"):
+        (photos / f"{name}.png").symlink_to(PHOTO)
+        (photos / f"{name}_mask.png").symlink_to(MASK)
+    out = comfyui_folder / "out"
+    assert cli.main(["batch", str(photos), "-o", str(out), "--editor=lama", "--task=removal"]) == 1
+    output = capsys.readouterr()
+    assert output.err.count("The lama editor needs") == 1
+    assert not list((out / "edited").glob("*"))
+
+
+@pytest.mark.parametrize("brushed", [False, True])
+def test_in_a_graph_patchmatch_fills_without_its_file_and_the_report_says_so(brushed: bool) -> None:
+    photo, mask = images.load(PHOTO).image, images.load_mask(MASK)
+    result = edit(LamaEditor("removal", None), prepare(photo, mask, brushed=brushed))
+    assert result.report.editor == "draft/removal"
+    (note,) = result.report.notes
     assert "LaMa is not installed" in note and "models fetch big-lama" in note
-    output = comfyui_folder / "draft.png"
-    arguments = ["edit", str(PHOTO), "--task=removal", f"--mask={MASK}", f"--output={output}"]
-    assert cli.main([*arguments, *more]) == 0
-    assert fill.method() == "telea" or torch.equal(image, images.load(output).image)
+    by_draft = edit(DraftEditor("removal"), prepare(photo, mask, brushed=brushed)).image
+    assert fill.method() == "telea" or torch.equal(result.image, by_draft)
 
 
 def test_a_damaged_file_is_an_error_and_no_reason_for_another_method(

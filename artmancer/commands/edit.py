@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .. import checks, images
+from .. import checks, images, models
 from ..errors import ArtMancerError
 from ..options import (
     CFG,
@@ -332,6 +332,8 @@ def run(options: argparse.Namespace) -> int:
         )
     (options.image,) = options.image
     check_inputs(options)
+    if options.editor == "lama":
+        models.require_lama()
     for warning in warnings(options):
         logger.warning(warning)
 
@@ -521,7 +523,6 @@ def edit_photo(
 
 def _preparation(options: argparse.Namespace, editor: "Editor") -> dict[str, Any]:
     """Return the arguments of conditions.prepare besides the images."""
-    from .. import models
     from ..editor import plan
     from ..lama import load
 
@@ -562,14 +563,11 @@ def load_editor(options: argparse.Namespace, progress: "Progress") -> "Editor":
         from ..draft import DraftEditor
 
         return DraftEditor(options.variant, options.strength)
-    from .. import models
-
     if options.editor == "lama":
         from .. import lama
         from ..lama_editor import LamaEditor
 
-        file = models.lama()
-        return LamaEditor(options.variant, lama.load(file) if file else None)
+        return LamaEditor(options.variant, lama.load(models.require_lama()))
     from ..qwen import checkpoints, pipeline
     from ..qwen.editor import QwenEditor
 

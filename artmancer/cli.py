@@ -10,6 +10,7 @@ import sys
 
 from . import __version__
 from .commands import batch, doctor, edit, models, serve
+from .commands.arguments import CommandParser, Parser
 from .errors import ArtMancerError
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the argument parser with all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="artmancer",
         description="Insert an object into a photo, remove one, or correct the white balance; "
         "every other pixel stays as it is.",
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         "130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"artmancer {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for command in (edit, batch, models, serve, doctor):
         command.add_parser(commands)
     return parser

@@ -217,6 +217,100 @@ def test_wrong_usage_gives_exit_code_two(arguments: list[str]) -> None:
     assert error.value.code == 2
 
 
+EDIT = ["edit", "a.png", "-o", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["edti"],
+            "artmancer: argument COMMAND: expected edit, batch, models, serve, doctor, got "
+            "'edti'; did you mean edit? See `artmancer --help`.",
+        ),
+        (
+            [*EDIT, "--task", "remval"],
+            "artmancer edit: argument --task/--variant: expected "
+            "insertion, removal, white-balance, got 'remval'; did you mean removal? See `artmancer "
+            "edit --help`.",
+        ),
+        ([*EDIT, "--task", "removal", "--regions=apat"], "got 'apat'; did you mean apart? See"),
+        # The required --task is missing because it is misspelled.
+        ([*EDIT, "--tsk", "removal"], "there is no option --tsk; did you mean --task? See"),
+        ([*EDIT, "--task=removal", "--maks=m.png"], "no option --maks; did you mean --mask? See"),
+        ([*EDIT, "--task=removal", "--xyzzy"], "artmancer edit: there is no option --xyzzy. See"),
+        (["batch", "a", "-o", "b", "--formt", "png"], "did you mean --format? See"),
+        (["batch", "a", "-o", "b", "--sort=link"], "did you mean links? See `artmancer batch"),
+        (["models", "fech"], "did you mean fetch? See `artmancer models --help`."),
+        (["models", "fetch", "qwen-2508"], "got 'qwen-2508'; did you mean qwen-2509? See"),
+        (["serve", "--prot", "80"], "there is no option --prot; did you mean --port? See"),
+        (["doctor", "now"], "artmancer doctor: unexpected argument 'now'. See"),
+    ],
+)
+def test_wrong_usage_is_one_line_that_names_what_was_probably_meant(
+    capsys, arguments: list[str], sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert message.count("\n") == 1 and message.endswith(" --help`.\n")
+
+
+def test_an_unknown_editor_is_named_with_the_one_that_was_probably_meant(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    (tmp_path / "main.py").touch()
+    options = [*SHUTTLE, "-o", tmp_path / "out.png", "--editor=darft"]
+    assert run("edit", EXAMPLES / "astronaut.png", *options) == 1
+    assert "draft, lama, qwen, got 'darft'; did you mean draft? " in capsys.readouterr().err
+
+
+def test_a_value_that_looks_like_an_option_is_a_value(tmp_path: Path, caplog) -> None:
+    options = ["--task=white-balance", "--prompt=--warmer", "--negative", "--no noise, please"]
+    assert run("edit", EXAMPLES / "chelsea.png", *options, "-o", tmp_path / "out.png") == 0
+    assert "--prompt is ignored" in caplog.text
+
+
+def test_both_spellings_of_white_balance_are_taken_and_the_help_shows_one(
+    tmp_path: Path, capsys
+) -> None:
+    for spelling in ("white-balance", "white_balance"):
+        output = tmp_path / f"{spelling}.png"
+        assert run("edit", EXAMPLES / "chelsea.png", "--task", spelling, "-o", output) == 0
+    results = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert len(results) == 2 and results[0] == results[1]
+    capsys.readouterr()
+    for command in ("edit", "batch"):
+        with pytest.raises(SystemExit):
+            run(command, "--help")
+        text = capsys.readouterr().out
+        assert "{insertion,removal,white-balance}" in text and "white_balance" not in text
+
+
+@pytest.mark.parametrize(
+    ("photo", "results"),
+    [
+        ("Room.JPG", ["Room-edited.JPG", "Room-edited-2.JPG", "Room-edited-3.JPG"]),
+        # A GIF is read, and not written.
+        ("room.gif", ["room-edited.png", "room-edited-2.png", "room-edited-3.png"]),
+    ],
+)
+def test_without_an_output_the_result_is_beside_the_photo_and_replaces_nothing(
+    tmp_path: Path, capsys, photo: str, results: list[str]
+) -> None:
+    Image.open(EXAMPLES / "chelsea.png").convert("RGB").save(tmp_path / photo)
+    before = {photo: (tmp_path / photo).read_bytes()}
+    for result in results:
+        assert run("edit", tmp_path / photo, "--task=white-balance") == 0
+        path = tmp_path / result
+        assert capsys.readouterr().out.startswith(f"{path}: draft/white_balance")
+        before[result] = path.read_bytes()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

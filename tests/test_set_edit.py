@@ -41,13 +41,13 @@ def test_an_unknown_set_is_refused_with_the_list(
     (folder / "q4.json").write_text(json.dumps(CONTENT))
     for name in ("fp8", "../q4"):
         assert edit(tmp_path / "out.png", "--editor", name) == 1
-        assert "there are: q4." in capsys.readouterr().err
+        assert "expected draft, lama, qwen, q4, got" in capsys.readouterr().err
     (folder / "q4.json").write_text("{}")
     assert edit(tmp_path / "out.png", "--editor", "q4") == 1
     assert "'unet', not set" in capsys.readouterr().err
     (tmp_path / "base" / "models" / "artmancer").mkdir(parents=True)
     assert edit(tmp_path / "out.png", "--editor=q4", f"--comfyui-base={tmp_path / 'base'}") == 1
-    assert "there are: none." in capsys.readouterr().err
+    assert "expected draft, lama, qwen, got" in capsys.readouterr().err
 
 
 def test_options_of_the_editor_qwen_are_refused(tmp_path: Path, capsys: Any) -> None:

@@ -16,7 +16,7 @@ from .. import images
 from ..batch.photos import DEFAULT_MASK_PATTERN, IMAGE_FIELDS, Photo, read_photos
 from ..errors import ArtMancerError
 from . import edit
-from .arguments import Subparsers, whole_number, write_line
+from .arguments import Parser, Subparsers, whole_number, write_line
 
 if TYPE_CHECKING:
     from ..batch.results_file import Entry, ResultsFile
@@ -143,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(editor=None)
 
 
-class _RowParser(argparse.ArgumentParser):
+class _RowParser(Parser):
     """A parser of a row's options. A mistake is the row's, and does not end the process."""
 
     def error(self, message: str) -> NoReturn:

@@ -14,6 +14,7 @@ from .. import images, model_sets, models
 from ..errors import ArtMancerError
 from ..folders import comfyui_folder
 from ..recipes import CONDITION_SIZES
+from .arguments import not_a_choice, sentence
 
 if TYPE_CHECKING:
     from ..gateway.runner import Outputs, Run
@@ -31,8 +32,12 @@ START_SECONDS = 600.0
 _RESULTS = ("image", "report")
 
 
-def check_editor(options: argparse.Namespace) -> None:
+def check_editor(options: argparse.Namespace, other_editors: tuple[str, ...]) -> None:
     """Refuse a model set that does not exist, and the options of the editor qwen.
+
+    Parameters
+    ----------
+    other_editors : values of --editor besides the names of model sets
 
     Raises
     ------
@@ -56,7 +61,14 @@ def check_editor(options: argparse.Namespace) -> None:
             "Set COMFYUI_PATH to the folder of your ComfyUI, or name a running one with "
             "--comfyui-url.",
         )
-    model_sets.get(options.editor, models.set_paths(options.comfyui_base))
+    sets = models.set_paths(options.comfyui_base)
+    if options.editor not in sets:
+        raise ArtMancerError(
+            "not_found",
+            f"argument --editor: {sentence(not_a_choice(options.editor, [*other_editors, *sets]))} "
+            "`artmancer models set NAME` writes a model set.",
+        )
+    model_sets.read(sets[options.editor])
 
 
 def edit(options: argparse.Namespace, progress: "Progress") -> tuple[bytes, dict[str, Any]]:

@@ -4,6 +4,7 @@ Everything that can be checked without torch is checked before its import, which
 """
 
 import argparse
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from ..options import (
 from ..recipes import RECIPES, Overrides, parse_condition_size
 from ..variants import VARIANTS
 from . import comfyui_edit
-from .arguments import Subparsers, number, whole_number, write_line
+from .arguments import Subparsers, not_a_choice, number, whole_number, write_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 EDITORS = ("draft", "lama", "qwen")
 """Values of --editor besides the names of model sets."""
 
+_TASKS = tuple(variant.replace("_", "-") for variant in VARIANTS)
+"""Values of --task, as `task_type` over HTTP has them."""
+
 MAX_MASK_PIXELS = 1024
 """Largest value of --grow and --feather, in pixels."""
 
@@ -52,7 +56,7 @@ MEMORY_NAMES = dict(zip(("all", "one", "stream"), MEMORY_MODES, strict=True))
 
 EXAMPLES = """\
 examples:
-  artmancer edit room.jpg --task removal --mask mask.png -o room-edited.png
+  artmancer edit room.jpg --task removal --mask mask.png
   artmancer edit room.jpg --task insertion --mask mask.png --reference lamp.png -o out.png
   artmancer edit room.jpg --task white-balance -o balanced.png
   artmancer edit room.jpg --task removal --mask mask.png --editor my-set -o out.png
@@ -77,7 +81,11 @@ def add_parser(commands: Subparsers) -> None:
     add_inputs(parser)
     add_options(parser)
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, help="the result; PNG keeps every pixel exactly"
+        "-o",
+        "--output",
+        type=Path,
+        help="the result; PNG keeps every pixel exactly (default: beside the photo, as "
+        "NAME-edited with the photo's ending, and a number where that file exists)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report, or the error, as JSON"
@@ -120,8 +128,8 @@ def add_options(parser: argparse.ArgumentParser, *, variant_required: bool = Tru
         "--variant",
         dest="variant",
         required=variant_required,
-        type=lambda text: text.replace("-", "_"),
-        choices=VARIANTS,
+        type=_variant,
+        metavar=f"{{{','.join(_TASKS)}}}",
         help="the kind of edit",
     )
     parser.add_argument(
@@ -315,6 +323,14 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _variant(text: str) -> str:
+    """Parse --task; an underscore is as good as a hyphen."""
+    variant = text.replace("-", "_")
+    if variant not in VARIANTS:
+        raise argparse.ArgumentTypeError(not_a_choice(text, _TASKS))
+    return variant
+
+
 def _condition_size(text: str) -> str | float:
     """Parse --condition-size."""
     try:
@@ -331,6 +347,7 @@ def run(options: argparse.Namespace) -> int:
             "`artmancer batch FOLDER -o OUT`."
         )
     (options.image,) = options.image
+    options.output = options.output or default_output(options.image)
     check_inputs(options)
     if options.editor == "lama":
         models.require_lama()
@@ -365,6 +382,21 @@ def run(options: argparse.Namespace) -> int:
     images.save(options.output, image, photo)
     _write_report(with_notes(report, notes, photo, options), options)
     return 0
+
+
+def default_output(photo: Path) -> Path:
+    """Return a file beside a photo that does not exist yet, for its result.
+
+    Raises
+    ------
+    ArtMancerError : not_found, invalid_image
+    """
+    images.read_size(photo)
+    # A photo that is read and not written, such as a HEIC, gives a PNG.
+    suffix = photo.suffix if photo.suffix.lower() in images.SUFFIXES else ".png"
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (photo.with_name(f"{photo.stem}-edited{number}{suffix}") for number in numbers)
+    return next(path for path in paths if not path.exists())
 
 
 def with_notes(
@@ -425,7 +457,7 @@ def check_inputs(options: argparse.Namespace, *, mask_follows: bool = False) -> 
     if options.editor == "lama":
         checks.check_lama_variant(options.variant)
     if options.editor not in EDITORS:
-        comfyui_edit.check_editor(options)
+        comfyui_edit.check_editor(options, EDITORS)
 
 
 def warnings(options: argparse.Namespace) -> Iterator[str]:

@@ -11,7 +11,7 @@ from ..qwen.tagging import tag
 from ..recipes import RECIPES
 from ..set_choice import choose
 from ..variants import CHECKPOINT_FILES
-from .arguments import Subparsers, write_line
+from .arguments import Subparsers, not_a_choice, write_line
 
 _DOWNLOADS = (*models.BASES, "fastsam-s", "big-lama")
 """Models that can be downloaded."""
@@ -93,10 +93,7 @@ def run(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     """Download a model. Its size comes first, on standard error."""
     if options.model not in (None, _QWEN, *_DOWNLOADS):
-        options.error(
-            f"argument MODEL: invalid choice: '{options.model}' "
-            f"(choose from {', '.join(_DOWNLOADS)})"
-        )
+        options.error(f"argument MODEL: {not_a_choice(options.model, _DOWNLOADS)}")
     if options.model == "fastsam-s":
         folder = options.folder or models.default_folder("fastsam")
         _announce("FastSAM-s (24 MB)", folder)

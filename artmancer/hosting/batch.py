@@ -24,7 +24,7 @@ from ..batch.photos import Photo
 from ..batch.results_file import ResultsFile, RunEnded
 from ..batch.run import Edited
 from ..client.results import EditResponse
-from ..commands.arguments import number, whole_number, write_line
+from ..commands.arguments import CommandParser, number, whole_number, write_line
 from ..commands.batch import PhotoOptions, add_options, edit_photos
 from ..commands.batch_workers import EditRequests
 from ..errors import ArtMancerError
@@ -87,7 +87,7 @@ def make_parser(
     ----------
     containers : default of --max-containers
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="modal run modal_comfy.py::batch",
         description="Edit the photos of a folder, a CSV or a JSONL file on Modal.",
         epilog=EXAMPLES,

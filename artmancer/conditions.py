@@ -235,7 +235,7 @@ def prepare(
         resolution=resolution,
         context=context,
         default_prompt=row.prompt if default_prompt is None else default_prompt,
-        notes=notes,
+        notes=(*notes, *_whole_notes(inserted)),
     )
     return replace(first, following=tuple(others))
 
@@ -350,6 +350,20 @@ def _fill_notes(lama: Lama | None) -> tuple[str, ...]:
     """Return the report's sentence on the fill, where LaMa should have made it and did not."""
     _, note = choose("lama", lama is not None)
     return (note,) if note else ()
+
+
+def _whole_notes(reference: Reference | None) -> tuple[str, ...]:
+    """Return a sentence for the report where nothing cuts the object out of its picture."""
+    if reference is None:
+        return ()
+    mask, whole = reference.mask, reference.whole
+    if whole is None or mask.shape != whole.shape[:3] or not bool((mask == 1).all()):
+        return ()
+    return (
+        "Nothing cuts the object out of the reference, so its whole picture, background included, "
+        "is the object: add a mask that is white on the object, or a picture with a transparent "
+        "background (Remove Background makes both).",
+    )
 
 
 def _checked(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:

@@ -164,6 +164,29 @@ def test_a_transparent_reference_needs_no_mask(tmp_path: Path, example) -> None:
     assert color[2] > color[1], "the patch is violet"
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_an_insertion_says_that_nothing_cuts_the_object_out(
+    tmp_path: Path, capsys, mode: str
+) -> None:
+    Image.new("RGB", (96, 64), "gray").save(tmp_path / "photo.png")
+    Image.new(mode, (20, 20), "red").save(tmp_path / "square.png")
+    cut = Image.new("L", (20, 20))
+    cut.paste(255, (2, 2, 18, 20))
+    cut.save(tmp_path / "cut.png")
+    place = Image.new("L", (96, 64))
+    place.paste(255, (30, 20, 60, 50))
+    place.save(tmp_path / "mask.png")
+    options = ["--task=insertion", "--mask", tmp_path / "mask.png", "-o", tmp_path / "out.png"]
+    options += ["--reference", tmp_path / "square.png"]
+    sentence = "Nothing cuts the object out of the reference"
+    assert run("edit", tmp_path / "photo.png", *options) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if sentence in text]
+    assert "add a mask" in line and "transparent background" in line
+    options.append(f"--reference-mask={tmp_path}/cut.png")
+    assert run("edit", tmp_path / "photo.png", *options) == 0
+    assert sentence not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(fill.method() != "patchmatch", reason="only PatchMatch takes long enough")
 def test_ctrl_c_ends_the_command_and_nothing_is_written(tmp_path: Path) -> None:

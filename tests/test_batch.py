@@ -78,6 +78,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "there is no 'attic_mask.*' beside 'attic.png'"),
+        (("--masks", "{stem}-m.png"), "there is no 'attic-m.png' beside 'attic.png'"),
+        (("--masks", "none"), "--masks is none"),
+    ],
+)
+def test_a_photo_without_a_mask_names_the_file_that_was_expected(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Any, expected: str
+) -> None:
+    below = folder / "house"
+    save_photo(below / "attic.png")
+    (below / "attic_mask.png").unlink()
+    assert removal(below, tmp_path / "out", *options) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "not edited" in line]
+    assert line.startswith("1/1 attic.png: not edited. A mask is needed for removal, and ")
+    assert expected in line and "--masks object" in line
+
+
+def test_a_row_without_a_mask_names_the_field(tmp_path: Path) -> None:
+    save_photo(tmp_path / "attic.png")
+    (tmp_path / "list.csv").write_text("input_image,task_type\nattic.png,removal\n")
+    assert batch(tmp_path / "list.csv", "-o", tmp_path / "out") == 1
+    (entry,) = entries_of(tmp_path / "out").values()
+    assert entry["error"]["error_type"] == "mask_missing"
+    assert "its row has no mask_image" in entry["error"]["detail"]
+
+
 def test_each_photo_of_a_folder_is_edited_under_its_mask_alone(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

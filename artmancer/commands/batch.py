@@ -172,7 +172,7 @@ class PhotoOptions:
 
         Raises
         ------
-        ArtMancerError : invalid_request
+        ArtMancerError : invalid_request; mask_missing
         """
         options = copy.copy(self._options)
         options.output = self._options.output / photo.output
@@ -194,6 +194,8 @@ class PhotoOptions:
             has_mask = "mask_image" in photo.fields or options.masks == OBJECT
             masked = "removal" if has_mask else "white_balance"
             options.variant = "insertion" if "reference_image" in photo.fields else masked
+        if paths is not None:
+            _check_mask(options, photo)
         return options
 
     def parameters(self, photo: Photo) -> dict[str, Any]:
@@ -206,6 +208,41 @@ class PhotoOptions:
         }
         masks = {"masks": OBJECT} if finds_object(options, photo) else {}
         return {**values, **masks, "output": str(photo.output)}
+
+
+def _mask_pattern(options: argparse.Namespace) -> str | None:
+    """Return the file name of a photo's mask in a folder; None: the photos have none there."""
+    if options.masks in (OBJECT, NO_MASKS) or (
+        options.masks is None and options.variant == "white_balance"
+    ):
+        return None
+    return str(options.masks or DEFAULT_MASK_PATTERN)
+
+
+def _check_mask(options: argparse.Namespace, photo: Photo) -> None:
+    """Refuse a photo without the mask that its edit needs.
+
+    Raises
+    ------
+    ArtMancerError : mask_missing
+    """
+    if options.variant == "white_balance" or finds_object(options, photo):
+        return
+    if "mask_image" in photo.fields:
+        return
+    if not options.source.is_dir():
+        missing = "its row has no mask_image; add one"
+    elif pattern := _mask_pattern(options):
+        path = PurePosixPath(photo.name)
+        name = pattern.format(stem=path.stem)
+        missing = f"there is no '{name}' beside '{path.name}'; add it, or give another --masks"
+    else:
+        missing = "--masks is none; leave it out, or give a file name"
+    raise ArtMancerError(
+        "mask_missing",
+        f"A mask is needed for {options.variant}, and {missing} (--masks object: the main object "
+        "of each photo).",
+    )
 
 
 def finds_object(options: argparse.Namespace, photo: Photo) -> bool:
@@ -250,11 +287,7 @@ def edit_photos(
     ----------
     announce : called with all photos and the results of earlier runs before the first edit
     """
-    pattern = options.masks or DEFAULT_MASK_PATTERN
-    if options.masks in (OBJECT, NO_MASKS) or (
-        options.masks is None and options.variant == "white_balance"
-    ):
-        pattern = None
+    pattern = _mask_pattern(options)
     shared = {
         name: str(path)
         for name, option in _IMAGE_OPTIONS.items()

@@ -28,6 +28,8 @@ RUN python -c "from artmancer.hosting.model_volume import PATHS; print(PATHS.for
 
 ENV HOST=0.0.0.0
 ENV ARTMANCER_DATA=/data
+# A second ComfyUI, for masks and tools: a click does not wait for an edit of minutes.
+ENV COMFYUI_LIGHT_URL=http://127.0.0.1:8189
 VOLUME ["/checkpoints", "/data"]
 EXPOSE 8003
 CMD ["python", "-m", "artmancer", "serve", "--with-comfyui", "--light-on-gpu"]

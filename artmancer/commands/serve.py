@@ -32,8 +32,8 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--with-comfyui",
         action="store_true",
-        help="start two ComfyUIs from $COMFYUI_PATH, one for edits and one for masks and tools, "
-        "and restart them when they exit",
+        help="start a ComfyUI from $COMFYUI_PATH, and a second one for masks and tools where "
+        "--comfyui-light-url names another address of this machine; restart them when they exit",
     )
     parser.add_argument(
         "--comfyui-base", type=Path, help="with --with-comfyui: ComfyUI's --base-directory"
@@ -44,7 +44,7 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--light-on-gpu",
         action="store_true",
-        help="with --with-comfyui: run masks and tools on the GPU too",
+        help="with --with-comfyui: let the second ComfyUI use the GPU too",
     )
 
 

@@ -46,7 +46,7 @@ def serve(
     with_comfyui : start a ComfyUI at each address in the settings, and restart it when it exits
     base : base directory of these ComfyUIs; see comfy_process.command
     cpu : run the ComfyUI of the heavy lane on the CPU, too
-    light_on_gpu : let the ComfyUI of the light lane use the GPU
+    light_on_gpu : let a ComfyUI of the light lane's own use the GPU
 
     Raises
     ------
@@ -59,14 +59,13 @@ def serve(
     companions: list[Callable[[], Coroutine[Any, Any, None]]] = []
     absences = {}
     if with_comfyui:
-        heavy = urlsplit(settings.comfyui_url)
-        next_port = heavy._replace(netloc=f"{heavy.hostname}:{(heavy.port or 80) + 1}").geturl()
-        light = urlsplit(settings.comfyui_light_url or next_port)
-        settings = settings.model_copy(update={"comfyui_light_url": light.geturl()})
-        kept = {settings.comfyui_url: _kept_comfyui("heavy", heavy, settings, base, cpu)}
+        heavy_url = settings.comfyui_url
+        light_url = settings.comfyui_light_url or heavy_url
+        heavy, light = urlsplit(heavy_url), urlsplit(light_url)
+        kept = {heavy_url: _kept_comfyui("heavy", heavy, settings, base, cpu)}
         if light.netloc != heavy.netloc:
             light_on_cpu = cpu or not light_on_gpu
-            kept[light.geturl()] = _kept_comfyui("light", light, settings, base, light_on_cpu)
+            kept[light_url] = _kept_comfyui("light", light, settings, base, light_on_cpu)
         absences = {url: comfyui.absence for url, comfyui in kept.items()}
         companions += [comfyui.keep_running for comfyui in kept.values()]
 

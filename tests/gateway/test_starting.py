@@ -29,23 +29,22 @@ serve_fake_comfyui(int(sys.argv[sys.argv.index("--port") + 1]), Path("{log}"))
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[str], httpx.Client]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., httpx.Client]]:
     """Start the gateway with a ComfyUI of this main.py, and return a client of it."""
     processes: list[ForkedProcess] = []
     clients: list[httpx.Client] = []
 
-    def start(main: str) -> httpx.Client:
+    def start(main: str, *more: str) -> httpx.Client:
         folder = tmp_path / "ComfyUI"
         folder.mkdir()
         paths = {"tests": ROOT / "tests", "go": tmp_path / "go", "log": tmp_path / "runs.log"}
         (folder / "main.py").write_text(main.format(**paths))
         port = free_port()
         comfyui_url = f"http://127.0.0.1:{free_port()}"
-        arguments = ["serve", "--with-comfyui", "--port", str(port)]
-        arguments += ["--comfyui-url", comfyui_url, "--comfyui-light-url", comfyui_url]
+        arguments = ["serve", "--with-comfyui", "--port", str(port), "--comfyui-url", comfyui_url]
         process = ForkedProcess(
             cli.main,
-            arguments,
+            [*arguments, *more],
             log=tmp_path / "gateway.log",
             environment={
                 "ARTMANCER_DATA": str(tmp_path / "data"),
@@ -74,9 +73,16 @@ def health(http: httpx.Client) -> dict[str, Any]:
         return {}
 
 
+def messages(folder: Path, beginning: str) -> list[str]:
+    """Return the messages in the gateway's log that begin so."""
+    log = (folder / "gateway.log").read_text().splitlines()
+    texts = [json.loads(line)["message"] for line in log if line.startswith("{")]
+    return [text for text in texts if text.startswith(beginning)]
+
+
 @pytest.mark.browser
 def test_the_page_says_that_comfyui_starts_and_then_that_it_is_ready(
-    serve: Callable[[str], httpx.Client], browser: Any, tmp_path: Path
+    serve: Callable[..., httpx.Client], browser: Any, tmp_path: Path
 ) -> None:
     from playwright.sync_api import expect
 
@@ -93,31 +99,36 @@ def test_the_page_says_that_comfyui_starts_and_then_that_it_is_ready(
 
 
 def test_serve_says_when_it_is_ready_and_where_the_page_is(
-    serve: Callable[[str], httpx.Client], tmp_path: Path
+    serve: Callable[..., httpx.Client], tmp_path: Path
 ) -> None:
     http = serve(SLOW)
-
-    def messages() -> list[str]:
-        log = (tmp_path / "gateway.log").read_text().splitlines()
-        return [json.loads(line)["message"] for line in log if line.startswith("{")]
-
     starting = health(http)
     assert starting["status"] == "degraded" and starting["starting"]
     answer = http.post("/api/generate", json=removal())
     assert error(answer) == (503, "comfyui_unavailable")
     assert answer.json()["detail"] == "ComfyUI is starting. Try again in a moment."
-    assert not any(message.startswith("Ready") for message in messages())
+    assert not messages(tmp_path, "Ready")
     (tmp_path / "go").touch()
     until(lambda: health(http)["status"] == "healthy")
     assert not health(http)["starting"]
-    until(lambda: [text for text in messages() if text.startswith("Ready")])
-    assert [text for text in messages() if text.startswith("Ready")] == [
-        f"Ready: open {http.base_url}/"
-    ]
+    until(lambda: messages(tmp_path, "Ready"))
+    assert messages(tmp_path, "Ready") == [f"Ready: open {http.base_url}/"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_comfyui_starts_unless_the_light_lane_has_an_address_of_its_own(
+    serve: Callable[..., httpx.Client], tmp_path: Path, count: int
+) -> None:
+    (tmp_path / "go").touch()
+    light = ["--comfyui-light-url", f"http://127.0.0.1:{free_port()}"]
+    http = serve(SLOW, *(light if count == 2 else []))
+    until(lambda: messages(tmp_path, "Ready"))
+    assert http.get("/api/system/health").json()["status"] == "healthy"
+    assert len(messages(tmp_path, "Starting ComfyUI")) == count
 
 
 def test_a_comfyui_that_cannot_start_is_not_said_to_be_starting(
-    serve: Callable[[str], httpx.Client],
+    serve: Callable[..., httpx.Client],
 ) -> None:
     http = serve("raise SystemExit(3)")
     until(lambda: not health(http)["starting"])

@@ -132,11 +132,13 @@ def _describe(path: Path, kind: str) -> FoundModel:
 
 
 def base_folders() -> list[Path]:
-    """List the folders of base models: the one that MODEL_PATH names, then ComfyUI's."""
-    folders = sorted((comfyui_folder() / "models" / "diffusers").glob("*"))
+    """List the folders of base models: the one that MODEL_PATH names, then ComfyUI's, the newest
+    release first.
+    """
+    folders = checkpoints.bases(sorted((comfyui_folder() / "models" / "diffusers").glob("*")))
     if path := base_from_environment():
-        folders.insert(0, path)
-    return [folder for folder in dict.fromkeys(folders) if checkpoints.is_base(folder)]
+        folders = [*checkpoints.bases([path]), *folders]
+    return list(dict.fromkeys(folders))
 
 
 def base() -> Path | None:

@@ -295,6 +295,32 @@ def test_models_lists_the_files_in_comfyuis_folders_and_in_the_environment(
     assert "removal        " in capsys.readouterr().out
 
 
+def test_the_newest_base_is_the_default_whatever_the_folders_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    diffusers = tmp_path / "models" / "diffusers"
+    releases = {"a-2509": {}, "b-2509": {"zero_cond_t": False}, "c-2511": {"zero_cond_t": True}}
+    for name, config in releases.items():
+        (diffusers / name / "transformer").mkdir(parents=True)
+        index = {"_class_name": "QwenImageEditPlusPipeline"}
+        (diffusers / name / "model_index.json").write_text(json.dumps(index))
+        (diffusers / name / "transformer" / "config.json").write_text(json.dumps(config))
+    (diffusers / "a-2509" / "transformer" / "config.json").write_text("damaged")
+
+    def listed() -> list[str]:
+        assert cli.main(["models", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        return [Path(row["path"]).name for row in rows if row["kind"] == "base"]
+
+    assert listed() == ["c-2511", "a-2509", "b-2509"]
+    assert models.base() == diffusers / "c-2511"
+    monkeypatch.setenv("MODEL_PATH", str(diffusers / "b-2509"))
+    assert listed() == ["b-2509", "c-2511", "a-2509"]
+    assert models.base() == diffusers / "b-2509"
+
+
 def test_without_a_base_models_shows_the_command_to_download_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,25 @@ def is_base(folder: Path) -> bool:
     return any(_has_index_of_base(place) for place in (folder, *snapshots(folder)))
 
 
+def bases(folders: Iterable[Path]) -> list[Path]:
+    """Return the folders that hold a base model, those of Qwen-Image-Edit-2511 before those of
+    2509.
+    """
+    return sorted(filter(is_base, folders), key=lambda folder: not _is_2511(folder))
+
+
+def _is_2511(folder: Path) -> bool:
+    """Tell whether a base is Qwen-Image-Edit-2511, by its transformer's config.json."""
+    for place in (folder, *snapshots(folder)):
+        try:
+            config = json.loads((place / "transformer" / "config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict) and config.get("zero_cond_t"):
+            return True
+    return False
+
+
 def _has_index_of_base(folder: Path) -> bool:
     try:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))

@@ -52,19 +52,18 @@ _register("inpaint", "inpaint", {Path(LAMA_FILE).suffix})
 
 def bases() -> dict[str, Path]:
     """Map the names of base models to their folders: the one that MODEL_PATH names, then those in
-    ComfyUI's diffusers folders.
+    ComfyUI's diffusers folders, the newest release first.
     """
-    paths = [
+    paths = checkpoints.bases(
         path
         for folder in folder_paths.get_folder_paths("diffusers")
         for path in sorted(Path(folder).glob("*"))
-    ]
+    )
     if path := base_from_environment():
-        paths.insert(0, path)
+        paths = [*checkpoints.bases([path]), *paths]
     by_name: dict[str, Path] = {}
     for path in paths:
-        if checkpoints.is_base(path):
-            by_name.setdefault(path.name, path)
+        by_name.setdefault(path.name, path)
     return by_name
 
 

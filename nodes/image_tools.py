@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..artmancer import conditions, draft, tools
 from ..artmancer.checks import check_image, check_mask
-from ..artmancer.images import MAX_SIDE
+from ..artmancer.images import MAX_PIXELS, MAX_SIDE
 from ..artmancer.masks import shadow
 from ..artmancer.options import ONE_MEGAPIXEL
 from .comfy_host.files import save_before_after
@@ -47,7 +47,7 @@ class Resize(io.ComfyNode):
                     "max_megapixels",
                     default=0.0,
                     min=0.0,
-                    max=134.0,
+                    max=MAX_PIXELS / ONE_MEGAPIXEL,
                     step=0.01,
                     tooltip="Scale larger photos down to this, keeping the aspect ratio; 0 = no "
                     "limit. 1 = 1024 x 1024 pixels.",

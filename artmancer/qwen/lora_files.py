@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ArtMancerError
 from .checkpoints import TEXT_ENCODER_PREFIXES, missing
+from .lora_keys import KEY, PREFIX
 
 Change = dict[str, Tensor]
 """A change of one layer, W + delta. Its tensors by name:
@@ -28,33 +29,6 @@ hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b : delta = (w1_a @ w1_b) * (w2_a @ w2_
 bias : added to the layer's bias [out]
 weight : added to the weight of a norm
 """
-
-_PREFIX = (
-    r"(?:(?:base_model\.model|model\.diffusion_model|diffusion_model|transformer|unet|dit|pipe"
-    r"|model)\.)*(?:lora_unet_|lora_transformer_|lycoris_)?"
-)
-"""Beginnings of keys that trainers put before a layer's name."""
-
-_ADAPTER_NAME = r"(?:\.(?!bias)[^.]+)?"
-"""PEFT's name of the adapter, as in lora_A.default.weight; also the end ".weight"."""
-
-_TENSORS = {
-    "lora_A": rf"(?:lora_A|lora_down|lora\.down|lora_linear_layer\.down){_ADAPTER_NAME}",
-    "lora_B": rf"(?:lora_B|lora_up|lora\.up|lora_linear_layer\.up){_ADAPTER_NAME}",
-    "lora_bias": r"lora_B(?:\.[^.]+)?\.bias",
-    "alpha": r"alpha",
-    "magnitude": rf"(?:lora_magnitude_vector{_ADAPTER_NAME}|dora_scale)",
-    "factor": r"lokr_w[12](?:_[ab])?|hada_w[12]_[ab]",
-    "diff": r"diff|w_norm",
-    "diff_b": r"diff_b|b_norm",
-}
-"""Patterns of the tensors' names in files. "factor": one of PEFT's names for LoKr and LoHa."""
-
-_KEY = re.compile(
-    rf"{_PREFIX}(?P<layer>.+?)\.(?:"
-    + "|".join(rf"(?P<{name}>{pattern})" for name, pattern in _TENSORS.items())
-    + r")(?:\.weight)?"
-)
 
 _COMFYUI = "Load it with ComfyUI's own LoraLoader, in template 9 (ComfyUI's KSampler)."
 
@@ -180,7 +154,7 @@ def _keys_by_layer(
     matches: dict[str, dict[str, str]] = {}
     misfits = []
     for key in keys:
-        match = _KEY.fullmatch(key)
+        match = KEY.fullmatch(key)
         layer = names.get(match["layer"].replace(".", "_")) if match else None
         if match and layer:
             tensor = match.lastgroup or ""
@@ -232,7 +206,7 @@ def _misfit_error(
 
 def _ending(key: str, names: dict[str, str]) -> str | None:
     """Return what follows the layer's name in a key; None: the key names no layer of the base."""
-    name = re.sub(rf"^{_PREFIX}", "", key)
+    name = re.sub(rf"^{PREFIX}", "", key)
     dots = [match.start() for match in re.finditer(r"\.", name)]
     for dot in reversed(dots):
         if name[:dot].replace(".", "_") in names:

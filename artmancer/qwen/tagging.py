@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from ..errors import ArtMancerError
 from ..safetensors_header import file_parts, read_header
 from .checkpoints import missing
+from .lora_keys import changes_layer
 
 _ALIGNMENT = 8
 """The length of a header is a multiple of this many bytes, as safetensors writes it."""
@@ -40,7 +41,7 @@ def tag(path: Path, values: Mapping[str, str], output: Path | None = None) -> Pa
     Raises
     ------
     ArtMancerError : checkpoint_missing; generation_failed where it is not a whole safetensors file,
-        or cannot be written
+        or no LoRA, or cannot be written
     """
     # A link keeps pointing at the file that it names.
     target = (output or path).resolve()
@@ -90,6 +91,13 @@ def _read(source: BinaryIO, path: Path) -> tuple[int, dict[str, Any]]:
             "generation_failed",
             f"'{path.name}' is not a whole safetensors file. Download it again.",
         ) from None
+    if not any(map(changes_layer, header.tensors)):
+        raise ArtMancerError(
+            "generation_failed",
+            f"'{path.name}' is no LoRA that can be loaded: none of its {len(header.tensors)} "
+            "tensors changes a layer, as transformer_blocks.0.attn.to_q.lora_A.weight does. Choose "
+            "another file.",
+        )
     source.seek(0)
     length = int.from_bytes(source.read(8), "little")
     entries: dict[str, Any] = json.loads(source.read(length))

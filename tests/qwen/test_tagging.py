@@ -139,6 +139,28 @@ def test_what_is_no_whole_checkpoint_is_refused(lora: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "transformer_blocks.0.attn.to_q.weight",  # a whole model
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",  # of the text encoder alone
+        "transformer_blocks.0.attn.to_q.oft_blocks",  # another kind of adapter
+        "emb_params",  # a textual inversion
+    ],
+)
+def test_what_is_no_lora_is_refused_in_one_sentence_and_stays(
+    tmp_path: Path, capsys, key: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({key: torch.zeros(2, 2), "a.alpha": torch.ones(1)}, path)
+    before = path.read_bytes()
+    assert cli.main(["models", "tag", str(path), "--recipe=image_edges"]) == 1
+    message = capsys.readouterr().err
+    assert "'model.safetensors' is no LoRA that can be loaded" in message
+    assert message.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["tag"],

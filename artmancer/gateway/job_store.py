@@ -92,7 +92,8 @@ class JobStore:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(folder / "jobs.sqlite", timeout=1, isolation_level=None)
+        self._file = folder / "jobs.sqlite"
+        self._db = sqlite3.connect(self._file, timeout=1, isolation_level=None)
         try:
             # Exclusive: a second gateway with this folder would run every job again.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -122,6 +123,18 @@ class JobStore:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    def problem(self) -> ArtMancerError | None:
+        """Return why jobs that are stored are not kept; None: they are. SQLite goes on writing to a
+        file that was removed.
+        """
+        if self._file.exists():
+            return None
+        return ArtMancerError(
+            "generation_failed",
+            f"The folder '{self._file.parent}' was removed or emptied while the gateway ran, so no "
+            "job can be kept. Restart the gateway.",
+        )
 
     @property
     def identity(self) -> str:

@@ -294,6 +294,10 @@ class Jobs(Protocol):
         """Return the last known state of the ComfyUI that runs a lane's jobs."""
         ...
 
+    def storage_problem(self) -> ArtMancerError | None:
+        """Return why jobs that are accepted are not kept; None: they are."""
+        ...
+
     def load(self, lane: LaneName) -> tuple[int, int]:
         """Return how many jobs wait, and how many are submitted to a ComfyUI."""
         ...

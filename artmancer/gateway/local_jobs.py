@@ -188,6 +188,8 @@ class LocalJobs:
         check_queue(len(waiting), from_client, self._settings)
         record = replace(record, created=self._clock.now())
         job = LocalJob(record=record, graph=graph)
+        if problem := self._store.problem():
+            raise problem
         with disk_errors(self._settings.data):
             check_new_id(self._store.get(record.id) is not None)
             self._store.add(job, claim)
@@ -223,6 +225,9 @@ class LocalJobs:
                 "not_found", "The result of this job is not kept any more. Send the job again."
             )
         return paths
+
+    def storage_problem(self) -> ArtMancerError | None:
+        return self._store.problem()
 
     async def ready(self) -> None:
         """Wait until every ComfyUI accepts runs."""

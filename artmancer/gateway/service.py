@@ -123,7 +123,7 @@ class Gateway:
         """Return why images, jobs and results cannot be stored; None: they can."""
         data = self.settings.data
         folders = (data, *(path for path in (self.uploads.folder, data / RESULTS) if path.exists()))
-        problems = (disk_problem(folder) for folder in folders)
+        problems = (*map(disk_problem, folders), self.jobs.storage_problem())
         return next((str(problem) for problem in problems if problem), None)
 
     async def keep(self, field: str, image: str | ImageUrl | None) -> str | None:

@@ -395,6 +395,9 @@ class ModalJobs:
         reason = f"Modal has not answered for {silence:.0f} s. Try again in a moment."
         return replace(self._statuses[lane], up=False, reason=reason)
 
+    def storage_problem(self) -> ArtMancerError | None:
+        return None
+
     def load(self, lane: LaneName) -> tuple[int, int]:
         return self._loads[lane]
 

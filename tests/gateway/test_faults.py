@@ -109,6 +109,20 @@ def test_a_data_folder_that_was_removed_is_named(fake: FakeHost, quick: Served) 
     assert str(quick.settings.data) in answer.json()["detail"]
 
 
+def test_a_data_folder_that_was_made_anew_is_named_and_takes_no_job(
+    fake: FakeHost, quick: Served
+) -> None:
+    """Expect that no job is accepted which a restart would lose."""
+    shutil.rmtree(quick.settings.data)
+    quick.settings.data.mkdir()
+    for _ in range(2):  # The first request makes folders in it.
+        assert health(quick)["status"] == "degraded"
+        assert "Restart the gateway" in health(quick)["reason"]
+        answer = quick.http.post("/api/generate/async", json=removal())
+        assert error(answer) == (500, "generation_failed")
+        assert "Restart the gateway" in answer.json()["detail"]
+
+
 def test_a_folder_that_cannot_be_written_is_named(fake: FakeHost, quick: Served) -> None:
     pictures = quick.settings.data / "pictures"
     shutil.move(pictures, pictures.with_name("moved"))

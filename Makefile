@@ -13,7 +13,7 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
-# One process more than cores, as many tests wait for another process.
+# Two processes for each core, as many tests wait for another process.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 

@@ -67,7 +67,8 @@ def edit(
     prompt : see EditRequest; empty: the default of the conditions
     seed : see EditRequest; each part of the mask uses the next seeds
     sampling : see EditRequest; recipes.Overrides makes a sampling that follows a recipe
-    match : match the edit's colors to the image's at the rim of the mask
+    match : match the edit's colors to the image's at the rim of the mask, unless the editor keeps
+        the surroundings
     transfer : one of TRANSFERS, for white balance. "colors": the edit's change of colors is fitted
         and applied to the image's own pixels, at full resolution. "pixels": the edit is stitched,
         like every other edit
@@ -82,6 +83,8 @@ def edit(
         what the editor raises
     """
     check_mask_given(editor.variant, conditions.masked)
+    # What a fill removed around the mask is nothing to match its colors to.
+    match = match and not editor.keeps_surroundings
     _reset_peak_memory()
     shown = [
         (index, part) for index, part in enumerate(conditions.parts) if not part.crop.is_hidden

@@ -46,6 +46,8 @@ class Editor(Protocol):
     recipe_reason : why it has this recipe, see recipes.RecipeChoice
     resolution : size of its crops, a key of RESOLUTIONS; None: the recipe's
     any_size : whether it takes crops of any size, because it was not trained at one
+    keeps_surroundings : whether it leaves the crop alone around what it fills: no colors there have
+        drifted, and none are matched
     default_prompt : prompt of its checkpoint for an edit that brings none; None: the recipe's
     adapters : file names of the LoRAs on its base, the checkpoint first
     steps : denoising steps of an edit that sets none; None: the recipe's
@@ -71,6 +73,9 @@ class Editor(Protocol):
     def any_size(self) -> bool: ...
 
     @property
+    def keeps_surroundings(self) -> bool: ...
+
+    @property
     def default_prompt(self) -> str | None: ...
 
     @property
@@ -94,6 +99,7 @@ class EditorWithoutCheckpoint:
     recipe_reason = "default"
     resolution = "native"
     any_size = True
+    keeps_surroundings = True
     default_prompt = None
     adapters: tuple[str, ...] = ()
     steps = None
@@ -181,6 +187,7 @@ class PrecomputedEdit:
     recipe_reason: str = "default"
     resolution: str | None = "native"
     any_size: bool = False
+    keeps_surroundings: bool = False
     default_prompt: str | None = None
     adapters: tuple[str, ...] = ()
     steps: int | None = None

@@ -95,6 +95,7 @@ class Darker(EditorWithoutCheckpoint):
 
     name = "darker"
     variant = "removal"
+    keeps_surroundings = False
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         """Return the crop, a little darker; see Editor.edit."""

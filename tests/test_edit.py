@@ -34,6 +34,7 @@ class StandIn:
     name = "stand-in"
     adapters = ()
     notes = ()
+    keeps_surroundings = False
 
     def __init__(self, change, variant: str = "removal") -> None:
         self.change = change
@@ -234,6 +235,23 @@ def test_a_removal_continues_nothing_of_an_object_that_the_mask_leaves_at_its_ed
     assert blue.amax() < 0.25 * (photo[..., 2] - photo[..., 0]).amax()
     error = (result - table)[place].square().mean().sqrt()
     assert error < 0.09
+
+
+@pytest.mark.parametrize("method", ["patchmatch", "telea"])
+def test_the_colors_of_a_fill_are_not_matched_to_what_it_removed_around_the_mask(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    if filling.method() != "patchmatch" and method == "patchmatch":
+        pytest.skip("pypatchmatch has no wheel for this Python")
+    monkeypatch.setattr(filling, "method", lambda: method)
+    y, x = torch.meshgrid(torch.arange(200) / 384, torch.arange(200) / 384, indexing="ij")
+    wall = torch.stack([0.25 + 0.5 * x, 0.3 + 0.4 * y, 0.6 - 0.3 * x], -1)[None]
+    ball = disc(200, 200, 100, 100, 20)
+    photo = torch.where(ball.unsqueeze(-1) > 0, 0.98, wall)
+    short = disc(200, 200, 100, 100, 18)
+    result = edit(DraftEditor("removal"), prepare(photo, short)).image
+    error = (result - wall)[short > 0] * 255
+    assert error.mean(0).abs().max() < 2
 
 
 def test_without_patchmatch_opencv_fills_the_hole(monkeypatch: pytest.MonkeyPatch, caplog) -> None:

@@ -27,6 +27,7 @@ class Inverter(EditorWithoutCheckpoint):
 
     name = "inverter"
     variant = "removal"
+    keeps_surroundings = False
 
     def __init__(self) -> None:
         self.requests: list[EditRequest] = []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import tiny_lama
+from support.images import disc
 from support.paths import EXAMPLES
 from torch import Tensor
 
@@ -76,6 +77,19 @@ def test_lama_fills_beyond_a_brush_mask_and_the_result_keeps_to_the_mask(
     assert holes[0].sum() > 1.2 * painted.sum()
     outside = mask_ops.feather(mask, 16) == 0
     assert torch.equal(result.image[outside], photo[outside])
+
+
+def test_a_fill_beyond_the_mask_is_matched_to_nothing_that_it_removed() -> None:
+    class Cleaner:
+        """A LaMa that knows the gray wall behind everything."""
+
+        def fill(self, image: Tensor, hole: Tensor, *_: object) -> Tensor:
+            return torch.where(hole.unsqueeze(-1), 0.6, image)
+
+    ball, shadow = disc(200, 200, 100, 100, 20), disc(200, 200, 100, 100, 30)
+    photo = 0.6 - 0.2 * shadow.unsqueeze(-1).expand(-1, -1, -1, 3)
+    result = edit(LamaEditor("removal", Cleaner()), prepare(photo, ball, brushed=True))
+    assert (result.image[ball > 0] - 0.6).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("folder", ["inpaint", "artmancer"])

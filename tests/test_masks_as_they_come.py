@@ -34,6 +34,7 @@ class Inverter:
     variant = "insertion"
     adapters = ()
     notes = ()
+    keeps_surroundings = False
 
     def edit(self, request: EditRequest, progress: Progress) -> Tensor:
         return 1 - request.conditions.crop.image

@@ -246,6 +246,7 @@ class Paint:
     variant = "removal"
     adapters = ()
     notes = ()
+    keeps_surroundings = False
 
     def edit(self, request, progress) -> Tensor:
         crop = request.conditions.crop.image

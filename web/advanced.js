@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { after, hide, isClassic } from "./widget.js";
 
 /** Inputs of Edit Sampler that an editor without a diffusion model ignores. */
-const FOR_DIFFUSION = ["prompt", "negative", "steps", "cfg"];
+const FOR_DIFFUSION = ["prompt", "negative", "steps", "cfg", "match_colors"];
 const ALWAYS_SHOW = "Comfy.Node.AlwaysShowAdvancedWidgets";
 const SHOW = "Show advanced inputs";
 const HIDE = "Hide advanced inputs";

@@ -53,6 +53,7 @@ class QwenEditor:
     memory: str = "auto"
     file_notes: tuple[str, ...] = ()
     any_size = False
+    keeps_surroundings = False
     steps = None
 
     def __post_init__(self) -> None:

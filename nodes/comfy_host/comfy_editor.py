@@ -79,6 +79,7 @@ class ModelEditor:
     steps: int | None = None
     cache: Cache = field(default_factory=Cache)
     any_size = False
+    keeps_surroundings = False
 
     def __post_init__(self) -> None:
         family_of(self.model, self.vae)

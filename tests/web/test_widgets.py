@@ -762,7 +762,7 @@ def test_edit_sampler_shows_what_its_editor_uses(page: Any, watch: Watch, vue: b
     assert "compile" not in shown and "transfer" not in shown
     page.evaluate(CONNECT_EDITOR)
     shown = shown_inputs(page, vue)
-    assert set(shown) & set(EDIT_INPUTS) == {"seed", "match_colors"}
+    assert set(shown) & set(EDIT_INPUTS) == {"seed"}
     take_screenshot(page, f"edit-sampler-{'vue' if vue else 'canvas'}")
     page.evaluate(CHOOSE_EDITOR, "a Qwen model")
     assert {"prompt", "negative", "steps", "cfg"} <= set(shown_inputs(page, vue))

@@ -56,11 +56,13 @@ class Reference:
     image : IMAGE [1, h, w, 3]
     mask : MASK [1, h, w], 1 = the object
     whole : IMAGE [1, H, W, 3], the image before it was cropped; None: `image`
+    box : where it was cropped; None: the object has no background, as in a file with transparency
     """
 
     image: Tensor
     mask: Tensor
     whole: Tensor | None = None
+    box: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -565,7 +567,9 @@ def cut_out(image: Tensor, mask: Tensor | None) -> Reference:
     check_finite(image, "reference")
     box = bounds(mask[0], "The mask of the reference", NEAR_BLACK)
     shape = mask_ops.clean(box.view(mask[0]).unsqueeze(0))
-    return Reference(box.view(image[0]).unsqueeze(0), shape, whole)
+    is_opaque = opaque is None or bool((opaque == 1).all())
+    cut = box.view(image[0]).unsqueeze(0)
+    return Reference(cut, shape, whole, box if is_opaque else None)
 
 
 def split(sources: Sources, recipe: str = DEFAULT_RECIPE) -> dict[str, Tensor]:
@@ -647,6 +651,11 @@ def _check_grow(hole: Tensor, grow: int) -> None:
         )
 
 
+def fitting_scale(size: tuple[int, int], box: Window) -> float:
+    """Return the scale at which an image of this (height, width) just fits into a box."""
+    return min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1])
+
+
 def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference:
     """Place each object on an empty canvas, scaled to fit a box and centered in it. Its aspect
     ratio is kept.
@@ -661,7 +670,7 @@ def place(reference: Reference, size: tuple[int, int], box: Window) -> Reference
     Reference of the canvas' size, black and 0 around the object
     """
     height, width = reference.mask.shape[1:]
-    scale = min((box.bottom - box.top) / height, (box.right - box.left) / width)
+    scale = fitting_scale((height, width), box)
     fitted = (max(1, round(height * scale)), max(1, round(width * scale)))
     # Premultiplied by the mask, so that the surroundings do not bleed into the object's edge.
     layers = torch.cat(

@@ -4,6 +4,8 @@ It is for trying the pack, for testing all of it, and for small removals. The re
 draft/removal, and so on.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import hard_edge
 from .checks import draft_needs_reference
 from .color import LUMINANCE, in_chunks, to_linear, to_srgb, whiten_clipped
-from .conditions import Reference, fill_crop, place
+from .conditions import Reference, fill_crop, fitting_scale, place
 from .editor import EditorWithoutCheckpoint, EditRequest
 from .errors import ArtMancerError
 from .light import estimate
 from .progress import Progress
-from .region import Crop, bounds
+from .region import Crop, Window, bounds
 from .tone import value_range
 from .variants import VARIANTS
 
@@ -83,7 +86,8 @@ class DraftEditor(EditorWithoutCheckpoint):
 
 def insert(crop: Crop, reference: Reference) -> Tensor:
     """Fit the reference into the mask's bounding box and lay it over the photo by its mask, in its
-    own colors, also in hair and soft edges.
+    own colors, also in hair and soft edges. What a hard mask takes of the object's background is
+    left out.
 
     Parameters
     ----------
@@ -94,17 +98,49 @@ def insert(crop: Crop, reference: Reference) -> Tensor:
     -------
     IMAGE [B, h, w, 3]
     """
-    colors = _own_colors(reference.image[0], reference.mask[0])
-    own = Reference(colors.unsqueeze(0), reference.mask)
+    boxes = {
+        index: bounds(mask).clip(crop.region.image_in_crop(index))
+        for index, mask in enumerate(crop.mask)
+        if mask.any()
+    }
+    shape = _without_background(reference, list(boxes.values()))
+    colors = _own_colors(reference.image[0], shape[0])
+    own = Reference(colors.unsqueeze(0), shape)
     inserted = crop.image.clone()
-    for index, (plane, mask) in enumerate(zip(inserted, crop.mask, strict=True)):
-        if not mask.any():
-            continue
-        box = bounds(mask).clip(crop.region.image_in_crop(index))
+    for index, box in boxes.items():
+        plane, mask = inserted[index], crop.mask[index]
         placed = place(own, crop.region.size, box)
         shape = (placed.mask[0] * (mask > 0)).unsqueeze(-1)
         plane.lerp_(placed.image[0], shape)
     return inserted
+
+
+def _without_background(reference: Reference, boxes: Sequence[Window]) -> Tensor:
+    """Return the reference's mask [1, h, w], a hard one without what it takes of the background.
+
+    Parameters
+    ----------
+    boxes : where the object is placed: of a large reference, only what a pixel there holds counts
+    """
+    import cv2
+
+    mask, whole, cut = reference.mask, reference.whole, reference.box
+    if whole is None or cut is None or not hard_edge.is_hard(mask[0].numpy()):
+        return mask
+    height, width = mask.shape[1:]
+    scale = min(1.0, max((fitting_scale((height, width), box) for box in boxes), default=1.0))
+    around = cut.widen(math.ceil(hard_edge.REACH / scale)).clip(Window(0, 0, *whole.shape[1:3]))
+    inside = cut.shift(-around.top, -around.left)
+    colors = around.view(whole[0])
+    shape = colors.new_zeros(colors.shape[:2])
+    inside.view(shape).copy_(mask[0])
+    size = [max(1, round(side * scale)) for side in reversed(shape.shape)]
+    small, solid = (
+        np.asarray(cv2.resize(plane.numpy(), size, interpolation=cv2.INTER_AREA), np.float32)
+        for plane in (colors, shape)
+    )
+    opacity = cv2.resize(hard_edge.opacity(small, solid), shape.shape[::-1])
+    return torch.minimum(mask, inside.view(torch.from_numpy(opacity)))
 
 
 def _own_colors(image: Tensor, mask: Tensor) -> Tensor:

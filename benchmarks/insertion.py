@@ -5,7 +5,8 @@ inserted into another. The truth is the object mixed with that other photo. "kep
 an object's difference to the photo that the result shows, where its mask is strongest; CIEDE2000 is
 that of the pixels within RIM of the object's edge. "Poisson" lays the object over the photo as the
 draft editor did before: blended at the rim (Perez, Gangnet and Blake, 2003), in its own colors
-inside. "mask" takes the reference's colors as they are. The table goes to
+inside. "mask" takes the reference's colors as they are. At the end are hard masks of objects in
+other photos: the constants of artmancer/hard_edge.py were set on the first half. The table goes to
 benchmarks/results/insertion.txt.
 
 Usage: python benchmarks/insertion.py [--json] [--sheet FILE]
@@ -15,15 +16,17 @@ Usage: python benchmarks/insertion.py [--json] [--sheet FILE]
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from removal import SHAPES
 from report import THREADS, Row, finish, machine
 from skimage.color import deltaE_ciede2000, rgb2lab
 
@@ -51,6 +54,28 @@ BLURS = (0.5, 1.0, 2.0, 4.0)
 
 HAIR = {"dark": (0.16, 0.1, 0.07), "blond": (0.85, 0.7, 0.45)}
 """Colors of strands, in sRGB."""
+
+PHOTOS = {
+    "set on": (
+        ("coffee.png", "astronaut.png", "chelsea.png"),
+        ("gravel.png", "coffee.png", "rocket.jpg"),
+        ("camera.png", "chelsea.png", "astronaut.png"),
+        ("rocket.jpg", "grass.png", "coffee.png"),
+    ),
+    "kept aside": (
+        ("brick.png", "motorcycle_left.png", "hubble_deep_field.jpg"),
+        ("retina.jpg", "moon.png", "grass.png"),
+        ("motorcycle_left.png", "brick.png", "ihc.png"),
+        ("ihc.png", "coins.png", "motorcycle_left.png"),
+    ),
+}
+"""Photos of skimage.data: an object's texture, its background, and the photo it is put into."""
+
+HEIGHTS = {"person": 0.75, "dog": 0.5}
+"""Shapes of the objects, and their heights as a share of SIDE."""
+
+TOO_LARGE = (-1, 0, 1, 2, 3)
+"""Pixels by which a hard mask is larger than its object; below 0 it is smaller."""
 
 FINE = 8
 """Pixels that a pixel is drawn with, along each side."""
@@ -143,6 +168,36 @@ def cases() -> list[Case]:
     return made
 
 
+def middle(name: str) -> Array:
+    """Return the middle of a photo of skimage.data [SIDE, SIDE, 3]."""
+    image = Image.open(Path(skimage.data.__file__).parent / name).convert("RGB")
+    scale = max(1.2 * SIDE / min(image.size), 0.5)
+    if scale < 1:
+        image = image.resize((round(image.width * scale), round(image.height * scale)))
+    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
+    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)), np.float32) / 255
+
+
+def hard_cases(half: str) -> Iterator[tuple[int, Case]]:
+    """Make cases with hard masks, each with the pixels by which its mask is too large."""
+    for number, names in enumerate(PHOTOS[half]):
+        colors, old, new = map(middle, names)
+        for shape, height in HEIGHTS.items():
+            corners = np.array([point.split(",") for point in SHAPES[shape].split()], float) / 100
+            plane = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
+            place = (corners * height + 0.5) * SIDE * FINE
+            cv2.fillPoly(plane, [place.round().astype(np.int32)], (255,))
+            sharp = cv2.resize(plane, (SIDE, SIDE), interpolation=cv2.INTER_AREA) / 255
+            alpha = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 0.7 + 0.3 * (number % 2)), "f4")
+            share, hard = alpha[..., None], (alpha >= 0.5).astype(np.float32)
+            reference, truth = (share * colors + (1 - share) * other for other in (old, new))
+            for pixels in TOO_LARGE:
+                side = 2 * abs(pixels) + 1
+                kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+                mask = np.asarray((cv2.dilate if pixels > 0 else cv2.erode)(hard, kernel))
+                yield pixels, Case(shape, reference, mask, new, truth, colors, alpha)
+
+
 def ours(one: Case) -> Array:
     """Insert by the draft editor, into the box that the object has in the reference."""
     shape = torch.from_numpy(one.mask)
@@ -206,6 +261,21 @@ def judge(one: Case, result: Array) -> Error:
     )
 
 
+def measure_hard_masks() -> dict[str, dict[str, Error]]:
+    """Return the mean errors of hard masks by row of the table and method."""
+    means = {}
+    for half in PHOTOS:
+        found: dict[int, list[list[Error]]] = {pixels: [] for pixels in TOO_LARGE}
+        for pixels, one in hard_cases(half):
+            found[pixels].append([judge(one, method(one)) for method in METHODS.values()])
+        for pixels, errors in found.items():
+            word = "small" if pixels < 0 else "large"
+            name = f"{half}, {abs(pixels)} px too {word}" if pixels else f"{half}, to the edge"
+            mean = [Error(*values) for values in np.mean(errors, 0)]
+            means[name] = dict(zip(METHODS, mean, strict=True))
+    return means
+
+
 def text(errors: dict[str, dict[str, Error]]) -> str:
     """Return the table of the errors by case and method."""
     lines = [machine(), "", f"{'':34}" + "".join(f"{name:>20}" for name in METHODS)]
@@ -223,7 +293,13 @@ def rows(errors: dict[str, dict[str, Error]]) -> list[Row]:
         method: float(np.mean([by_method[method].difference for by_method in errors.values()]))
         for method in METHODS
     }
+    large = [
+        by_method["ours"].difference / by_method["Poisson"].difference
+        for name, by_method in errors.items()
+        if name.startswith("kept aside") and "large" in name
+    ]
     return [
+        Row("hard masks that are too large: most of ours over Poisson", max(large), "x", 1.0),
         Row("strands: least kept of their color, at least", min(thin), "%", 90),
         Row("CIEDE2000 at the rim: ours over Poisson", means["ours"] / means["Poisson"], "x", 1.0),
         Row("CIEDE2000 at the rim: ours over mask", means["ours"] / means["mask"], "x", 1.0),
@@ -254,6 +330,7 @@ def main() -> int:
         one.name: {name: judge(one, method(one)) for name, method in METHODS.items()}
         for one in all_cases
     }
+    errors |= measure_hard_masks()
     if options.sheet:
         draw(all_cases, options.sheet)
     table = text(errors)

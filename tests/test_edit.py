@@ -772,3 +772,77 @@ def test_hair_keeps_its_color_and_none_of_its_old_background(width: int, mixed: 
     result = edit(DraftEditor("insertion"), conditions, match=False).image
     expected = alpha.unsqueeze(-1) * color + (1 - alpha.unsqueeze(-1)) * new
     assert (result - expected).abs().max() < 0.03
+
+
+def cut_out_by(
+    mask: Tensor, photo: Tensor, alpha: Tensor, *, scale: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Insert a striped object, seen before a gradient, by this mask of it into a photo.
+
+    Returns
+    -------
+    the result and what it should be, both IMAGE; the object is `scale` times as large in the
+    reference as in the photo, alpha is that of the reference
+    """
+    height, width = alpha.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    stripes = 0.08 * torch.sin(x / (5.0 * scale))
+    body = torch.stack([0.75 + stripes, 0.35 + stripes, 0.25 - stripes], -1)
+    behind = torch.stack([0.1 + 0.2 * x / width, 0.3 + 0.2 * y / height, 0.4 + 0 * x], -1)
+    reference = torch.lerp(behind, body, alpha[0, ..., None])[None]
+    box = torch.zeros(1, *photo.shape[1:3])
+    around = region.bounds(mask[0])
+    box[0, around.top // scale : around.bottom // scale] = 1
+    box[0, :, : around.left // scale] = box[0, :, around.right // scale :] = 0
+    conditions = prepare(photo, box, reference=reference, reference_mask=mask, feather=0)
+    small = [
+        torch.nn.functional.avg_pool2d(plane, scale).permute(0, 2, 3, 1)
+        for plane in (body.permute(2, 0, 1)[None], alpha[None])
+    ]
+    truth = torch.lerp(photo, *small)
+    return edit(DraftEditor("insertion"), conditions).image, truth
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "antialiased"])
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("larger", [1, 2])
+def test_a_hard_mask_that_is_too_large_takes_nothing_of_the_background_along(
+    larger: int, scale: int, soft: bool
+) -> None:
+    side, radius = 160 * scale, 40 * scale
+    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    depth = (radius - torch.hypot(y - side / 2, x - side / 2))[None]
+    alpha = (depth / scale + 0.5).clamp(0, 1)
+    mask = (depth + larger * scale + 0.5).clamp(0, 1)
+    photo = torch.full((1, 160, 160, 3), 0.9)
+    result, truth = cut_out_by(mask if soft else mask.round(), photo, alpha, scale=scale)
+    # Only of the background is it dark here.
+    rim = (result - truth)[:, 34:126, 34:126].abs().amax(-1)
+    assert rim.mean() < 0.006
+    assert rim.quantile(0.99) < 0.1
+
+
+def test_the_edge_of_a_cutout_with_transparency_stays() -> None:
+    sticker = torch.zeros(1, 120, 120, 4)
+    sticker[:, 20:100, 20:100] = 1
+    # A black line around it, before what is black under the transparency.
+    sticker[:, 23:97, 23:97, 0] = 0.2
+    sticker[:, 20:23, 20:100, :3] = sticker[:, 97:100, 20:100, :3] = 0
+    sticker[:, 20:100, 20:23, :3] = sticker[:, 20:100, 97:100, :3] = 0
+    photo, mask = torch.full((1, 200, 200, 3), 0.5), torch.zeros(1, 200, 200)
+    mask[:, 60:140, 60:140] = 1
+    conditions = prepare(photo, mask, reference=sticker, feather=0)
+    result = edit(DraftEditor("insertion"), conditions).image
+    assert result[:, 60:63, 60:140].max() < 0.05
+
+
+def test_a_hard_mask_at_the_end_of_the_reference_stays_whole_there() -> None:
+    reference, half = torch.full((1, 100, 100, 3), 0.2), torch.zeros(1, 100, 100)
+    half[:, :, :50] = 1
+    reference[:, :, :48] = 0.8
+    photo, mask = torch.full((1, 200, 200, 3), 0.5), torch.zeros(1, 200, 200)
+    mask[:, 50:150, 50:100] = 1
+    conditions = prepare(photo, mask, reference=reference, reference_mask=half, feather=0)
+    result = edit(DraftEditor("insertion"), conditions).image
+    assert (result[:, 50:150, 50:98] - 0.8).abs().max() < 0.02
+    assert (result[:, 50:150, 98:100] - 0.5).abs().max() < 0.02

@@ -42,7 +42,7 @@ LAYERS = (
     "safetensors_header torch_file onnx_errors patchmatch_process model_headers",
     # images, masks and colors
     "checks images mask_ops tone color registration spill verdict offload report_image client "
-    "texture lama fill light",
+    "texture lama fill light hard_edge",
     # a crop and the way back; background removal; HTTP
     "region matting gateway silhouette grain islands",
     # conditioning images; finding objects

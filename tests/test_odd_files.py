@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -352,6 +353,64 @@ def test_newer_formats_are_read_where_a_package_is_installed(
         assert after.profile == profile
 
 
+def deep_file(suffix: str, bits: int, values: np.ndarray) -> bytes:
+    """Return values [H, W, 1, 3 or 4] of this many bits as a lossless HEIC or AVIF file."""
+    if suffix == "avif":
+        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
+        options = [cv2.IMWRITE_AVIF_QUALITY, 100, cv2.IMWRITE_AVIF_DEPTH, bits]
+        try:
+            return bytes(cv2.imencode(".avif", values[..., order], options)[1])
+        except (cv2.error, AttributeError):
+            pytest.skip("this OpenCV writes no AVIF")
+    heif = pytest.importorskip("pillow_heif")
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[values.shape[2]]
+    height, width = values.shape[:2]
+    image = heif.from_bytes(f"{mode};{bits}", (width, height), values.tobytes())
+    buffer = io.BytesIO()
+    options = {"quality": -1, "chroma": "444", "matrix_coefficients": 0}
+    image.save(buffer, bit_depth=bits, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "bits", "channels"),
+    [
+        *(("heic", bits, channels) for bits in (10, 12) for channels in (1, 3, 4)),
+        *(("avif", bits, channels) for bits in (10, 12) for channels in (3, 4)),
+    ],
+)
+def test_ten_and_twelve_bits_a_channel_are_kept_in_16(
+    edit: Edit, suffix: str, bits: int, channels: int
+) -> None:
+    highest = 2**bits - 1
+    values = photo(channels, 16) >> (16 - bits)
+    values[-4:] = highest
+    data = deep_file(suffix, bits, np.ascontiguousarray(values))
+    edited, report = edit(data, f"in.{suffix}", "out.png")
+    expected = np.rint(values / highest * 65535).astype(np.uint16)
+    assert_same_outside(odd_files.read_png(edited), expected)
+    assert expected.max() == 65535, "white stays white"
+    assert report["notes"] == []
+    assert images.read_header(data).bits == 16
+    _, report = edit(data, f"in.{suffix}", "out.webp")
+    assert report["notes"] == [
+        "WebP has 8 bits a channel, and the photo has more. Write PNG or TIFF to keep them."
+    ]
+
+
+def test_where_opencv_reads_no_avif_the_report_says_that_bits_are_lost(
+    edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.ascontiguousarray(photo(3, 16) >> 6)
+    data = deep_file("avif", 10, values)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    edited, report = edit(data, "in.avif", "out.png")
+    after = odd_files.read_png(edited).pixels
+    assert after.dtype == np.uint8
+    assert np.abs(after[OUTSIDE] - values[OUTSIDE] / 1023 * 255).max() <= 1
+    assert report["notes"] == ["in.avif has 10 bits a channel: it was read in 8."]
+
+
 @pytest.mark.parametrize(
     ("start", "package"),
     [
@@ -420,11 +479,11 @@ def test_strip_leaves_out_who_when_and_where(edit: Edit, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("out", "reasons"),
     [
-        (".jpg", ["8 bits a channel, and the photo has 16", "no transparency"]),
-        (".webp", ["8 bits a channel, and the photo has 16", "cannot hold IPTC"]),
+        (".jpg", ["8 bits a channel, and the photo has more", "no transparency"]),
+        (".webp", ["8 bits a channel, and the photo has more", "cannot hold IPTC"]),
         (
             ".bmp",
-            ["photo has 16", "no transparency", "EXIF and XMP and IPTC and the color profile"],
+            ["photo has more", "no transparency", "EXIF and XMP and IPTC and the color profile"],
         ),
     ],
 )
@@ -481,7 +540,7 @@ def test_an_object_in_a_transparent_place_is_seen(edit: Edit, tmp_path: Path, bi
 
 def test_what_comfyui_cannot_hold_of_a_file_is_named() -> None:
     note = images.read(png(photo(4, 16), PROFILES["p3"], True)).not_in_comfyui()
-    for part in ("transparency", "the color profile", "EXIF", "XMP", "IPTC", "16 bits"):
+    for part in ("transparency", "the color profile", "EXIF", "XMP", "IPTC", "8 bits"):
         assert part in note
     assert images.read(png(photo(3, 8))).not_in_comfyui() == ""
 

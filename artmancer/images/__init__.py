@@ -29,7 +29,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps, JpegImagePlugin, Unidenti
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ArtMancerError
-from . import jpeg_xl, metadata, profiles, tiff
+from . import deep, jpeg_xl, metadata, profiles, tiff
 from .formats import FORMATS as FORMATS
 from .formats import NAMES as NAMES
 from .formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
@@ -191,8 +191,8 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     """Read PNG, JPEG, WebP, BMP, TIFF, GIF, and HEIC, AVIF or JPEG XL where a package for them is
     installed: the first frame, turned upright.
 
-    8 and 16 bits a channel stay as they are, a palette becomes its colors, and CMYK is converted
-    through its color profile to sRGB.
+    8 and 16 bits a channel stay as they are, and 10 and 12 become 16. A palette becomes its colors,
+    and CMYK is converted through its color profile to sRGB.
 
     Parameters
     ----------
@@ -208,6 +208,8 @@ def read(data: bytes, *, name: str = "the image") -> Picture:
     orientation = _orientation(image)
     said, profile, tables, notes = _beside_pixels(image, data, name)
     pixels = _deep_pixels(image, data, name)
+    if pixels is None and (bits := deep.bits(image, data)) > 8:
+        notes = (*notes, f"{name} has {bits} bits a channel: it was read in 8.")
     if pixels is None and image.mode == "CMYK":
         image, more = _from_cmyk(image, profile, name)
         profile, tables, notes = None, None, (*notes, *more)
@@ -253,10 +255,10 @@ def read_header(data: bytes, *, name: str = "the image") -> Header:
     """
     image = _open_header(data, name)
     _refuse_floats(image, name)
-    deep = _is_deep_gray(image) or _bits(image, data) == 16
+    is_deep = _is_deep_gray(image) or _bits(image, data) == 16 or deep.bits(image, data) > 8
     if image.mode == "CMYK":
         return Header(None, 8, None)
-    return Header(image.info.get("icc_profile") or None, 16 if deep else 8, _tables(image))
+    return Header(image.info.get("icc_profile") or None, 16 if is_deep else 8, _tables(image))
 
 
 def finish(photo: bytes, edited: bytes, file_format: str) -> tuple[bytes, tuple[str, ...]]:
@@ -699,12 +701,17 @@ def _tables(image: Image.Image) -> JpegTables | None:
 
 
 def _deep_pixels(image: Image.Image, data: bytes, name: str) -> Pixels | None:
-    """Decode colors with 16 bits a channel, which Pillow would cut to 8; None: it has others."""
+    """Decode colors with 10 to 16 bits a channel, which Pillow would cut to 8, to 16; None: it has
+    others, or they cannot be decoded here.
+    """
+    pixels: Pixels | None
+    if deep.bits(image, data) > 8:
+        pixels = deep.pixels(image, data)
+        return _straight(pixels) if pixels is not None and image.mode in ("RGBa", "La") else pixels
     if image.mode not in ("RGB", "RGBA") or _bits(image, data) != 16:
         return None
     import cv2
 
-    pixels: Pixels | None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:

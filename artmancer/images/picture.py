@@ -97,7 +97,7 @@ class Picture:
         if lost:
             notes.append(f"{', '.join(lost)} of this file: not in files that ComfyUI saves.")
         if self.bits > 8:
-            notes.append("ComfyUI saves 8 of its 16 bits a channel.")
+            notes.append("ComfyUI saves 8 bits a channel, and this file has more.")
         if notes:
             notes.append("`artmancer edit` and the gateway keep them.")
         return " ".join(notes)

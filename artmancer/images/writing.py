@@ -57,7 +57,7 @@ def losses(picture: Picture, file_format: str) -> tuple[str, ...]:
     notes = []
     if picture.bits > target.bits:
         notes.append(
-            f"{target.name} has {target.bits} bits a channel, and the photo has {picture.bits}. "
+            f"{target.name} has {target.bits} bits a channel, and the photo has more. "
             "Write PNG or TIFF to keep them."
         )
     if picture.has_alpha and not target.alpha:

@@ -52,7 +52,9 @@ class Listening(Served):
         self.server = uvicorn.Server(uvicorn.Config(self.app, **options))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        self.http = httpx.Client(base_url=self.url, timeout=WAIT_TIMEOUT, trust_env=False)
+        self.http = httpx.Client(
+            base_url=self.url, timeout=WAIT_TIMEOUT, trust_env=False, verify=False
+        )
         until(self._is_up)
 
     def _is_up(self) -> bool:

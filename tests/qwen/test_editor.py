@@ -218,7 +218,7 @@ def with_loras(base: pipeline.Base, *paths: Path, strength: float = 1.0) -> torc
 def test_only_the_four_loras_used_last_stay_in_memory(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
-    base = pipeline.load(tiny_base)
+    base = tiny_qwen.load(tiny_base)
     fifth = tiny_qwen.save_lora(tmp_path / "fifth.safetensors", tiny_base, seed=5)
     first = with_loras(base, loras[0])
     kept = []
@@ -232,16 +232,16 @@ def test_only_the_four_loras_used_last_stay_in_memory(
     # The second has left and the first has not.
     assert list(base.adapters) == [*loras[2:], loras[0], fifth]
     assert torch.equal(with_loras(base, loras[0]), first)
-    assert torch.equal(with_loras(base, loras[1]), with_loras(pipeline.load(tiny_base), loras[1]))
+    assert torch.equal(with_loras(base, loras[1]), with_loras(tiny_qwen.load(tiny_base), loras[1]))
 
 
 @pytest.mark.slow
 def test_after_any_switching_a_lora_gives_the_same_image_as_after_a_fresh_load(
     tiny_base: Path, loras: list[Path]
 ) -> None:
-    fresh = {lora: with_loras(pipeline.load(tiny_base), lora) for lora in loras}
-    bare = with_loras(pipeline.load(tiny_base))
-    shared = pipeline.load(tiny_base)
+    fresh = {lora: with_loras(tiny_qwen.load(tiny_base), lora) for lora in loras}
+    bare = with_loras(tiny_qwen.load(tiny_base))
+    shared = tiny_qwen.load(tiny_base)
     for lora in [loras[0], loras[1], None, loras[0], loras[2], loras[2], None, loras[1]]:
         result = with_loras(shared, *([lora] if lora else []))
         assert torch.equal(result, fresh[lora] if lora else bare)
@@ -251,7 +251,7 @@ def test_after_any_switching_a_lora_gives_the_same_image_as_after_a_fresh_load(
 
 def test_the_alphas_of_a_lightning_lora_are_used(tiny_base: Path, tmp_path: Path) -> None:
     """Expect a strength of 2 from an alpha of 8 at rank 4."""
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     plain = tiny_qwen.save_lora(tmp_path / "plain.safetensors", tiny_base)
     scaled = tiny_qwen.save_lora(tmp_path / "scaled.safetensors", tiny_base, style="lightning")
     expected = with_loras(loaded, plain, strength=2.0)
@@ -264,7 +264,7 @@ def test_a_lora_of_diffusers_has_the_same_strength_as_in_diffusers(
     from diffusers.training_utils import _collate_lora_metadata
     from peft import LoraConfig, get_peft_model_state_dict
 
-    stock = pipeline.load(tiny_base)
+    stock = tiny_qwen.load(tiny_base)
     bare = with_loras(stock)
     transformer = stock.pipeline.transformer
     first = "transformer_blocks.0.attn.to_q"
@@ -287,7 +287,7 @@ def test_a_lora_of_diffusers_has_the_same_strength_as_in_diffusers(
     file = tmp_path / "pytorch_lora_weights.safetensors"
     stock.pipeline.load_lora_weights(file)
     expected = ours(stock, *request_for([IMAGES[0].resize((96, 96))]))
-    assert (with_loras(pipeline.load(tiny_base), file) - expected).abs().max() <= 1e-5
+    assert (with_loras(tiny_qwen.load(tiny_base), file) - expected).abs().max() <= 1e-5
     assert not torch.allclose(expected, bare, atol=1e-3)
 
 
@@ -306,14 +306,14 @@ def test_other_names_of_the_same_layers_are_the_same_lora(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     renamed = tmp_path / "renamed.safetensors"
     save_file({rename(key): value for key, value in load_file(loras[3]).items()}, renamed)
     assert torch.equal(with_loras(loaded, renamed), with_loras(loaded, loras[3]))
 
 
 def test_a_checkpoint_is_read_once(tiny_base: Path, loras: list[Path], tmp_path: Path) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     checkpoint = Path(shutil.copy(loras[0], tmp_path))
     first = with_loras(loaded, checkpoint)
     with_loras(loaded, loras[1])
@@ -322,7 +322,7 @@ def test_a_checkpoint_is_read_once(tiny_base: Path, loras: list[Path], tmp_path:
 
 
 def test_two_loras_stack_and_the_strength_is_used(tiny_base: Path, loras: list[Path]) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     both = with_loras(loaded, loras[0], loras[1])
     assert not torch.equal(both, with_loras(loaded, loras[0]))
     assert torch.allclose(with_loras(loaded, loras[0], strength=0.0), with_loras(loaded), atol=1e-6)
@@ -443,7 +443,7 @@ def test_a_lora_that_fits_only_in_part_is_refused_and_does_not_affect_later_edit
     """Refuse, for example, a LoRA for FLUX: its layers have the same names and width."""
     from safetensors.torch import load_file, save_file
 
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     bare = with_loras(loaded)
     weights = load_file(loras[2])
     flux = {**weights, "single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 64)}
@@ -470,7 +470,7 @@ def test_a_lora_that_fits_only_in_part_is_refused_and_does_not_affect_later_edit
 def test_a_failed_attach_does_not_affect_later_edits(
     tiny_base: Path, loras: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     bare = with_loras(loaded)
     attach = adapters._attach_lora
 
@@ -483,14 +483,14 @@ def test_a_failed_attach_does_not_affect_later_edits(
         with_loras(loaded, loras[0])
     monkeypatch.undo()
     assert torch.equal(with_loras(loaded), bare)
-    fresh = with_loras(pipeline.load(tiny_base), loras[0])
+    fresh = with_loras(tiny_qwen.load(tiny_base), loras[0])
     assert torch.equal(with_loras(loaded, loras[0]), fresh)
 
 
 def test_a_checkpoint_that_was_replaced_is_read_again(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     checkpoint = Path(shutil.copy(loras[0], tmp_path / "checkpoint.safetensors"))
     first = with_loras(loaded, checkpoint)
     shutil.copy(loras[1], checkpoint)
@@ -501,7 +501,7 @@ def test_a_checkpoint_that_was_replaced_is_read_again(
 def test_overwriting_a_checkpoint_in_place_does_not_change_the_loaded_weights(
     tiny_base: Path, loras: list[Path], tmp_path: Path
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     checkpoint = Path(shutil.copy(loras[0], tmp_path / "checkpoint.safetensors"))
     first = with_loras(loaded, checkpoint)
     before = checkpoint.stat()
@@ -692,7 +692,7 @@ def test_loading_reports_its_stages_and_can_be_canceled(tiny_base: Path) -> None
 
 
 def test_nan_from_the_model_is_reported(tiny_base: Path, example) -> None:
-    broken = pipeline.load(tiny_base)
+    broken = tiny_qwen.load(tiny_base)
     torch.nn.init.constant_(broken.pipeline.transformer.proj_out.bias, torch.nan)
     conditions = prepare(example("coffee"), example("coffee_mask"))
     with pytest.raises(ArtMancerError, match="returned NaN"):

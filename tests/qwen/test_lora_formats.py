@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import lora_formats
+from support import lora_formats, tiny_qwen
 from support.comfyui import comfyui_folder
 from support.lora_formats import FORMATS, REFUSED, Array, Draw, LoraFile, Weights
 from support.paths import ROOT
@@ -22,7 +22,7 @@ from artmancer.qwen import adapters, checkpoints, pipeline
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> pipeline.Base:
     """A base that all tests share, so that each also sees what others left behind."""
-    return pipeline.load(tiny_base)
+    return tiny_qwen.load(tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_peft_has_the_same_formulas(tiny_base: Path, weights: Weights, tmp_path:
     for name in ("DoRA, diffusers", "LoRA, diffusers, alpha in the metadata, rank-stabilized"):
         file = FORMATS[name][1](weights, Draw())
         path = file.save(tmp_path / "lora.safetensors")
-        loaded = pipeline.load(tiny_base)
+        loaded = tiny_qwen.load(tiny_base)
         # Without use_safetensors diffusers does not read the metadata.
         loaded.pipeline.transformer.load_lora_adapter(str(path), use_safetensors=True)
         check(loaded, weights, file.deltas, 1e-4)

@@ -137,7 +137,7 @@ def test_a_step_predicts_what_comfyuis_transformer_predicts(
 def test_latents_are_normalized_as_by_comfyui(
     comfyui: ComfyUI, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     vae = loaded.pipeline.vae
     latents = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     save_file({"latents": latents}, tmp_path / "inputs.safetensors")
@@ -167,7 +167,7 @@ def test_images_are_encoded_and_decoded_as_by_comfyuis_vae(
     from diffusers import AutoencoderKLQwenImage
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     image = Image.open(EXAMPLES / "coffee.png").convert("RGB").resize((96, 64))
     values = torch.from_numpy(np.asarray(image, np.float32) / 255)
     pixels = (values * 2 - 1).permute(2, 0, 1)[None, :, None].contiguous()

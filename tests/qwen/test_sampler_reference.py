@@ -76,7 +76,7 @@ def test_tokens_are_rotated_by_image_row_and_column(tiny_base: Path) -> None:
     rows and columns are counted from an image's center, and the text follows on the diagonal after
     the largest of them.
     """
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     transformer = loaded.pipeline.transformer
     grids = [(4, 6), (3, 5), (10, 2)]
     rotations: list[tuple[Tensor, Tensor]] = []
@@ -161,7 +161,7 @@ def test_a_step_moves_the_latents_along_the_velocity(tiny_base: Path) -> None:
     """With x = (1 - sigma) image + sigma noise, the velocity is noise - image (Lipman et al. 2022):
     a perfect prediction leads every schedule exactly to the image.
     """
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     random = torch.Generator().manual_seed(0)
     noise, image = torch.randn(2, 1, 24, 64, generator=random)
     scheduler = sampler._scheduler(loaded.pipeline.scheduler, 7, 24, None, torch.device("cpu"))
@@ -175,7 +175,7 @@ def test_a_step_moves_the_latents_along_the_velocity(tiny_base: Path) -> None:
 def test_the_vae_reads_pixels_from_minus_one_to_one(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     encode = loaded.pipeline.vae.encode
     pixels: list[Tensor] = []
 

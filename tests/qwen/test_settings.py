@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support import tiny_qwen
 from support.paths import EXAMPLES
 
 from artmancer.conditions import Conditions, prepare
@@ -27,7 +28,7 @@ GPU_IS_FULL = torch.OutOfMemoryError("CUDA out of memory.")
 
 @pytest.fixture
 def base(tiny_base: Path) -> pipeline.Base:
-    return pipeline.load(tiny_base)
+    return tiny_qwen.load(tiny_base)
 
 
 def sampled(

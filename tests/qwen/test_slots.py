@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support import tiny_qwen
 from support.lora_formats import FORMATS, LAYERS, Draw, Weights
 from support.paths import EXAMPLES
 
@@ -25,13 +26,13 @@ STRENGTHS = (1.0, 0.6)
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path) -> pipeline.Base:
-    return pipeline.load(tiny_base)
+    return tiny_qwen.load(tiny_base)
 
 
 @pytest.fixture(scope="module")
 def plain(tiny_base: Path) -> pipeline.Base:
     """A second base, whose blocks are never compiled."""
-    return pipeline.load(tiny_base)
+    return tiny_qwen.load(tiny_base)
 
 
 @pytest.fixture
@@ -135,9 +136,9 @@ def test_ten_sizes_need_at_most_three_graphs(base: pipeline.Base, graphs: Any) -
 def test_a_larger_rank_than_any_before_compiles_once(
     tiny_base: Path, weights: Weights, tmp_path: Path, graphs: Any
 ) -> None:
-    loaded = pipeline.load(tiny_base)
+    loaded = tiny_qwen.load(tiny_base)
     small, large = (save_lora(tmp_path, rank, weights) for rank in (8, 40))
-    fresh = {path: eager(pipeline.load(tiny_base), {path: 1.0}) for path in (small, large)}
+    fresh = {path: eager(tiny_qwen.load(tiny_base), {path: 1.0}) for path in (small, large)}
     # Beyond this number torch compiles nothing more, where it is not raised.
     config: Any = torch._dynamo.config
     with config.patch(recompile_limit=1):

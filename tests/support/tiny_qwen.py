@@ -2,9 +2,11 @@
 real base.
 """
 
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from artmancer.offload import Offloader
 from artmancer.options import ONE_MEGAPIXEL, Sampling
+from artmancer.qwen import pipeline as base_pipeline
+from artmancer.qwen.memory import Memory
 from artmancer.qwen.sampler import SampleRequest
 
 SPECIAL_TOKENS = (
@@ -96,6 +101,23 @@ def save_base(
                 module.weight.mul_(TRANSFORMER_GAIN)
     pipeline.save_pretrained(folder)
     return folder
+
+
+def load(folder: Path) -> base_pipeline.Base:
+    """Return a base that no other test has: a copy of what was loaded from the folder once, which
+    takes a fifth of the time.
+    """
+    loaded = _load_once(folder)
+    parts = loaded.pipeline.components
+    # They do not change.
+    shared = {id(part): part for part in (parts["tokenizer"], parts["processor"])}
+    pipeline = type(loaded.pipeline)(**copy.deepcopy(parts, shared))
+    return base_pipeline.Base(pipeline, Memory(pipeline, Offloader()))
+
+
+@lru_cache(maxsize=1)
+def _load_once(folder: Path) -> base_pipeline.Base:
+    return base_pipeline.load(folder)
 
 
 def tokenizer() -> Any:

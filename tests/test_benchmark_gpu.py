@@ -356,13 +356,13 @@ def bench_without_gpu(folder: Path) -> gpu.Bench:
 
 @pytest.fixture(scope="module")
 def short_bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
-    """The real models with two blocks and an eighth of the text encoder's layers, which take most
-    of the time and are alike.
-    """
+    """The real models with two blocks and an eighth of the text encoder's layers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(real_size.TEXT, "num_hidden_layers", 4)
-        patch.setitem(real_size.VISION, "depth", 4)
-        patch.setitem(real_size.VISION, "fullatt_block_indexes", [3])
+        for config, changes in zip(
+            (real_size.TEXT, real_size.VISION), real_size.FEW_LAYERS, strict=True
+        ):
+            for name, value in changes.items():
+                patch.setitem(config, name, value)
         return bench_without_gpu(tmp_path_factory.mktemp("real"))
 
 

@@ -55,6 +55,8 @@ class FakeGpu(TorchDispatchMode):
         functional.scaled_dot_product_attention = self._attend
         self._apply = nn.Module._apply
         nn.Module._apply = _replace_tensors
+        self._tolist = FakeTensor.tolist
+        FakeTensor.tolist = lambda tensor: self._list_numbers(tensor)
         super().__enter__()
         return self
 
@@ -65,12 +67,18 @@ class FakeGpu(TorchDispatchMode):
         torch.tensor = self._tensor
         functional.scaled_dot_product_attention = self._attention
         nn.Module._apply = self._apply
+        FakeTensor.tolist = self._tolist
 
     def _make_tensor(self, data: Any, **options: Any) -> Tensor:
         """Do what torch.tensor does. torch's own reads numbers on the device without a mode."""
         numbers = tree_map(lambda x: x.item() if isinstance(x, FakeTensor) else x, data)
         result: Tensor = self._tensor(numbers, **options)
         return result
+
+    def _list_numbers(self, tensor: FakeTensor) -> Any:
+        """Do what tolist does. torch's own reads one number after the other, in seconds."""
+        value = _known(tensor)
+        return self._tolist(tensor) if value is None else value.tolist()
 
     def _attend(
         self,

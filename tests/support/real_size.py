@@ -35,6 +35,14 @@ VISION = {
 }
 """Configuration of the real text encoder's vision part."""
 
+FEW_LAYERS: tuple[dict[str, Any], dict[str, Any]] = (
+    {"num_hidden_layers": 4},
+    {"depth": 4, "fullatt_block_indexes": [3]},
+)
+"""Changes of TEXT and VISION for tests of the other models: an eighth of the layers, which are
+alike and take most of the time.
+"""
+
 TRANSFORMER = {
     "num_layers": 60,
     "num_attention_heads": 24,
@@ -55,7 +63,12 @@ RELEASES: dict[str, dict[str, Any]] = {"2509": {}, "2511": {"zero_cond_t": True}
 
 
 def save_base(
-    folder: Path, release: str = "2509", *, blocks: int = 60, eight_bits: bool = False
+    folder: Path,
+    release: str = "2509",
+    *,
+    blocks: int = 60,
+    few_layers: bool = False,
+    eight_bits: bool = False,
 ) -> Path:
     """Write the base into a folder; return the folder.
 
@@ -63,19 +76,23 @@ def save_base(
     ----------
     release : a key of RELEASES
     blocks : blocks of the transformer
+    few_layers : change the text encoder by FEW_LAYERS
     eight_bits : store the weights of the transformer's linear layers as float8, with a scale for
         each, as ComfyUI's scaled files do
     """
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     tiny_qwen.save_base(folder)
+    text, vision = FEW_LAYERS if few_layers else ({}, {})
     with torch.device("meta"):
         models: dict[str, Any] = {
             "transformer": QwenImageTransformer2DModel(
                 **{**TRANSFORMER, **RELEASES[release], "num_layers": blocks}
             ),
             "vae": AutoencoderKLQwenImage(**VAE),
-            "text_encoder": tiny_qwen.text_encoder(tiny_qwen.tokenizer(), TEXT, VISION),
+            "text_encoder": tiny_qwen.text_encoder(
+                tiny_qwen.tokenizer(), {**TEXT, **text}, {**VISION, **vision}
+            ),
         }
     for name, model in models.items():
         for file in (folder / name).iterdir():

@@ -68,6 +68,12 @@ def loras(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 
 @pytest.fixture(scope="session")
+def spandrel() -> None:
+    """Skip the test where spandrel is not installed, which takes two seconds to import."""
+    pytest.importorskip("spandrel")
+
+
+@pytest.fixture(scope="session")
 def old_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with older releases of transformers and diffusers; the test is skipped where no
     registry is at hand. The test processes of a run share it.

@@ -16,7 +16,7 @@ from artmancer.errors import ArtMancerError
 from artmancer.offload import Offloader
 from artmancer.progress import no_progress
 
-pytest.importorskip("spandrel")
+pytestmark = pytest.mark.usefixtures("spandrel")
 
 
 @pytest.fixture(scope="module")

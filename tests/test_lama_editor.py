@@ -20,7 +20,7 @@ from artmancer.errors import ArtMancerError
 from artmancer.lama_editor import LamaEditor
 from artmancer.offload import Offloader
 
-pytest.importorskip("spandrel")
+pytestmark = pytest.mark.usefixtures("spandrel")
 
 PHOTO, MASK = EXAMPLES / "coffee.png", EXAMPLES / "coffee_mask.png"
 

@@ -15,7 +15,7 @@ from support import tiny_lama
 
 from artmancer.torch_file import read_tensors
 
-pytest.importorskip("spandrel")
+pytestmark = pytest.mark.usefixtures("spandrel")
 
 
 class Command:

@@ -26,7 +26,8 @@ def draw(
     Parameters
     ----------
     shape : [h, w], 0 or 1
-    small, large : the image, [h, w, 3] and [H, W, 3], in 0..1
+    small : the image, [h, w, 3] in 0..1
+    large : the image, [H, W, 3]; values beyond 0..1 count as 0 or 1
 
     Returns
     -------
@@ -67,6 +68,6 @@ def draw(
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-            soft = (values[..., :3] * pixels).sum(-1) + values[..., 3]
+            soft = np.einsum("ijk,ijk->ij", values[..., :3], pixels.clip(0, 1)) + values[..., 3]
             result[rows, columns] = cv2.medianBlur((soft > 0.5).astype(np.uint8), 3)
     return np.asarray(result, np.uint8)

@@ -187,7 +187,7 @@ class GrabCut:
         # The object may be thinner than a pixel of the image.
         if not mask.any():
             raise _no_object()
-        return Selection(mask, answer.score, len(found))
+        return Selection(torch.from_numpy(mask)[None].float(), answer.score, len(found))
 
 
 def _no_object() -> ArtMancerError:
@@ -412,20 +412,20 @@ def _widen(
     )
 
 
-def _draw(image: Tensor, clicks: Clicks, answer: _Answer) -> Tensor:
-    """Draw an object at the image's size, MASK [1, H, W]; a point keeps its label."""
+def _draw(image: Tensor, clicks: Clicks, answer: _Answer) -> NDArray[np.uint8]:
+    """Draw an object at the image's size, [H, W], 0 or 1; a point keeps its label."""
     height, width = image.shape[1:3]
     left, top, right, bottom = answer.view.box
     mask = np.zeros((height, width), np.uint8)
     mask[top:bottom, left:right] = edge.draw(
         answer.shape,
         answer.view.pixels.astype(np.float32) / np.float32(255),
-        image[0, top:bottom, left:right].cpu().float().clamp(0, 1).numpy(),
+        image[0, top:bottom, left:right].cpu().float().numpy(),
     )
     for points, value in ((clicks.negative, 0), (clicks.positive, 1)):
         for x, y in points:
             mask[int(y), int(x)] = value
-    return torch.from_numpy(mask)[None].float()
+    return mask
 
 
 def _labels(view: _View, clicks: Clicks, radius: float = 0) -> NDArray[np.uint8]:

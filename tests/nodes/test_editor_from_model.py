@@ -16,6 +16,11 @@ from torch import Tensor
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
+ROUNDING = 0.2
+"""Largest difference, of 255 levels, of two runs of one sampling: sums are rounded otherwise where
+the weights lie elsewhere in memory, or on a busy machine.
+"""
+
 NAMES = {"2509": "model-2509", "2511": "model-2511"}
 """Folders of the tiny bases, by release."""
 
@@ -164,7 +169,7 @@ def test_the_edit_is_that_of_diffusers_on_the_same_weights(
     ours, theirs = inside(images, "ours", "theirs")
     difference = (ours - theirs).abs()
     # Only rounding differs, in levels of 0 to 255.
-    assert difference.max() <= 0.2
+    assert difference.max() <= ROUNDING
     assert difference.mean() <= 0.01
 
 
@@ -229,8 +234,8 @@ def test_two_editors_with_their_own_loras_are_those_of_diffusers_and_switch(
     names = [f"{who} {name}" for name in lora_names for who in ("ours", "theirs")]
     images, _ = run(models, nodes, tmp_path, *names, "photo")
     first, first_theirs, second, second_theirs = inside(images, *names)
-    assert (first - first_theirs).abs().max() <= 0.2
-    assert (second - second_theirs).abs().max() <= 0.2
+    assert (first - first_theirs).abs().max() <= ROUNDING
+    assert (second - second_theirs).abs().max() <= ROUNDING
     assert (first - second).abs().mean() > 2
     # The first LoRA again, after the second and after none.
     for lora in (lora_names[0], lora_names[1], None, lora_names[0]):
@@ -239,7 +244,7 @@ def test_two_editors_with_their_own_loras_are_those_of_diffusers_and_switch(
             nodes |= {"lora": with_lora(lora), "editor": editor_node("lora")}
         images, _ = run(models, nodes, tmp_path, "ours", "photo")
     (again,) = inside(images, "ours")
-    assert torch.equal(again, first)
+    assert (again - first).abs().max() <= ROUNDING
 
 
 def test_a_lora_with_guidance_is_that_of_diffusers(
@@ -258,7 +263,7 @@ def test_a_lora_with_guidance_is_that_of_diffusers(
     }
     images, _ = run(new_models, nodes, tmp_path, "ours", "theirs", "bare", "photo")
     ours, theirs, bare = inside(images, "ours", "theirs", "bare")
-    assert (ours - theirs).abs().max() <= 0.2
+    assert (ours - theirs).abs().max() <= ROUNDING
     assert (ours - bare).abs().mean() > 2, "the LoRA counts"
 
 
@@ -317,7 +322,7 @@ def test_other_loaders_models_edit_as_the_same_numbers_in_32_bits_do(
         nodes[name] = edit(f"{name} editor", steps=2, cfg=1.0)
     images, _ = run(models, nodes, tmp_path, "ours", "plain", "photo")
     ours, plain = inside(images, "ours", "plain")
-    assert (ours - plain).abs().max() <= 0.2
+    assert (ours - plain).abs().max() <= ROUNDING
 
 
 def loaded(comfyui: ComfyUI, nodes: Graph | None = None) -> dict[str, int]:
@@ -346,7 +351,7 @@ def test_comfyui_knows_the_models_and_free_drops_them(models: ComfyUI, tmp_path:
     models.free()
     assert loaded(models) == {"alive": 0}
     again, _ = run(models, nodes, tmp_path, "ours", "photo")
-    assert torch.equal(again["ours"], first["ours"])
+    assert (again["ours"] - first["ours"]).abs().max() <= ROUNDING
 
 
 def test_a_cancel_ends_the_edit_within_a_step_and_the_next_edit_is_unaffected(
@@ -369,7 +374,7 @@ def test_a_cancel_ends_the_edit_within_a_step_and_the_next_edit_is_unaffected(
     assert canceled.of("progress")[-1]["value"] <= 6
     run(models, {**nodes, "ours": edit(seed=7)}, tmp_path, "ours")
     again, _ = run(models, nodes, tmp_path, "ours")
-    assert torch.equal(again["ours"], expected["ours"])
+    assert (again["ours"] - expected["ours"]).abs().max() <= ROUNDING
 
 
 def test_previews_progress_and_the_report_are_edit_samplers(
@@ -457,7 +462,7 @@ def test_shift_sampler_and_scheduler_are_comfyuis(models: ComfyUI, tmp_path: Pat
     }
     images, _ = run(models, nodes, tmp_path, "ours", "native", "photo")
     ours, native = inside(images, "ours", "native")
-    assert (ours - native).abs().max() <= 0.2
+    assert (ours - native).abs().max() <= ROUNDING
 
 
 @pytest.mark.parametrize("dev", [False, True], ids=["klein", "dev"])

@@ -19,11 +19,12 @@ from .clicks import Clicks, check_clicks, shrink_brush
 PHOTO_SIDE = 1024
 """Longest side, in pixels, of the copy of a photo that is kept for the next click."""
 
-SEARCHED_RADII = ((160, (0.07, 0.14, 0.28, 0.55)), (224, (0.2, 0.4)))
-"""Views in which objects are searched around points: the longest side of each, in pixels; and for
-each object that is searched there, the radius around a point within which a pixel is probably
-object, as a share of the view's diagonal. In the larger view GrabCut smooths less, and takes twice
-as long.
+SEARCHED_SIDE = 160
+"""Longest side, in pixels, of the view in which objects are searched around points."""
+
+SEARCHED_RADII = (0.07, 0.14, 0.28, 0.55)
+"""For each object that is searched, the radius around a point within which a pixel is probably
+object, as a share of the view's diagonal.
 """
 
 CUT_SIDE = 320
@@ -213,7 +214,7 @@ def _find(photo: NDArray[np.uint8], whole: _Box, clicks: Clicks) -> tuple[_Answe
     if _has_only_points(clicks):
         for share in SEARCHED_SHARES:
             box = _around(clicks, whole, share)
-            found = _search([_view(photo, whole, box, side) for side, _ in SEARCHED_RADII], clicks)
+            found = _search(_view(photo, whole, box, SEARCHED_SIDE), clicks)
             if found:
                 return found
         return ()
@@ -227,33 +228,22 @@ def _find(photo: NDArray[np.uint8], whole: _Box, clicks: Clicks) -> tuple[_Answe
     return (_Answer(view, shape, _edge_share(view, shape) * fill),)
 
 
-def _search(views: list[_View], clicks: Clicks) -> tuple[_Answer, ...]:
+def _search(view: _View, clicks: Clicks) -> tuple[_Answer, ...]:
     """Return the objects that hold the points, of different sizes, the likeliest first: those in
     the fewest parts, then those of the highest score. A shape without an edge anywhere on its rim
     is no object.
-
-    Parameters
-    ----------
-    views : the same part of the image in the sizes of SEARCHED_RADII
     """
 
-    def search(view: _View, radius: float) -> _Answer:
+    def search(radius: float) -> _Answer:
         shape = _cut(view, _labels(view, clicks, radius), clicks)
         if _is_dots(view, shape, clicks):
             return _Answer(view, shape, 0.0)
         size = min(1.0, float(shape.mean()) / SPECK_SHARE)
         return _Answer(view, shape, _edge_share(view, shape) * (1 + size) / 2)
 
-    searched = [
-        (view, radius)
-        for view, (_, radii) in zip(views, SEARCHED_RADII, strict=True)
-        for radius in radii
-    ]
     # OpenCV cuts one mask on one core.
-    with ThreadPoolExecutor(len(searched)) as pool:
-        answers = [
-            answer for answer in pool.map(search, *zip(*searched, strict=True)) if answer.score
-        ]
+    with ThreadPoolExecutor(len(SEARCHED_RADII)) as pool:
+        answers = [answer for answer in pool.map(search, SEARCHED_RADII) if answer.score]
     kept: list[_Answer] = []
     for answer in sorted(answers, key=lambda answer: (_part_count(answer.shape), -answer.score)):
         ratios = [float(answer.shape.mean() / other.shape.mean()) for other in kept]

@@ -106,7 +106,7 @@ def test_a_jpeg_asked_for_has_the_photos_own_tables(gateway: Served) -> None:
 def test_the_report_names_what_the_format_cannot_hold(gateway: Served) -> None:
     _, report = edited(gateway, request(png(photo(4, 16)), output_format="jpeg"))
     notes = " ".join(report["notes"])
-    assert "the photo has 16" in notes and "no transparency" in notes
+    assert "the photo has more" in notes and "no transparency" in notes
 
 
 def test_a_reference_is_sent_to_comfyui_in_the_photos_profile(

@@ -4,6 +4,7 @@ Works with ComfyUI 0.3.64 and newer.
 """
 
 import asyncio
+import errno
 import io
 import itertools
 import json
@@ -127,11 +128,13 @@ class ComfyRunner:
                 try:
                     await self._listen()
                     self._on_disconnect("ComfyUI closed the connection.")
-                except aiohttp.ClientConnectorError:
-                    self._on_disconnect("ComfyUI does not answer: nothing listens at its address.")
-                    self._nothing_listens = True
                 except _UNREACHABLE as error:
-                    self._on_disconnect(f"ComfyUI does not answer ({type(error).__name__}).")
+                    if _is_refused(error):
+                        reason = "ComfyUI does not answer: nothing listens at its address."
+                    else:
+                        reason = f"ComfyUI does not answer ({type(error).__name__})."
+                    self._on_disconnect(reason)
+                    self._nothing_listens = _is_refused(error)
                 except _NOT_COMFYUI:
                     self._on_disconnect("The server at COMFYUI_URL is not ComfyUI.")
                 await asyncio.sleep(_RECONNECT_PAUSE)
@@ -166,6 +169,11 @@ class ComfyRunner:
         status = ComfyStatus(reason is None, reason)
         if self._absence and self._nothing_listens:
             status = self._absence()
+            if status.starting and self._info:
+                reason = (
+                    "ComfyUI stopped answering, and is restarted when it exits. Look at its log."
+                )
+                status = ComfyStatus(False, reason)
         return replace(status, info=self._info, nodes=self._nodes)
 
     async def submit(self, run: Run) -> None:
@@ -510,6 +518,17 @@ def _with_uploads(run: Run) -> dict[str, Any]:
         key: {**node, "inputs": {name: path(value) for name, value in node["inputs"].items()}}
         for key, node in run.graph.items()
     }
+
+
+def _is_refused(error: Exception) -> bool:
+    """Tell whether a connection failed because nothing listens at the address."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    cause = error.os_error
+    # Of a name's addresses that failed in different ways, aiohttp keeps only the texts.
+    return isinstance(cause, ConnectionRefusedError) or (
+        cause.errno is None and f"[Errno {errno.ECONNREFUSED}]" in str(cause)
+    )
 
 
 def _consume_exception(future: asyncio.Future[Any]) -> None:

@@ -26,9 +26,16 @@ def test_without_a_comfyui_one_sentence_tells_how_to_get_one(
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "none"))
     assert edit(tmp_path / "out.png", "--editor", "fp8") == 1
     text = capsys.readouterr().err
-    assert "The model set 'fp8' runs in ComfyUI, and there is none in" in text
+    assert "expected draft, lama, qwen, got 'fp8'. A model set runs in ComfyUI" in text
     assert "Set COMFYUI_PATH" in text and "--comfyui-url" in text
     assert text.count("\n") == 1
+    # A folder of model sets alone does not run them.
+    folder = tmp_path / "base" / "models" / "artmancer"
+    folder.mkdir(parents=True)
+    (folder / "q4.json").write_text(json.dumps(CONTENT))
+    assert edit(tmp_path / "out.png", "--editor=q4", f"--comfyui-base={tmp_path / 'base'}") == 1
+    text = capsys.readouterr().err
+    assert "expected" not in text and "Set COMFYUI_PATH" in text and "--comfyui-url" in text
 
 
 def test_an_unknown_set_is_refused_with_the_list(

@@ -31,8 +31,10 @@ class CommandParser(Parser):
         for argument in args or ():
             if argument == "--":
                 break
-            if argument.startswith("--") and " " not in argument:
-                self._check_option(argument.partition("=")[0])
+            name = argument.partition("=")[0]
+            # With a space it is a value, such as a prompt.
+            if name.startswith("--") and " " not in name:
+                self._check_option(name)
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unexpected argument '{unknown[0]}'")

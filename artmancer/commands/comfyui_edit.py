@@ -54,20 +54,21 @@ def check_editor(options: argparse.Namespace, other_editors: tuple[str, ...]) ->
     if options.comfyui_url:
         return  # that ComfyUI knows its sets
     folder = comfyui_folder()
-    if not (folder / "main.py").is_file():
-        raise ArtMancerError(
-            "comfyui_unavailable",
-            f"The model set '{options.editor}' runs in ComfyUI, and there is none in '{folder}'. "
-            "Set COMFYUI_PATH to the folder of your ComfyUI, or name a running one with "
-            "--comfyui-url.",
-        )
+    has_comfyui = (folder / "main.py").is_file()
+    no_comfyui = (
+        f"A model set runs in ComfyUI, and there is none in '{folder}'. Set COMFYUI_PATH to the "
+        "folder of your ComfyUI, or name a running one with --comfyui-url."
+    )
     sets = models.set_paths(options.comfyui_base)
     if options.editor not in sets:
+        advice = "`artmancer models set NAME` writes a model set." if has_comfyui else no_comfyui
         raise ArtMancerError(
             "not_found",
             f"argument --editor: {sentence(not_a_choice(options.editor, [*other_editors, *sets]))} "
-            "`artmancer models set NAME` writes a model set.",
+            f"{advice}",
         )
+    if not has_comfyui:
+        raise ArtMancerError("comfyui_unavailable", no_comfyui)
     model_sets.read(sets[options.editor])
 
 

@@ -1,6 +1,7 @@
 """The job database: accepted jobs outlive the gateway's process."""
 
 import json
+import os
 import sqlite3
 import time
 import uuid
@@ -119,6 +120,7 @@ class JobStore:
                 f"The job database cannot be opened ({error}). Stop the gateway that uses it, or "
                 "set ARTMANCER_DATA.",
             ) from None
+        self._opened = self._file.stat()
 
     def close(self) -> None:
         """Close the database."""
@@ -126,14 +128,18 @@ class JobStore:
 
     def problem(self) -> ArtMancerError | None:
         """Return why jobs that are stored are not kept; None: they are. SQLite goes on writing to a
-        file that was removed.
+        file that was removed or replaced.
         """
-        if self._file.exists():
-            return None
+        try:
+            if os.path.samestat(self._file.stat(), self._opened):
+                return None
+            reason = "another file is in its place"
+        except OSError as error:
+            reason = error.strerror or str(error)
         return ArtMancerError(
             "generation_failed",
-            f"The folder '{self._file.parent}' was removed or emptied while the gateway ran, so no "
-            "job can be kept. Restart the gateway.",
+            f"The job database that the gateway opened is no longer at '{self._file}' ({reason}), "
+            "so no job can be kept. Restart the gateway.",
         )
 
     @property

@@ -123,6 +123,25 @@ def test_a_data_folder_that_was_made_anew_is_named_and_takes_no_job(
         assert "Restart the gateway" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("replacement", ["a copy", "a link to itself"])
+def test_a_job_database_that_was_replaced_is_named_and_takes_no_job(
+    fake: FakeHost, quick: Served, replacement: str
+) -> None:
+    """Expect that no job is accepted which a restart would lose."""
+    database = quick.settings.data / "jobs.sqlite"
+    if replacement == "a copy":
+        copy = shutil.copy(database, database.with_name("copy"))
+        os.replace(copy, database)
+    else:
+        database.unlink()
+        database.symlink_to(database)
+    assert health(quick)["status"] == "degraded"
+    answer = quick.http.post("/api/generate/async", json=removal())
+    assert error(answer) == (500, "generation_failed")
+    for sentence in (health(quick)["reason"], answer.json()["detail"]):
+        assert str(database) in sentence and "Restart the gateway" in sentence
+
+
 def test_a_folder_that_cannot_be_written_is_named(fake: FakeHost, quick: Served) -> None:
     pictures = quick.settings.data / "pictures"
     shutil.move(pictures, pictures.with_name("moved"))

@@ -16,7 +16,8 @@ from .workflows import Workflow
 
 LaneName = Literal["heavy", "light"]
 """A queue of jobs: edits are heavy (a GPU, up to minutes), masks and tools are light (seconds).
-Each lane has its own queue, so that a click never waits for an edit.
+Each lane has its own queue, so that a click waits at most for the edit that is running; where the
+light lane has a ComfyUI of its own, it waits for none.
 """
 
 HEAVY: Final = "heavy"

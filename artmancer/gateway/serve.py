@@ -66,6 +66,11 @@ def serve(
         if light.netloc != heavy.netloc:
             light_on_cpu = cpu or not light_on_gpu
             kept[light_url] = _kept_comfyui("light", light, settings, base, light_on_cpu)
+        elif light_on_gpu:
+            logger.warning(
+                "--light-on-gpu is ignored: there is no second ComfyUI. Set COMFYUI_LIGHT_URL to "
+                "an address of its own, for example http://127.0.0.1:8189."
+            )
         absences = {url: comfyui.absence for url, comfyui in kept.items()}
         companions += [comfyui.keep_running for comfyui in kept.values()]
 

@@ -121,16 +121,19 @@ def test_one_comfyui_starts_unless_the_light_lane_has_an_address_of_its_own(
 ) -> None:
     (tmp_path / "go").touch()
     light = ["--comfyui-light-url", f"http://127.0.0.1:{free_port()}"]
-    http = serve(SLOW, *(light if count == 2 else []))
+    http = serve(SLOW, "--light-on-gpu", *(light if count == 2 else []))
     until(lambda: messages(tmp_path, "Ready"))
     assert http.get("/api/system/health").json()["status"] == "healthy"
     assert len(messages(tmp_path, "Starting ComfyUI")) == count
+    warnings = messages(tmp_path, "--light-on-gpu is ignored")
+    assert len(warnings) == (1 if count == 1 else 0)
+    assert all("COMFYUI_LIGHT_URL" in warning for warning in warnings)
 
 
 def test_a_comfyui_that_cannot_start_is_not_said_to_be_starting(
     serve: Callable[..., httpx.Client],
 ) -> None:
     http = serve("raise SystemExit(3)")
-    until(lambda: not health(http)["starting"])
+    until(lambda: not health(http).get("starting", True))
     reason = health(http)["reason"]
     assert reason == "ComfyUI exited with code 3 and is restarted. Look at its log."

@@ -363,8 +363,7 @@ def _whole_notes(reference: Reference | None) -> tuple[str, ...]:
         return ()
     return (
         "Nothing cuts the object out of the reference, so its whole picture, background included, "
-        "is the object: add a mask that is white on the object, or a picture with a transparent "
-        "background (Remove Background makes both).",
+        "is the object: add a mask that is white on the object (Remove Background makes one).",
     )
 
 

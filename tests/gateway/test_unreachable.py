@@ -1,4 +1,4 @@
-"""What the gateway says of a ComfyUI that it cannot reach."""
+"""The state of a ComfyUI that the gateway cannot reach."""
 
 import asyncio
 import socket
@@ -12,9 +12,9 @@ from support.gateway import FakeHost
 from artmancer.gateway.comfy_runner import ComfyRunner
 from artmancer.gateway.runner import ComfyStatus
 
-LISTENS_NOT = "ComfyUI does not answer: nothing listens at its address."
+NOTHING_LISTENS = "ComfyUI does not answer: nothing listens at its address."
 STARTING = ComfyStatus(False, "ComfyUI is starting.", starting=True)
-"""What is said while the gateway starts the ComfyUI, and nothing listens."""
+"""The state of a ComfyUI that the gateway starts."""
 
 REFUSING = (socket.AF_INET, "127.0.0.1")
 UNREACHABLE = (socket.AF_INET6, "ff02::1")
@@ -80,7 +80,7 @@ def test_a_refused_connection_is_said_to_have_no_listener(
 ) -> None:
     resolve(*addresses)
     url = f"http://comfyui.example:{free_port()}"
-    assert reason_that_follows("ComfyUI has not answered yet.", url) == LISTENS_NOT
+    assert reason_that_follows("ComfyUI has not answered yet.", url) == NOTHING_LISTENS
 
 
 def test_an_unknown_name_is_not_said_to_have_no_listener(resolve: Callable[..., None]) -> None:

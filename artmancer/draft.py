@@ -120,7 +120,8 @@ def _without_background(reference: Reference, boxes: Sequence[Window]) -> Tensor
 
     Parameters
     ----------
-    boxes : where the object is placed: of a large reference, only what a pixel there holds counts
+    boxes : where the object is placed; a reference that is larger than all of them is examined at
+        the scale of the largest
     """
     import cv2
 
@@ -134,13 +135,22 @@ def _without_background(reference: Reference, boxes: Sequence[Window]) -> Tensor
     colors = around.view(whole[0])
     shape = colors.new_zeros(colors.shape[:2])
     inside.view(shape).copy_(mask[0])
+    background = colors[shape == 0]
+    # One color is what a program puts under transparency, and no background that was photographed.
+    if (background == background[:1]).all():
+        return mask
     size = [max(1, round(side * scale)) for side in reversed(shape.shape)]
     small, solid = (
         np.asarray(cv2.resize(plane.numpy(), size, interpolation=cv2.INTER_AREA), np.float32)
         for plane in (colors, shape)
     )
-    opacity = cv2.resize(hard_edge.opacity(small, solid), shape.shape[::-1])
-    return torch.minimum(mask, inside.view(torch.from_numpy(opacity)))
+    estimate = hard_edge.opacity(small, solid)
+    opacity, lost = (
+        inside.view(torch.from_numpy(cv2.resize(plane, shape.shape[::-1])))
+        for plane in (estimate, solid - estimate)
+    )
+    # Enlarged, the opacity is soft at every edge.
+    return torch.where(lost > 0, torch.minimum(mask, opacity), mask)
 
 
 def _own_colors(image: Tensor, mask: Tensor) -> Tensor:

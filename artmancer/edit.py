@@ -83,7 +83,7 @@ def edit(
         what the editor raises
     """
     check_mask_given(editor.variant, conditions.masked)
-    # What a fill removed around the mask is nothing to match its colors to.
+    # A fill also replaces a rim around the mask. Its colors must not be matched to what was there.
     match = match and not editor.keeps_surroundings
     _reset_peak_memory()
     shown = [

@@ -1,9 +1,10 @@
 """The edge of an object that a hard mask cuts out.
 
-A hard mask says of no pixel that it is mixed, and where it is a little larger than the object, it
-takes some of the background along. Both are seen in the colors: around each pixel near the edge,
-Fisher's linear discriminant (1936) is the axis that separates the object's colors from the
-background's best, and a mixed color lies between them on it as its opacity does.
+A hard mask has no pixel that is partly the object, and where it is a little larger than the
+object, it takes some of the background along. The colors show how much of a pixel is the object:
+around each pixel near the edge, Fisher's linear discriminant (1936) is the axis that separates the
+object's colors from the background's best, and on it a mixed color lies between the two as its
+opacity lies between 1 and 0.
 
 The constants were set on the first half of the cases of benchmarks/insertion.py.
 """

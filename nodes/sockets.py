@@ -150,8 +150,7 @@ def match_colors() -> io.Input:
         "match_colors",
         default=True,
         tooltip="Match the edit's colors to the photo's around the mask, so that no seam shows. "
-        "White balance is never matched, nor what the draft editor and LaMa fill: they draw in the "
-        "photo's own colors.",
+        "White balance and the edits of the draft editor and LaMa are never matched.",
     )
 
 

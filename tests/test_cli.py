@@ -316,7 +316,7 @@ def test_both_spellings_of_white_balance_are_taken_and_the_help_shows_one(
 @pytest.mark.parametrize(
     ("photo", "results"),
     [
-        ("Room.JPG", ["Room-edited.JPG", "Room-edited-2.JPG", "Room-edited-3.JPG"]),
+        ("Room.JPG", ["Room-edited.png", "Room-edited-2.png", "Room-edited-3.png"]),
         # A GIF is read, and not written.
         ("room.gif", ["room-edited.png", "room-edited-2.png", "room-edited-3.png"]),
     ],

@@ -822,7 +822,8 @@ def test_a_hard_mask_that_is_too_large_takes_nothing_of_the_background_along(
     assert rim.quantile(0.99) < 0.1
 
 
-def test_the_edge_of_a_cutout_with_transparency_stays() -> None:
+@pytest.mark.parametrize("separate", [False, True], ids=["with alpha", "alpha as the mask"])
+def test_the_edge_of_a_cutout_with_transparency_stays(separate: bool) -> None:
     sticker = torch.zeros(1, 120, 120, 4)
     sticker[:, 20:100, 20:100] = 1
     # A black line around it, before what is black under the transparency.
@@ -831,13 +832,28 @@ def test_the_edge_of_a_cutout_with_transparency_stays() -> None:
     sticker[:, 20:100, 20:23, :3] = sticker[:, 20:100, 97:100, :3] = 0
     photo, mask = torch.full((1, 200, 200, 3), 0.5), torch.zeros(1, 200, 200)
     mask[:, 60:140, 60:140] = 1
-    conditions = prepare(photo, mask, reference=sticker, feather=0)
+    # So a file with transparency comes from ComfyUI's Load Image, and from the command.
+    alpha = sticker[..., 3] if separate else None
+    reference = sticker[..., :3] if separate else sticker
+    conditions = prepare(photo, mask, reference=reference, reference_mask=alpha, feather=0)
     result = edit(DraftEditor("insertion"), conditions).image
     assert result[:, 60:63, 60:140].max() < 0.05
 
 
+def test_a_hard_mask_of_a_large_reference_stays_where_object_and_background_look_alike() -> None:
+    torch.manual_seed(0)
+    reference, strip = 0.5 + 0.05 * torch.rand(1, 800, 800, 3), torch.zeros(1, 800, 800)
+    strip[:, 340:460, 100:700] = 1
+    photo, mask = torch.ones(1, 200, 200, 3), torch.zeros(1, 200, 200)
+    mask[:, 85:115, 25:175] = 1
+    conditions = prepare(photo, mask, reference=reference, reference_mask=strip, feather=0)
+    result = edit(DraftEditor("insertion"), conditions).image
+    assert result[:, 85:115, 25:175].max() < 0.6
+
+
 def test_a_hard_mask_at_the_end_of_the_reference_stays_whole_there() -> None:
-    reference, half = torch.full((1, 100, 100, 3), 0.2), torch.zeros(1, 100, 100)
+    torch.manual_seed(0)
+    reference, half = 0.2 + 0.01 * torch.rand(1, 100, 100, 3), torch.zeros(1, 100, 100)
     half[:, :, :50] = 1
     reference[:, :, :48] = 0.8
     photo, mask = torch.full((1, 200, 200, 3), 0.5), torch.zeros(1, 200, 200)

@@ -85,7 +85,8 @@ def add_parser(commands: Subparsers) -> None:
         "--output",
         type=Path,
         help="the result; PNG keeps every pixel exactly (default: beside the photo, as "
-        "NAME-edited with the photo's ending, and a number where that file exists)",
+        "NAME-edited, with the photo's ending or as PNG for a JPEG, and a number where that "
+        "file exists)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the report, or the error, as JSON"
@@ -392,8 +393,9 @@ def default_output(photo: Path) -> Path:
     ArtMancerError : not_found, invalid_image
     """
     images.read_size(photo)
-    # A photo that is read and not written, such as a HEIC, gives a PNG.
-    suffix = photo.suffix if photo.suffix.lower() in images.SUFFIXES else ".png"
+    # A JPEG would change every pixel a little, and a HEIC can be read but not written.
+    kept = set(images.SUFFIXES) - set(images.LOSSY_SUFFIXES)
+    suffix = photo.suffix if photo.suffix.lower() in kept else ".png"
     numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     paths = (photo.with_name(f"{photo.stem}-edited{number}{suffix}") for number in numbers)
     return next(path for path in paths if not path.exists())

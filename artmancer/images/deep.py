@@ -41,8 +41,10 @@ def pixels(image: Image.Image, data: bytes) -> Pixels | None:
     if values is None or values.dtype != np.uint16 or values.shape[:2] != image.size[::-1]:
         return None
     highest = 2 ** bits(image, data) - 1
-    # In 16 bits, both libraries would leave white below 65535.
-    scaled: Pixels = np.rint(values * np.float64(65535 / highest)).astype(np.uint16)
+    # In 16 bits, both libraries would leave white below 65535. A table needs less memory than a
+    # product of the whole image.
+    table = np.rint(np.arange(highest + 1) * (65535 / highest)).astype(np.uint16)
+    scaled: Pixels = table.take(values, mode="clip")
     return scaled if scaled.ndim == 3 else scaled[..., None]
 
 

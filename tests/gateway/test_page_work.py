@@ -607,6 +607,21 @@ class TestStates:
         expect(tab.page.locator("#photo-hint")).to_contain_text(name)
         assert len(fake.fake.posted) == before + 1
 
+    def test_an_edit_that_waits_for_the_cut_out_can_be_cancelled(self, tab: Page) -> None:
+        from playwright.sync_api import expect
+
+        held: list[Any] = []
+        tab.choose()
+        tab("task-insertion").check()
+        tab.paint((0.5, 0.5), (0.6, 0.6))
+        tab.page.route("**/api/smart-mask/detect", lambda route: held.append(route))
+        tab("reference-input").set_input_files(EXAMPLES / "coins.png")
+        expect(tab.page.locator("#cut-out-status")).to_have_text("Looking for the object")
+        tab("go").click()
+        tab("cancel").click()
+        expect(tab("go")).to_be_visible()
+        held[0].abort()
+
     def test_a_failed_job_says_why_and_keeps_the_marks(self, tab: Page) -> None:
         from playwright.sync_api import expect
 

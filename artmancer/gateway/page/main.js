@@ -66,27 +66,27 @@ byId("dismiss").addEventListener("click", clearError);
 for (const type of ["pointerdown", "keydown"]) byId("canvas").addEventListener(type, clearError);
 form.addEventListener("change", clearError);
 
-/** Run an action of the user, after the restoring of the page. Show its error, and return false if there is one. */
+/** Run an action of the user, after the restoring of the page. Show its error, and return it; null: there is none. */
 async function attempt(action) {
   try {
     await restored;
     await action();
-    return true;
+    return null;
   } catch (error) {
     showError(error);
-    return false;
+    return error;
   }
 }
 
-/** Resolves when no image is being opened any more: to false if one of them could not be opened. */
-let opening = Promise.resolve(true);
+/** Resolves when no image is being opened any more: to the error of one that could not be opened, or null. */
+let opening = Promise.resolve(null);
 
 /** Run an action that opens an image. An edit that is started meanwhile waits for it. */
 function attemptOpening(action) {
-  const opened = Promise.all([opening, attempt(action)]).then((all) => all.every(Boolean));
+  const opened = Promise.all([opening, attempt(action)]).then(([earlier, own]) => own ?? earlier);
   opening = opened;
   opened.then(() => {
-    if (opening === opened) opening = Promise.resolve(true);
+    if (opening === opened) opening = Promise.resolve(null);
   });
 }
 
@@ -246,7 +246,8 @@ async function openReference(file, name) {
   byId("reference-hint").textContent = name;
   byId("reference-drop").classList.add("chosen");
   if (isSaving) await keep(store.savePicture("reference", { file, name }));
-  await reference.open(image);
+  // An edit that is started meanwhile waits for the cut-out itself, and can be cancelled.
+  reference.open(image).catch(showError);
 }
 
 byId("sample").addEventListener("click", () =>
@@ -426,7 +427,9 @@ function showStatus(status) {
 /** Submit an edit, unless a job runs or a step is missing. */
 async function go() {
   // Otherwise a click on Go just after the choice of a photo would edit the one before it.
-  if (!(await opening)) return;
+  const failure = await opening;
+  // Another image that was opened since may have cleared the message.
+  if (failure) return showError(failure);
   await stage.picker.settled;
   if (running) return;
   clearError();

@@ -614,9 +614,16 @@ class TestStates:
         tab.choose()
         tab("task-insertion").check()
         tab.paint((0.5, 0.5), (0.6, 0.6))
-        tab.page.route("**/api/smart-mask/detect", lambda route: held.append(route))
         tab("reference-input").set_input_files(EXAMPLES / "coins.png")
-        expect(tab.page.locator("#cut-out-status")).to_have_text("Looking for the object")
+        status = tab.page.locator("#cut-out-status")
+        mask = {"mask_base64": encoded("coffee_mask")}
+        tab.page.route("**/api/smart-mask/detect", lambda route: route.fulfill(json=mask), times=1)
+        with tab.page.expect_response("**/api/smart-mask/detect"):
+            tab.page.locator("#cut-out").check()
+        expect(status).to_be_empty()
+        tab.page.route("**/api/smart-mask/detect", lambda route: held.append(route))
+        tab("reference-input").set_input_files(EXAMPLES / "chelsea.png")
+        expect(status).to_have_text("Looking for the object")
         tab("go").click()
         tab("cancel").click()
         expect(tab("go")).to_be_visible()

@@ -443,6 +443,11 @@ async function go() {
   await run(async ({ abort }) => (await api.submit(await requestBody(), abort.signal)).task_id, job);
 }
 
+/** Return a promise that rejects when a signal aborts. */
+function aborted(signal) {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+}
+
 /**
  * Follow a job to its end, and show its result.
  * @param start submits the job, or finds the job from before a reload; returns its id
@@ -454,7 +459,8 @@ async function run(start, job) {
   showRunning("Sending");
   let text = "";
   try {
-    running.id = await start(running);
+    // It may wait for the reference's cut-out before it sends anything.
+    running.id = await Promise.race([start(running), aborted(running.abort.signal)]);
     if (isSaving) await save();
     const last = await jobs.follow(running.id, running.abort.signal, showStatus);
     if (last.status === "error") throw new Error(last.error);

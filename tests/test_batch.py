@@ -428,7 +428,8 @@ def test_a_folder_that_takes_no_more_results_ends_the_run(
         return worker
 
     def remove() -> None:
-        shutil.rmtree(out)
+        # At once, since a result may be written at the same time.
+        out.rename(disk / "elsewhere")
         if what == "replaced":
             out.mkdir()
 

@@ -19,12 +19,11 @@ from .clicks import Clicks, check_clicks, shrink_brush
 PHOTO_SIDE = 1024
 """Longest side, in pixels, of the copy of a photo that is kept for the next click."""
 
-SEARCHED_SIDE = 160
-"""Longest side, in pixels, of the view in which objects are searched around points."""
-
-SEARCHED_RADII = (0.07, 0.14, 0.28, 0.55)
-"""For each object that is searched, the radius around a point within which a pixel is probably
-object, as a share of the view's diagonal.
+SEARCHED_RADII = ((160, (0.07, 0.14, 0.28, 0.55)), (224, (0.2, 0.4)))
+"""Views in which objects are searched around points: the longest side of each, in pixels; and for
+each object that is searched there, the radius around a point within which a pixel is probably
+object, as a share of the view's diagonal. In the larger view GrabCut smooths less, and takes twice
+as long: it is searched only where there is no object in the smaller.
 """
 
 CUT_SIDE = 320
@@ -214,9 +213,10 @@ def _find(photo: NDArray[np.uint8], whole: _Box, clicks: Clicks) -> tuple[_Answe
     if _has_only_points(clicks):
         for share in SEARCHED_SHARES:
             box = _around(clicks, whole, share)
-            found = _search(_view(photo, whole, box, SEARCHED_SIDE), clicks)
-            if found:
-                return found
+            for side, radii in SEARCHED_RADII:
+                found = _search(_view(photo, whole, box, side), radii, clicks)
+                if found:
+                    return found
         return ()
     view = _view(photo, whole, _room(clicks, whole), CUT_SIDE)
     labels = _labels(view, clicks)
@@ -228,10 +228,14 @@ def _find(photo: NDArray[np.uint8], whole: _Box, clicks: Clicks) -> tuple[_Answe
     return (_Answer(view, shape, _edge_share(view, shape) * fill),)
 
 
-def _search(view: _View, clicks: Clicks) -> tuple[_Answer, ...]:
+def _search(view: _View, radii: tuple[float, ...], clicks: Clicks) -> tuple[_Answer, ...]:
     """Return the objects that hold the points, of different sizes, the likeliest first: those in
     the fewest parts, then those of the highest score. A shape without an edge anywhere on its rim
     is no object.
+
+    Parameters
+    ----------
+    radii : as in SEARCHED_RADII
     """
 
     def search(radius: float) -> _Answer:
@@ -242,8 +246,8 @@ def _search(view: _View, clicks: Clicks) -> tuple[_Answer, ...]:
         return _Answer(view, shape, _edge_share(view, shape) * (1 + size) / 2)
 
     # OpenCV cuts one mask on one core.
-    with ThreadPoolExecutor(len(SEARCHED_RADII)) as pool:
-        answers = [answer for answer in pool.map(search, SEARCHED_RADII) if answer.score]
+    with ThreadPoolExecutor(len(radii)) as pool:
+        answers = [answer for answer in pool.map(search, radii) if answer.score]
     kept: list[_Answer] = []
     for answer in sorted(answers, key=lambda answer: (_part_count(answer.shape), -answer.score)):
         ratios = [float(answer.shape.mean() / other.shape.mean()) for other in kept]

@@ -683,7 +683,7 @@ def test_an_endpoint_image_says_what_of_its_file_comfyui_does_not_hold(
             },
         }
     )
-    for part in ("transparency", "the color profile", "EXIF", "16 bits"):
+    for part in ("transparency", "the color profile", "EXIF", "8 bits"):
         assert part in run.last_texts["image"]
     saved = comfyui.view(run.outputs["result"]["images"][0])
     assert read_png(saved).pixels.dtype == np.uint16

@@ -136,16 +136,23 @@ def fit_change(before: Tensor, after: Tensor) -> ColorChange:
     no_change[1:4] = torch.eye(3)
     if len(kept) == 0:
         return ColorChange(no_change)
-    kept = kept[:: math.ceil(len(kept) / _MAX_PIXELS)]
+    kept = kept[:: sampling_step(len(kept), _MAX_PIXELS)]
     weights = _fit(_terms(to_linear(old[kept]).T).T, to_linear(new[kept]), no_change, _CHANGE_RIDGE)
     clipped = (old >= brightest).any(1).nonzero()[:, 0]
     if len(clipped) == 0:
         return ColorChange(weights)
-    clipped = clipped[:: math.ceil(len(clipped) / _MAX_PIXELS)]
+    clipped = clipped[:: sampling_step(len(clipped), _MAX_PIXELS)]
     return min(
         (ColorChange(weights, whitens) for whitens in (False, True)),
         key=lambda change: float((change(old[clipped]) - new[clipped]).abs().mean()),
     )
+
+
+def sampling_step(count: int, limit: int) -> int:
+    """Return the step by which at most `limit` of `count` pixels in a row are used. It is odd,
+    because an even one would see a few columns of the image alone.
+    """
+    return math.ceil(count / limit) | 1
 
 
 def whiten_clipped(before: Tensor, after: Tensor) -> Tensor:

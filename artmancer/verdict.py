@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import mask_ops
+from .color import sampling_step
 
 GOOD, LOOK, FAILED = "good", "look", "failed"
 """The verdicts, from the best to the worst."""
@@ -375,8 +376,7 @@ def measure_balance(edit: Edit) -> Balance:
     area = ((edit.feathered > 0) & edit.inside_image).numpy()
     before, after, edited = (plane.numpy() for plane in (edit.before, edit.pasted, edit.edited))
     positions = np.flatnonzero(area)
-    # An odd step, because an even one would see a few columns alone.
-    positions = positions[:: math.ceil(len(positions) / _MAX_COLORS) | 1]
+    positions = positions[:: sampling_step(len(positions), _MAX_COLORS)]
     old, new = (plane.reshape(-1, 3)[positions] for plane in (before, after))
     extremes = [_extremes(colors) for colors in (old, new)]
     clipped = [(low <= _CLIPPED[0]) | (high >= _CLIPPED[1]) for low, high in extremes]

@@ -110,3 +110,12 @@ def test_equal_images_are_fitted_as_no_change(photo: Tensor) -> None:
     assert (color.fit_change(photo[0], photo[0])(photo) - photo).abs().max() * 255 < 0.01
     black = torch.zeros(8, 8, 3)
     assert (color.fit_change(black, black)(photo) - photo).abs().max() * 255 < 0.01
+
+
+def test_a_change_is_fitted_on_all_columns_of_an_image() -> None:
+    torch.manual_seed(0)
+    before = 0.2 + 0.5 * torch.rand(1024, 1024, 3)
+    # These columns alone would be seen by a step that divides the width.
+    before[:, ::64] = 0.4
+    after = before * torch.tensor([1.1, 1.0, 0.9])
+    assert (color.fit_change(before, after)(before) - after).abs().max() < 0.01

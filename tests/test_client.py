@@ -765,6 +765,34 @@ def test_ctrl_c_while_an_edit_is_sent_leaves_no_job(
         assert server.calls()[-1] == last_call
 
 
+@pytest.mark.parametrize(
+    ("starts", "expected"), [(True, ["POST async", "POST abc"]), (False, [])]
+)
+def test_ctrl_c_while_the_sending_thread_starts_leaves_no_job(
+    starts: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = threading.Event()
+
+    def respond(method: str, path: str) -> Reply:
+        arrived.set()
+        return CANCELLED if "cancel" in path else json_reply(202, task_id="abc")
+
+    with SmallServer(respond) as server, Client(server.url) as client:
+        start = threading.Thread.start
+
+        def interrupted_start(thread: threading.Thread) -> None:
+            monkeypatch.undo()
+            if starts:
+                start(thread)
+                assert arrived.wait(WAIT_TIMEOUT)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+        with pytest.raises(KeyboardInterrupt):
+            client.submit(PHOTO, "x")
+        assert server.calls() == expected
+
+
 def test_a_lost_gateway_does_not_cancel_the_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.0)
     with SmallServer(in_order(QUEUED, BAD_GATEWAY)) as server, Client(server.url) as client:

@@ -130,15 +130,20 @@ class Client:
             task=task,
             parameters=parameters,
         )
-        sending = _in_thread(lambda: self._send(calls.submit(body), self._connection.timeout))
+        sending: Future[Accepted] = Future()
         try:
+            _run_in_thread(
+                lambda: self._send(calls.submit(body), self._connection.timeout), sending
+            )
             accepted = sending.result()
             if accepted.ignored:
                 self._check_ignored(accepted)
+        # Ctrl-C may come at any time, also while the thread starts.
         except BaseException:
-            # The gateway may have queued the edit already, and only its answer names the job.
-            with suppress(ArtMancerError, ConnectionError):
-                self._cancel_if_possible(sending.result().task_id)
+            if not sending.cancel():
+                # The gateway may have queued the edit already, and only its answer names the job.
+                with suppress(ArtMancerError, ConnectionError):
+                    self._cancel_if_possible(sending.result().task_id)
             raise
         return accepted.task_id
 
@@ -220,15 +225,17 @@ class Client:
         return calls.read_answer(call, self._connection, response)
 
 
-def _in_thread(function: Callable[[], T]) -> "Future[T]":
-    """Run a function in a thread, where Ctrl-C does not interrupt it."""
-    future: Future[T] = Future()
+def _run_in_thread(function: Callable[[], T], future: "Future[T]") -> None:
+    """Run a function in a thread, where Ctrl-C does not interrupt it, and put its result into a
+    future. If the future was cancelled before the thread began, the function is not run.
+    """
 
     def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             future.set_result(function())
         except Exception as error:  # noqa: BLE001  # it is raised where the result is read
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return future

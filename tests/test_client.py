@@ -765,9 +765,7 @@ def test_ctrl_c_while_an_edit_is_sent_leaves_no_job(
         assert server.calls()[-1] == last_call
 
 
-@pytest.mark.parametrize(
-    ("starts", "expected"), [(True, ["POST async", "POST abc"]), (False, [])]
-)
+@pytest.mark.parametrize(("starts", "expected"), [(True, ["POST async", "POST abc"]), (False, [])])
 def test_ctrl_c_while_the_sending_thread_starts_leaves_no_job(
     starts: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def write(comfyui: ComfyUI, name: str, content: Any) -> Path:
 def small(name: str, folder: Path) -> Path:
     """Return an example, scaled down."""
     path = folder / f"{name}.png"
-    Image.open(EXAMPLES / f"{name}.png").resize((150, 100)).save(path)
+    Image.open(EXAMPLES / f"{name}.png").resize((96, 64)).save(path)
     return path
 
 

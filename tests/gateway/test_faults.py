@@ -90,13 +90,13 @@ def test_a_full_disk_takes_no_time_from_the_job(
     fake: FakeHost, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filler = Filler(disk)
-    with Served(settings(disk / "data", comfyui_url=fake.url, heavy_timeout=2)) as served:
+    with Served(settings(disk / "data", comfyui_url=fake.url, heavy_timeout=5)) as served:
         job_id = served.connected().submit(prompt="hold")
         until(lambda: served.status(job_id)["current_step"] == HELD_STEPS)
         filler.fill()
         fake.release()
         until(lambda: not fake.fake.running)
-        time.sleep(3)
+        time.sleep(6)
         filler.free()
         assert served.ended(job_id)["status"] == "done"
 

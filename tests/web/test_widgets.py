@@ -1051,7 +1051,7 @@ def test_the_node_search_finds_what_people_type(own_page: Any, own_errors: list[
         results = page.get_by_test_id("result-item")
         try:
             for name in expected:
-                results.filter(has_text=name).first.wait_for(timeout=5000)
+                results.filter(has_text=name).first.wait_for(timeout=60_000)
         except TimeoutError:
             missing[words] = results.all_inner_texts()
     assert missing == {}

@@ -3,6 +3,7 @@ what is published.
 """
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -72,12 +73,17 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 MODULES = {module_name(path) for path in modules("artmancer", "nodes")}
 
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:
     """Return the modules a file imports by their full names: artmancer..., nodes..."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     package = path.relative_to(ROOT).parts[:-1]
     names = set()
     for node in tree.body if top_level_only else ast.walk(tree):
@@ -96,16 +102,22 @@ def layer_unit(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
-@pytest.mark.parametrize("path", modules("artmancer"), ids=module_name)
-def test_the_library_imports_nothing_of_comfyui(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported(path)}
-    assert not roots & {*COMFYUI, "comfy_api", "nodes"}
+def importing(paths: list[Path], forbidden: set[str], top_level_only: bool = False) -> list[str]:
+    """Return the modules that import one of the forbidden packages."""
+    return [
+        module_name(path)
+        for path in paths
+        if {name.split(".")[0] for name in imported(path, top_level_only)} & forbidden
+    ]
 
 
-@pytest.mark.parametrize("path", modules("nodes"), ids=module_name)
-def test_only_comfy_host_imports_comfyuis_modules(path: Path) -> None:
-    if path.parent.name != "comfy_host":
-        assert not {name.split(".")[0] for name in imported(path)} & COMFYUI
+def test_the_library_imports_nothing_of_comfyui() -> None:
+    assert importing(modules("artmancer"), {*COMFYUI, "comfy_api", "nodes"}) == []
+
+
+def test_only_comfy_host_imports_comfyuis_modules() -> None:
+    others = [path for path in modules("nodes") if path.parent.name != "comfy_host"]
+    assert importing(others, COMFYUI) == []
 
 
 def test_every_module_has_its_layer() -> None:
@@ -113,13 +125,15 @@ def test_every_module_has_its_layer() -> None:
     assert units - {"artmancer.__init__"} == set(LAYER_OF)
 
 
-@pytest.mark.parametrize("path", modules("artmancer"), ids=module_name)
-def test_no_module_imports_from_a_higher_layer(path: Path) -> None:
-    own = layer_unit(module_name(path))
-    for name in imported(path):
-        other = layer_unit(name)
-        if other in LAYER_OF and other != own:
-            assert LAYER_OF[other] <= LAYER_OF[own], f"{own} imports {other}"
+def test_no_module_imports_from_a_higher_layer() -> None:
+    upwards = [
+        f"{module_name(path)} imports {name}"
+        for path in modules("artmancer")
+        for own in [LAYER_OF.get(layer_unit(module_name(path)), -1)]
+        for name in imported(path)
+        if LAYER_OF.get(layer_unit(name), -1) > own
+    ]
+    assert upwards == []
 
 
 def test_no_modules_import_each_other() -> None:
@@ -141,9 +155,8 @@ def test_editors_masks_and_matting_do_not_import_each_other(one: str) -> None:
             assert f"artmancer.{other}" not in map(layer_unit, imported(path))
 
 
-@pytest.mark.parametrize("path", modules("artmancer", "nodes"), ids=module_name)
-def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imported(path, top_level_only=True)} & HEAVY
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    assert importing(modules("artmancer", "nodes"), HEAVY, top_level_only=True) == []
 
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -152,7 +165,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def docstrings(path: Path) -> list[str]:
     """Return all docstrings of a file, also those under constants."""
     texts = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, DOCUMENTED):
             texts.append(ast.get_docstring(node) or "")
         for statement in getattr(node, "body", []) if isinstance(node, DOCUMENTED) else []:
@@ -162,23 +175,24 @@ def docstrings(path: Path) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_docstrings_begin_with_the_thing_they_describe() -> None:
+    paths = [
         *modules("artmancer", "nodes", "tests", "benchmarks", "docs"),
         ROOT / "modal_comfy.py",
         ROOT / "__init__.py",
-    ],
-    ids=module_name,
-)
-def test_docstrings_begin_with_the_thing_they_describe(path: Path) -> None:
-    for text in docstrings(path):
-        assert not re.match(r"\s*(Of|What|Where|Whether|How)\b", text), text[:80]
+    ]
+    questions = [
+        f"{module_name(path)}: {text[:80]}"
+        for path in paths
+        for text in docstrings(path)
+        if re.match(r"\s*(Of|What|Where|Whether|How)\b", text)
+    ]
+    assert questions == []
 
 
-@pytest.mark.parametrize("path", modules("artmancer", "nodes"), ids=module_name)
-def test_every_module_has_a_docstring(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_every_module_has_a_docstring() -> None:
+    paths = modules("artmancer", "nodes")
+    assert [module_name(path) for path in paths if not ast.get_docstring(parsed(path))] == []
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -194,11 +208,15 @@ LISTS = {"define_schema", "add_parser"}
 """Functions that are one long list, which is read from top to bottom."""
 
 
-@pytest.mark.parametrize("path", modules("artmancer", "nodes"), ids=module_name)
-def test_functions_are_short(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert code_lines(node) <= 60 or node.name in LISTS, node.name
+def test_functions_are_short() -> None:
+    long = [
+        f"{module_name(path)}.{node.name}: {code_lines(node)} lines"
+        for path in modules("artmancer", "nodes")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LISTS
+        if code_lines(node) > 60
+    ]
+    assert long == []
 
 
 def test_comfyuis_door_is_small_and_imports_no_torch() -> None:
@@ -285,7 +303,7 @@ def test_help_pages_name_templates_that_have_the_node() -> None:
 def test_every_node_says_what_it_did_in_its_last_progress_text() -> None:
     """ComfyUI leaves the last text on the node, and a stage that is over would stay there."""
     for path in (ROOT / "nodes").rglob("*.py"):
-        for block in ast.walk(ast.parse(path.read_text())):
+        for block in ast.walk(parsed(path)):
             if isinstance(block, ast.With) and "node_progress()" in ast.unparse(block.items[0]):
                 last = ast.unparse(block.body[-1])
                 assert last.startswith("progress(1, 1, "), f"{path.name}:{block.lineno}: {last}"

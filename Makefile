@@ -13,8 +13,8 @@ INSTALLED := .venv/.installed
 WITH_COMFYUI := .venv/.with-comfyui
 BROWSER := .venv/.browser
 
-# Two test processes for each core, as many tests wait for a ComfyUI or a browser.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
+# One test process more than cores, as tests wait for a ComfyUI or a browser. With two for each core, a run takes as long.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(JOBS) --dist worksteal --durations=10
 # All their tests are slow, and to collect them takes each process five seconds for diffusers.
 SLOW_FILES := tests/test_benchmark_gpu.py tests/qwen/test_fake_gpu.py
@@ -27,12 +27,10 @@ demo: $(INSTALLED)  ## make the three edits of the README and a contact sheet
 check: $(INSTALLED)  ## style, types, and the quick tests that need neither ComfyUI nor a browser
 	@$(MAKE) --no-print-directory --jobs=2 lint quick
 
-# Few of these tests wait, and each process takes seconds to import torch and to collect them.
-quick: JOBS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 quick: $(INSTALLED)
 	$(PYTEST) -m "not comfyui and not browser and not slow" $(SLOW_FILES:%=--ignore=%)
 
-test: comfyui browser  ## style, types, and all tests, JOBS at a time, default two for each core; those in a real ComfyUI where one can be installed
+test: comfyui browser  ## style, types, and all tests, JOBS at a time, default one more than cores; those in a real ComfyUI where one can be installed
 	@$(MAKE) --no-print-directory --jobs=2 lint everything
 
 everything: comfyui browser

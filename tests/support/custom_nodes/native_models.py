@@ -18,8 +18,17 @@ POOL = 999_983
 seconds. A prime, so that no two rows of a matrix are equal.
 """
 
+SHIFT = 1009
+"""Places by which each tensor begins later among them, so that no two tensors are equal."""
+
 TEXT_ENCODER = "stand-in.safetensors"
 """File with the header of Qwen2.5-VL, which Load CLIP loads as a Clip."""
+
+
+def filled(shape: torch.Size, pool: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that repeats the numbers of a pool."""
+    count = shape.numel()
+    return torch.cat([pool] * (count // len(pool) + 1))[:count].view(shape)
 
 
 def save_models(models: Path) -> None:
@@ -53,8 +62,8 @@ def save_models(models: Path) -> None:
         weights = {
             key: torch.ones(value.shape, dtype=torch.bfloat16)
             if key.endswith("gamma")
-            else torch.cat([pool] * (value.numel() // POOL + 1))[: value.numel()].view(value.shape)
-            for key, value in model.state_dict().items()
+            else filled(value.shape, pool.roll(-SHIFT * place))
+            for place, (key, value) in enumerate(model.state_dict().items())
         }
         (models / folder).mkdir(parents=True, exist_ok=True)
         save_file(weights, models / folder / f"{name}.safetensors")
